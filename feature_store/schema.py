@@ -1,4 +1,4 @@
-"""How a recipe describes a log: its column names, where labels come from, how it is split. Column names live here once."""
+"""How a recipe describes a log: its column names, where labels come from, how it is split; column names live here."""
 
 from typing import Annotated, Literal
 
@@ -54,6 +54,8 @@ class LabelColumn(Strict):
     """Categorical columns known when the impression is shown (position, device)."""
     context_dense: tuple[str, ...] = ()
     """Numeric columns known when the impression is shown."""
+    carry: tuple[str, ...] = ()
+    """Numeric columns copied to the predictions for analysis (a known click probability); the model never sees them."""
 
 
 class ImpressionFile(Strict):
@@ -73,6 +75,8 @@ class ImpressionFile(Strict):
     """Categorical columns known when the impression is shown (position, device)."""
     context_dense: tuple[str, ...] = ()
     """Numeric columns known when the impression is shown."""
+    carry: tuple[str, ...] = ()
+    """Numeric columns copied to the predictions for analysis (a known click probability); the model never sees them."""
 
 
 Impressions = Annotated[NextEvent | LabelColumn | ImpressionFile, Field(discriminator="kind")]
@@ -140,7 +144,8 @@ class DataConfig(Strict):
     """Rows with a null id, a null, NaN or negative time, or a null label: stop at the first, or count them and write
     them to rejects.parquet with the reason."""
     duplicate_rows: Literal["set_aside", "keep", "error"] = "set_aside"
-    """Rows equal in every column that is read: keep the first and write the others to rejects.parquet; keep all; stop."""
+    """Rows equal in every column that is read: keep the first and write the others to rejects.parquet; keep all; or
+    stop."""
     seed: int = 0
     """Seed of the sampled negatives."""
     memory_limit_mb: int = Field(1000, ge=200)

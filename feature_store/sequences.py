@@ -31,3 +31,4 @@ class UserSequences:
     targets: dict[str, Ids]  # feature -> [I]
     context: dict[str, Ids]  # feature -> [I]
     context_dense: NDArray[np.float32]  # [I, number of dense context columns]
+    carried: dict[str, NDArray[np.float64]]  # column -> [I] for analysis only
