@@ -1,0 +1,62 @@
+"""Attention of queries over a few keys, defined where there is nothing to attend to.
+
+Suffixes: B block, Q query, K key, D dim, H head.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class NullAttention(nn.Module):
+    """Multi-head attention with one key more, learned and worth zero, that is always there.
+
+    With no other key the answer is zero. Its share also says how much the others weigh together, which a softmax alone
+    forgets: three like events and one answer alike. That weight is returned as `log(1 + sum(exp(logit - null)))`.
+    """
+
+    def __init__(self, query_dim: int, key_dim: int, answer_dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(query_dim, answer_dim, bias=False)
+        self.key = nn.Linear(key_dim, answer_dim, bias=False)
+        self.value = nn.Linear(key_dim, answer_dim, bias=False)
+        self.null_logit = nn.Parameter(torch.zeros(num_heads))
+
+    @property
+    def num_features(self) -> int:
+        """Size of an answer: the attended values, and each head's weight."""
+        return self.value.out_features + self.num_heads
+
+    def project(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Project what will be attended to, once, before it is laid out in blocks."""
+        return self.key(keys), self.value(keys)
+
+    def forward(
+        self,
+        queries: Float[Tensor, "block query query_dim"],
+        keys: Float[Tensor, "block key answer_dim"],
+        values: Float[Tensor, "block key answer_dim"],
+        bias: Float[Tensor, "block #head #query key"],
+    ) -> Float[Tensor, "block query features"]:
+        """Attend from each query to its block's projected keys; `bias` is added to the logits, -inf where no key is."""
+        heads = self.num_heads
+        B, Q, K = len(keys), queries.shape[1], keys.shape[1]
+        q_BHQD = self.query(queries).view(B, Q, heads, -1).transpose(1, 2)
+        scale = 1.0 / math.sqrt(q_BHQD.shape[-1])
+        k_BHDK = keys.view(B, K, heads, -1).permute(0, 2, 3, 1)
+        logits_BHQK = (q_BHQD * scale) @ k_BHDK + bias
+        null_BHQ1 = self.null_logit.view(1, heads, 1, 1).expand(B, heads, Q, 1)
+        share_BHQK = torch.cat([null_BHQ1, logits_BHQK], dim=-1).softmax(dim=-1)
+        v_BHKD = values.view(B, K, heads, -1).transpose(1, 2)
+        answer_BHQD = share_BHQK[..., 1:] @ v_BHKD
+        weight_BQH = -share_BHQK[..., 0].clamp(min=1e-6).log().transpose(1, 2)
+        return torch.cat([answer_BHQD.transpose(1, 2).flatten(2), weight_BQH], dim=-1)
+
+
+def no_bias(valid: Tensor) -> Tensor:
+    """Bias of keys [B, K] that need none: 0 where valid, -inf where there is no key."""
+    bias = torch.zeros(valid.shape, device=valid.device).masked_fill_(~valid, -math.inf)
+    return bias[:, None, None, :]

@@ -1,0 +1,156 @@
+"""What a model is: frozen settings, and the features and sizes that the data gave. Both are JSON, kept with the weights."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Settings(BaseModel):
+    """A frozen block of settings; a key it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class NoEncoder(Settings):
+    """Events are folded as they are."""
+
+    kind: Literal["none"] = "none"
+
+
+class TransformerEncoder(Settings):
+    """Events of one segment see each other before they are folded."""
+
+    kind: Literal["transformer"] = "transformer"
+    num_layers: int = Field(1, ge=1, le=8)
+    num_heads: int = Field(2, ge=1)
+    """Must divide token_dim."""
+    feedforward_dim: int = Field(64, ge=1)
+
+
+class NoMachine(Settings):
+    """No memory: the window is all that the click head sees of a history (the baselines)."""
+
+    kind: Literal["none"] = "none"
+
+
+class MeanPool(Settings):
+    """The mean of all events ever folded: the floor that a memory has to beat."""
+
+    kind: Literal["mean_pool"] = "mean_pool"
+
+
+class RehearsalMemory(Settings):
+    """Slot-to-item attention and a gated update (Rehearsal Memory, ICML 2021, as described)."""
+
+    kind: Literal["rehearsal"] = "rehearsal"
+    num_slots: int = Field(16, ge=1, le=1024)
+    slot_dim: int = Field(64, ge=1, le=1024)
+    """num_slots x slot_dim numbers a user: 16 x 64 are 2 KB in float16."""
+    keep_bias: float = Field(1.0, ge=-5.0, le=5.0)
+    """Added to the update gate: how much a slot prefers, at the start of training, what it holds to what is new."""
+
+
+Encoder = Annotated[NoEncoder | TransformerEncoder, Field(discriminator="kind")]
+Machine = Annotated[RehearsalMemory | MeanPool | NoMachine, Field(discriminator="kind")]
+
+
+class AttentionReader(Settings):
+    """The target attends to the slots."""
+
+    kind: Literal["attention"] = "attention"
+    num_heads: int = Field(4, ge=1)
+    """Must divide token_dim."""
+
+
+Reader = Annotated[AttentionReader, Field(discriminator="kind")]
+
+
+class RecentSegments(Settings):
+    """The tail and the last full segments: what is kept as raw events beside the state."""
+
+    kind: Literal["segments"] = "segments"
+    num_segments: int = Field(1, ge=0, le=64)
+    num_heads: int = Field(2, ge=1)
+    """Must divide token_dim."""
+
+
+class LastEvents(Settings):
+    """Exactly the last events (DIN-50 is this with 50 events and no memory machine)."""
+
+    kind: Literal["last_events"] = "last_events"
+    num_events: int = Field(50, ge=1, le=2048)
+    num_heads: int = Field(2, ge=1)
+    """Must divide token_dim."""
+
+
+class WholeHistory(Settings):
+    """The whole raw history (DIN-full is this with no memory machine): memory grows with the history's length."""
+
+    kind: Literal["whole_history"] = "whole_history"
+    num_heads: int = Field(2, ge=1)
+    """Must divide token_dim."""
+
+
+Window = Annotated[RecentSegments | LastEvents | WholeHistory, Field(discriminator="kind")]
+
+
+class ClickHead(Settings):
+    """The network from a target and what memory and window answered to the logit of a click."""
+
+    hidden_dims: tuple[int, ...] = (64, 32)
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+
+
+class MemoryConfig(Settings):
+    """What `UserMemory` is built from."""
+
+    token_dim: int = Field(32, ge=1, le=1024)
+    """Size of an event's and a target's vector."""
+    segment_length: int = Field(32, ge=1, le=4096)
+    """Events folded at once (N)."""
+    bptt_segments: int = Field(32, ge=1)
+    """Gradients pass through at most this many writes; memory use does not grow beyond them."""
+    encoder: Encoder = NoEncoder()
+    machine: Machine = RehearsalMemory()
+    reader: Reader = AttentionReader()
+    window: Window = RecentSegments()
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "MemoryConfig":
+        for name in ("encoder", "reader", "window"):
+            heads = getattr(getattr(self, name), "num_heads", 1)
+            if self.token_dim % heads:
+                raise ValueError(f"{name}.num_heads is {heads}, which does not divide token_dim {self.token_dim}")
+        return self
+
+
+class ModelConfig(MemoryConfig):
+    """What `ClickModel` is built from, but for the features."""
+
+    embedding_std: float = Field(0.1, gt=0.0, le=1.0)
+    """Spread of the embeddings before training."""
+    head: ClickHead = ClickHead()
+
+
+class FeatureSpace(Settings):
+    """The features that the data has, and the rows of each one's embedding table; events and targets share tables."""
+
+    rows: dict[str, int]
+    """Feature -> rows of its table."""
+    events: tuple[str, ...]
+    """Features of an event."""
+    targets: tuple[str, ...]
+    """Features of a target: those of its item."""
+    context: tuple[str, ...] = ()
+    """Categorical features of an impression."""
+    num_context_dense: int = Field(0, ge=0)
+    """How many numeric features an impression has."""
+
+    @model_validator(mode="after")
+    def _tables_exist(self) -> "FeatureSpace":
+        missing = {*self.events, *self.targets, *self.context} - set(self.rows)
+        if missing:
+            raise ValueError(f"features without a number of rows: {sorted(missing)}")
+        if not self.events or not self.targets:
+            raise ValueError("events and targets need at least one feature each")
+        return self

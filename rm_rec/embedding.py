@@ -1,0 +1,77 @@
+"""Ids to vectors: one TorchRec EmbeddingCollection for events, targets and context. The only import of torchrec."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torchrec.modules.embedding_configs import EmbeddingConfig
+from torchrec.modules.embedding_modules import EmbeddingCollection
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from rm_rec.config import FeatureSpace
+from rm_rec.segments import NUM_TIME_BINS
+
+_GAP = "time_gap"  # the table of log-binned gaps between a user's events
+
+
+class FeatureEmbedding(nn.Module):
+    """Sums the embeddings of a token's features; tables are shared by events and targets, so both live in one space."""
+
+    def __init__(self, features: FeatureSpace, token_dim: int, std: float) -> None:
+        super().__init__()
+        self.features = features
+        places = {"event": features.events, "target": features.targets, "context": features.context}
+        tables = [
+            EmbeddingConfig(
+                name=name,
+                embedding_dim=token_dim,
+                num_embeddings=rows,
+                feature_names=[f"{place}.{name}" for place, names in places.items() if name in names],
+                init_fn=lambda weight: nn.init.normal_(weight, std=std),
+            )
+            for name, rows in features.rows.items()
+        ]
+        tables.append(
+            EmbeddingConfig(
+                name=_GAP,
+                embedding_dim=token_dim,
+                num_embeddings=NUM_TIME_BINS + 1,
+                feature_names=[f"event.{_GAP}"],
+                init_fn=lambda weight: nn.init.normal_(weight, std=std),
+            )
+        )
+        self.collection = EmbeddingCollection(tables=tables)
+
+    def forward(
+        self,
+        events: dict[str, Int[Tensor, " event"]],
+        gaps: Int[Tensor, " event"],
+        targets: dict[str, Int[Tensor, " query"]],
+        context: dict[str, Int[Tensor, " query"]],
+    ) -> tuple[Float[Tensor, "event dim"], Float[Tensor, "query dim"], Float[Tensor, "query context_dim"]]:
+        """Embed events and targets as the sum, context as the concatenation, of their features' rows."""
+        ids = {f"event.{name}": events[name] for name in self.features.events}
+        ids[f"event.{_GAP}"] = gaps
+        ids |= {f"target.{name}": targets[name] for name in self.features.targets}
+        ids |= {f"context.{name}": context[name] for name in self.features.context}
+        vectors = self._look_up(ids)
+        event_tokens = _sum([vectors[f"event.{name}"] for name in (*self.features.events, _GAP)])
+        target_tokens = _sum([vectors[f"target.{name}"] for name in self.features.targets])
+        context_vectors = [vectors[f"context.{name}"] for name in self.features.context]
+        if not context_vectors:
+            return event_tokens, target_tokens, target_tokens.new_zeros(len(target_tokens), 0)
+        return event_tokens, target_tokens, torch.cat(context_vectors, dim=1)
+
+    def _look_up(self, ids: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Look all features up in one call; a feature is one jagged row, since places differ in length."""
+        values = list(ids.values())
+        lengths = torch.tensor([len(v) for v in values], dtype=torch.int32, device=values[0].device)
+        jagged = KeyedJaggedTensor(keys=list(ids), values=torch.cat(values), lengths=lengths)
+        embedded: dict[str, Tensor] = {name: found.values() for name, found in self.collection(jagged).items()}
+        return embedded
+
+
+def _sum(vectors: list[Tensor]) -> Tensor:
+    total = vectors[0]
+    for vector in vectors[1:]:
+        total = total + vector
+    return total

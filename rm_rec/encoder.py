@@ -1,0 +1,75 @@
+"""What events of a segment tell each other before they are folded into the memory."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rm_rec.config import Encoder, TransformerEncoder
+
+
+def build_encoder(config: Encoder, token_dim: int, segment_length: int) -> nn.Module:
+    """Make the encoder that the config names."""
+    if isinstance(config, TransformerEncoder):
+        return SegmentTransformer(config, token_dim, segment_length)
+    return NullEncoder()
+
+
+class NullEncoder(nn.Module):
+    """Events are folded as they are."""
+
+    def forward(self, tokens: Tensor, valid: Tensor) -> Tensor:
+        """Return the tokens."""
+        return tokens
+
+
+class SegmentTransformer(nn.Module):
+    """Pre-norm transformer within each segment, with learned positions.
+
+    Each block adds to its input through a projection that starts at zero, so that training starts from the events as
+    they are: without that path the memory learnt far slower than with no encoder.
+    """
+
+    def __init__(self, config: TransformerEncoder, token_dim: int, segment_length: int) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.zeros(segment_length, token_dim))
+        self.blocks = nn.ModuleList(
+            _Block(token_dim, config.num_heads, config.feedforward_dim) for _ in range(config.num_layers)
+        )
+
+    def forward(
+        self, tokens: Float[Tensor, "*rows event dim"], valid: Bool[Tensor, "*rows event"]
+    ) -> Float[Tensor, "*rows event dim"]:
+        """Encode each segment; what padding holds changes no event, and is returned as garbage."""
+        x = tokens.flatten(0, -3) + self.position
+        seen = valid.flatten(0, -2)
+        # An event sees itself even in padding, so that an empty segment has finite garbage, not NaN.
+        itself = torch.eye(x.shape[-2], dtype=torch.bool, device=x.device)
+        mask = (seen[:, None, :] | itself)[:, None]
+        for block in self.blocks:
+            x = block(x, mask)
+        return x.view(tokens.shape)
+
+
+class _Block(nn.Module):
+    def __init__(self, dim: int, num_heads: int, feedforward_dim: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm_attention = nn.LayerNorm(dim)
+        self.project = nn.Linear(dim, 3 * dim)
+        self.attended = nn.Linear(dim, dim)
+        self.norm_feedforward = nn.LayerNorm(dim)
+        self.widen = nn.Linear(dim, feedforward_dim)
+        self.narrow = nn.Linear(feedforward_dim, dim)
+        for last in (self.attended, self.narrow):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        rows, length, dim = x.shape
+        heads = self.project(self.norm_attention(x)).view(rows, length, 3, self.num_heads, -1)
+        query, key, value = heads.permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        x = x + self.attended(mixed.transpose(1, 2).reshape(rows, length, dim))
+        hidden: Tensor = self.narrow(functional.gelu(self.widen(self.norm_feedforward(x))))
+        return x + hidden

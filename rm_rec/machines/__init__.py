@@ -1,0 +1,23 @@
+"""Memory machines: what folds segments of events into a state of fixed size. One file a machine, one line here."""
+
+from typing import Final
+
+from rm_rec.config import Machine, MeanPool, NoMachine, RehearsalMemory
+from rm_rec.machines.base import MemoryMachine
+from rm_rec.machines.mean_pool import MeanPoolMachine
+from rm_rec.machines.rehearsal import RehearsalMachine
+
+MACHINES: Final[dict[str, type[MemoryMachine]]] = {
+    "rehearsal": RehearsalMachine,
+    "mean_pool": MeanPoolMachine,
+}
+
+
+def build_machine(config: Machine, token_dim: int) -> MemoryMachine | None:
+    """Make the machine that the config names; None where it names none."""
+    if isinstance(config, NoMachine):
+        return None
+    if isinstance(config, MeanPool):
+        return MeanPoolMachine(config, token_dim)
+    assert isinstance(config, RehearsalMemory)
+    return RehearsalMachine(config, token_dim)

@@ -1,0 +1,64 @@
+"""The contract of every memory machine.
+
+A state is named tensors with the user as first axis. `write` is pure: it returns a new state and changes nothing.
+Suffixes: U user, S segment, N event of a segment, D dim, K slot.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+State = dict[str, Tensor]  # name -> [U, ...]
+StateTrace = dict[str, Tensor]  # name -> [U, S + 1, ...]: the state before the first segment and after each
+StateSpec = dict[str, tuple[int, ...]]  # name -> shape of one user's part, float32
+
+
+@dataclass(frozen=True)
+class Slots:
+    """What a reader, or rehearsal, can attend to; a slot that is not valid holds nothing yet."""
+
+    keys: Float[Tensor, "user slot key_dim"]
+    values: Float[Tensor, "user slot value_dim"]
+    valid: Bool[Tensor, "user slot"]
+
+
+class MemoryMachine(nn.Module, ABC):
+    """Folds segments of events into a state of fixed size that a reader can attend to."""
+
+    slot_dim: int  # size of a slot's key and value
+
+    @abstractmethod
+    def state_spec(self) -> StateSpec:
+        """Say what a state holds: it does not depend on how much was written."""
+
+    @abstractmethod
+    def initial(self, num_users: int) -> State:
+        """Return the state of users with no history; the same at each call."""
+
+    @abstractmethod
+    def write(self, state: State, segment: Float[Tensor, "user event dim"], valid: Bool[Tensor, "user event"]) -> State:
+        """Fold one segment into each user's state; users without a valid event keep theirs, bit by bit."""
+
+    @abstractmethod
+    def slots(self, state: State) -> Slots:
+        """Show the state as slots."""
+
+    def scan(
+        self,
+        state: State,
+        segments: Float[Tensor, "user segment event dim"],
+        valid: Bool[Tensor, "user segment event"],
+    ) -> StateTrace:
+        """Return the state at every boundary; an override is faster and equals this loop over `write`."""
+        states = [state]
+        for index in range(segments.shape[1]):
+            states.append(self.write(states[-1], segments[:, index], valid[:, index]))
+        return stack_states(states)
+
+
+def stack_states(states: list[State]) -> StateTrace:
+    """Lay states of successive boundaries side by side."""
+    return {name: torch.stack([state[name] for state in states], dim=1) for name in states[0]}

@@ -1,0 +1,27 @@
+"""The target attends to the slots of its user's memory."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rm_rec.attention import NullAttention, no_bias
+from rm_rec.config import AttentionReader
+from rm_rec.machines.base import Slots
+
+
+class SlotAttention(nn.Module):
+    """Multi-head attention from queries to slots; a memory with no valid slot answers zero."""
+
+    def __init__(self, config: AttentionReader, token_dim: int, slot_dim: int) -> None:
+        super().__init__()
+        self.attention = NullAttention(token_dim, slot_dim, token_dim, config.num_heads)
+
+    @property
+    def num_features(self) -> int:
+        """Size of an answer."""
+        return self.attention.num_features
+
+    def forward(self, queries: Float[Tensor, "block query dim"], slots: Slots) -> Float[Tensor, "block query features"]:
+        """Answer each block's queries from the block's memory."""
+        keys, values = self.attention.key(slots.keys), self.attention.value(slots.values)
+        answer: Tensor = self.attention(queries, keys, values, no_bias(slots.valid))
+        return answer

@@ -1,0 +1,127 @@
+"""UserMemory: the plugin's face, a module that any ranking model can hold.
+
+Segments are encoded and folded by a memory machine; a reader answers from the state, window attention from the raw
+recent events. Suffixes: U user, S segment, N event of a segment, B block, Q query, I query in its own order, D dim.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rm_rec.config import MemoryConfig
+from rm_rec.encoder import build_encoder
+from rm_rec.machines import build_machine
+from rm_rec.machines.base import Slots, State, StateTrace
+from rm_rec.readers import build_reader
+from rm_rec.segments import Queries, Stretch, group_queries
+from rm_rec.window import WindowAttention
+
+
+class UserMemory(nn.Module):
+    """Answers questions about users' whole histories from a state of fixed size and a window of recent events.
+
+    >>> memory = UserMemory(MemoryConfig(token_dim=8, segment_length=4))
+    >>> tokens, lengths = torch.randn(2, 12, 8), torch.tensor([12, 5])
+    >>> stretch = memory.stretch(tokens, time=torch.arange(24).view(2, 12), lengths=lengths)
+    >>> queries = memory.queries(torch.randn(3, 8), user=[0, 0, 1], num_earlier=[12, 3, 5], time=[99, 99, 99])
+    >>> answers, state, _ = memory(stretch, queries)
+    >>> answers.shape == (3, memory.num_features), state["slots"].shape
+    (True, torch.Size([2, 16, 64]))
+    """
+
+    def __init__(self, config: MemoryConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = build_encoder(config.encoder, config.token_dim, config.segment_length)
+        self.machine = build_machine(config.machine, config.token_dim)
+        self.reader = None
+        if self.machine is not None:
+            self.reader = build_reader(config.reader, config.token_dim, self.machine.slot_dim)
+        self.window = WindowAttention(config.window, config.token_dim, config.segment_length)
+
+    @property
+    def num_features(self) -> int:
+        """Size of an answer: the window's, then the memory's."""
+        return self.window.num_features + (self.reader.num_features if self.reader is not None else 0)
+
+    @property
+    def attended(self) -> list[slice]:
+        """Where, in an answer, lie the vectors that attention returned: each of token_dim, in the tokens' space."""
+        starts = [0] if self.reader is None else [0, self.window.num_features]
+        return [slice(start, start + self.config.token_dim) for start in starts]
+
+    def initial(self, num_users: int) -> State:
+        """Return the state of users with no history."""
+        return self.machine.initial(num_users) if self.machine is not None else {}
+
+    def stretch(self, tokens: Float[Tensor, "user event dim"], time: Tensor, lengths: Tensor) -> Stretch:
+        """Cut whole histories, padded at their ends, into segments."""
+        length = self.config.segment_length
+        missing = -tokens.shape[1] % length
+        tokens = nn.functional.pad(tokens, (0, 0, 0, missing))
+        valid = torch.arange(tokens.shape[1], device=lengths.device) < lengths[:, None]
+        shape = (len(tokens), -1, length)
+        return Stretch(
+            tokens=tokens.view(*shape, tokens.shape[-1]),
+            valid=valid.view(shape),
+            time=nn.functional.pad(time, (0, missing)).view(shape),
+            num_folded=0,
+        )
+
+    def queries(
+        self,
+        tokens: Float[Tensor, "query dim"],
+        user: Tensor | list[int],
+        num_earlier: Tensor | list[int],
+        time: Tensor | list[int],
+    ) -> Queries:
+        """Ask about whole histories: each query sees its user's first `num_earlier` events."""
+        seen = torch.as_tensor(num_earlier, device=tokens.device)
+        return Queries(
+            tokens=tokens,
+            user=torch.as_tensor(user, device=tokens.device),
+            boundary=seen // self.config.segment_length,
+            num_visible=seen,
+            time=torch.as_tensor(time, device=tokens.device),
+        )
+
+    def forward(
+        self, stretch: Stretch, queries: Queries, state: State | None = None
+    ) -> tuple[Float[Tensor, "query features"], State, StateTrace]:
+        """Fold the stretch's full segments into the state and answer the queries at their boundaries.
+
+        Returns the answers, the state after the stretch, and the state at each of its boundaries.
+        """
+        trace = self.fold(stretch, self.initial(len(stretch.tokens)) if state is None else state)
+        last = {name: values[:, -1] for name, values in trace.items()}
+        if not len(queries.user):
+            return queries.tokens.new_zeros(0, self.num_features), last, trace
+        # With the whole history as window, nothing depends on the boundary: a user's queries share their blocks.
+        by_user = self.machine is None and self.window.whole_history
+        blocks = group_queries(queries.user, torch.zeros_like(queries.boundary) if by_user else queries.boundary)
+        answers = [self.window(stretch, queries, blocks)]
+        if self.machine is not None and self.reader is not None:
+            slots = self.slots(trace, blocks.user, blocks.boundary)
+            answers.append(self.reader(blocks.gather(queries.tokens), slots))
+        return blocks.scatter(torch.cat(answers, dim=-1)), last, trace
+
+    def fold(self, stretch: Stretch, state: State) -> StateTrace:
+        """Return the state at each boundary of a stretch; a segment is folded once all its events are there."""
+        if self.machine is None:
+            return {}
+        valid = stretch.valid[:, stretch.num_folded :]
+        full = valid & valid.all(dim=2, keepdim=True)
+        segments = self.encoder(stretch.tokens[:, stretch.num_folded :], full)
+        return self.machine.scan(state, segments, full)
+
+    def slots(self, trace: StateTrace, user: Tensor, boundary: Tensor) -> Slots:
+        """Show the slots of some users at some boundaries, as readers see them; the machine must be there."""
+        assert self.machine is not None
+        return self.machine.slots(_at(trace, user, boundary))
+
+
+def _at(trace: StateTrace, user: Tensor, boundary: Tensor) -> State:
+    """Pick the states of users at boundaries."""
+    num_boundaries = next(iter(trace.values())).shape[1]
+    flat = user * num_boundaries + boundary
+    return {name: values.flatten(0, 1).index_select(0, flat) for name, values in trace.items()}

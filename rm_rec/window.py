@@ -1,0 +1,77 @@
+"""Target attention over raw recent events: the window beside the memory, and the baselines DIN-50 and DIN-full.
+
+Source: Deep Interest Network (Zhou et al., KDD 2018), with a softmax and a null key (see attention.py) in place of its
+activation unit, and a learned bias for each event's age at the impression.
+Suffixes: U user, S segment, N event of a segment, B block, Q query, W event of a window, D dim, H head.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rm_rec.attention import NullAttention
+from rm_rec.config import LastEvents, RecentSegments, WholeHistory, Window
+from rm_rec.segments import NUM_TIME_BINS, Queries, QueryBlocks, Stretch, time_bins
+
+
+class WindowAttention(nn.Module):
+    """Attends from targets to the last raw events of their histories, knowing each event's age."""
+
+    def __init__(self, config: Window, token_dim: int, segment_length: int) -> None:
+        super().__init__()
+        self.attention = NullAttention(token_dim, token_dim, token_dim, config.num_heads)
+        self.age_bias = nn.Parameter(torch.zeros(NUM_TIME_BINS, config.num_heads))
+        self.whole_history = isinstance(config, WholeHistory)
+        self.last_events: int | None = None
+        self.num_segments = 0
+        if isinstance(config, RecentSegments):
+            self.num_segments = config.num_segments
+        elif isinstance(config, LastEvents):
+            self.last_events = config.num_events
+            self.num_segments = math.ceil(config.num_events / segment_length)
+
+    @property
+    def num_features(self) -> int:
+        """Size of an answer."""
+        return self.attention.num_features
+
+    def forward(self, stretch: Stretch, queries: Queries, blocks: QueryBlocks) -> Float[Tensor, "block query features"]:
+        """Answer each block's queries from the tail and the last segments before its boundary."""
+        keys_USND, values_USND = self.attention.project(stretch.tokens)
+        segment_length = stretch.tokens.shape[2]
+        if self.whole_history:
+            keys_BWD, values_BWD = (x.flatten(1, 2).index_select(0, blocks.user) for x in (keys_USND, values_USND))
+            time_BW = stretch.time.flatten(1).index_select(0, blocks.user)
+            first_B = torch.zeros_like(blocks.boundary)
+        else:
+            first_segment_B = blocks.boundary + stretch.num_folded - self.num_segments
+            keys_BWD, values_BWD, time_BW = (
+                self._windows(x, blocks.user, first_segment_B) for x in (keys_USND, values_USND, stretch.time)
+            )
+            first_B = first_segment_B * segment_length
+
+        # Where each of the window's events lies in the stretch; before its start there is nothing to see.
+        position_B1W = (first_B[:, None] + torch.arange(time_BW.shape[1], device=first_B.device))[:, None]
+        end_BQ1 = blocks.gather(queries.num_visible)[..., None]
+        seen_BQW = (position_B1W < end_BQ1) & (position_B1W >= 0)
+        if self.last_events is not None:
+            seen_BQW &= position_B1W >= end_BQ1 - self.last_events
+        age_BQW = time_bins(blocks.gather(queries.time)[..., None] - time_BW[:, None])
+        # One table row more, of -inf, is the mask: one look-up gives bias and mask.
+        hidden_row = self.age_bias.new_full((1, self.attention.num_heads), -math.inf)
+        bias_table = torch.cat([self.age_bias, hidden_row])
+        bias_BQWH = nn.functional.embedding(age_BQW.masked_fill_(~seen_BQW, NUM_TIME_BINS), bias_table)
+        answer: Tensor = self.attention(
+            blocks.gather(queries.tokens), keys_BWD, values_BWD, bias_BQWH.permute(0, 3, 1, 2)
+        )
+        return answer
+
+    def _windows(self, x_USN: Tensor, user_B: Tensor, first_segment_B: Tensor) -> Tensor:
+        """Lay out, for each block, the segments of its window one after the other."""
+        num_segments = x_USN.shape[1]
+        wanted = first_segment_B[:, None] + torch.arange(self.num_segments + 1, device=user_B.device)
+        flat = user_B[:, None] * num_segments + wanted.clamp(0, num_segments - 1)
+        windows = x_USN.flatten(0, 1).index_select(0, flat.flatten())
+        return windows.view(len(user_B), -1, *x_USN.shape[3:])
