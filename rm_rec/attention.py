@@ -6,8 +6,9 @@ Suffixes: B block, Q query, K key, D dim, H head.
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class NullAttention(nn.Module):
@@ -34,29 +35,32 @@ class NullAttention(nn.Module):
         """Project what will be attended to, once, before it is laid out in blocks."""
         return self.key(keys), self.value(keys)
 
+    def bias(self, valid: Bool[Tensor, "block key"]) -> Float[Tensor, "block head 1 key_and_null"]:
+        """Bias of keys that need none: the null key's logit, then 0 where valid and -inf where there is no key."""
+        bias = torch.zeros(valid.shape, device=valid.device).masked_fill_(~valid, -math.inf)
+        null = self.null_logit.expand(len(valid), -1)[..., None]
+        return torch.cat([null, bias[:, None].expand(-1, self.num_heads, -1)], dim=-1)[:, :, None]
+
     def forward(
         self,
         queries: Float[Tensor, "block query query_dim"],
         keys: Float[Tensor, "block key answer_dim"],
         values: Float[Tensor, "block key answer_dim"],
-        bias: Float[Tensor, "block #head #query key"],
+        bias: Float[Tensor, "block head #query key_and_null"],
     ) -> Float[Tensor, "block query features"]:
-        """Attend from each query to its block's projected keys; `bias` is added to the logits, -inf where no key is."""
+        """Attend from each query to its block's projected keys.
+
+        `bias` is added to the logits: the null key's first, then each key's, -inf where no key is.
+        """
         heads = self.num_heads
         B, Q, K = len(keys), queries.shape[1], keys.shape[1]
         q_BHQD = self.query(queries).view(B, Q, heads, -1).transpose(1, 2)
+        k_BHDK = functional.pad(keys, (0, 0, 1, 0)).view(B, K + 1, heads, -1).permute(0, 2, 3, 1)
         scale = 1.0 / math.sqrt(q_BHQD.shape[-1])
-        k_BHDK = keys.view(B, K, heads, -1).permute(0, 2, 3, 1)
-        logits_BHQK = (q_BHQD * scale) @ k_BHDK + bias
-        null_BHQ1 = self.null_logit.view(1, heads, 1, 1).expand(B, heads, Q, 1)
-        share_BHQK = torch.cat([null_BHQ1, logits_BHQK], dim=-1).softmax(dim=-1)
-        v_BHKD = values.view(B, K, heads, -1).transpose(1, 2)
-        answer_BHQD = share_BHQK[..., 1:] @ v_BHKD
-        weight_BQH = -share_BHQK[..., 0].clamp(min=1e-6).log().transpose(1, 2)
-        return torch.cat([answer_BHQD.transpose(1, 2).flatten(2), weight_BQH], dim=-1)
-
-
-def no_bias(valid: Tensor) -> Tensor:
-    """Bias of keys [B, K] that need none: 0 where valid, -inf where there is no key."""
-    bias = torch.zeros(valid.shape, device=valid.device).masked_fill_(~valid, -math.inf)
-    return bias[:, None, None, :]
+        share_BHQK = torch.add((q_BHQD * scale) @ k_BHDK, bias).softmax(dim=-1)
+        # The null key's value is zero but for one column more, which is zero elsewhere: it returns the null's share.
+        v_BHKD = functional.pad(values.view(B, K, heads, -1).transpose(1, 2), (0, 1, 1, 0))
+        v_BHKD[:, :, 0, -1] = 1.0
+        answer_BQHD = (share_BHQK @ v_BHKD).transpose(1, 2)
+        weight_BQH = -answer_BQHD[..., -1].clamp(min=1e-6).log()
+        return torch.cat([answer_BQHD[..., :-1].flatten(2), weight_BQH], dim=-1)

@@ -1,4 +1,4 @@
-"""What a model is: frozen settings, and the features and sizes that the data gave. Both are JSON, kept with the weights."""
+"""What a model is: frozen settings, and the sizes that the data gave. Both are JSON, kept beside the weights."""
 
 from typing import Annotated, Literal
 

@@ -2,7 +2,8 @@
 
 Source: Deep Interest Network (Zhou et al., KDD 2018), with a softmax and a null key (see attention.py) in place of its
 activation unit, and a learned bias for each event's age at the impression.
-Suffixes: U user, S segment, N event of a segment, B block, Q query, W event of a window, D dim, H head.
+Suffixes: U user, S segment, N event of a segment, B block, Q query, W event of a window, K the null key and W, D dim,
+H head.
 """
 
 import math
@@ -10,6 +11,7 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from rm_rec.attention import NullAttention
 from rm_rec.config import LastEvents, RecentSegments, WholeHistory, Window
@@ -58,14 +60,13 @@ class WindowAttention(nn.Module):
         seen_BQW = (position_B1W < end_BQ1) & (position_B1W >= 0)
         if self.last_events is not None:
             seen_BQW &= position_B1W >= end_BQ1 - self.last_events
+        # One look-up gives bias, mask and null key: the table ends with a row of -inf and one of the null's logits.
         age_BQW = time_bins(blocks.gather(queries.time)[..., None] - time_BW[:, None])
-        # One table row more, of -inf, is the mask: one look-up gives bias and mask.
-        hidden_row = self.age_bias.new_full((1, self.attention.num_heads), -math.inf)
-        bias_table = torch.cat([self.age_bias, hidden_row])
-        bias_BQWH = nn.functional.embedding(age_BQW.masked_fill_(~seen_BQW, NUM_TIME_BINS), bias_table)
-        answer: Tensor = self.attention(
-            blocks.gather(queries.tokens), keys_BWD, values_BWD, bias_BQWH.permute(0, 3, 1, 2)
-        )
+        row_BQK = functional.pad(age_BQW.masked_fill_(~seen_BQW, NUM_TIME_BINS), (1, 0), value=NUM_TIME_BINS + 1)
+        hidden = self.age_bias.new_full((1, self.attention.num_heads), -math.inf)
+        table = torch.cat([self.age_bias, hidden, self.attention.null_logit[None]])
+        bias_BHQK = functional.embedding(row_BQK, table).permute(0, 3, 1, 2)
+        answer: Tensor = self.attention(blocks.gather(queries.tokens), keys_BWD, values_BWD, bias_BHQK)
         return answer
 
     def _windows(self, x_USN: Tensor, user_B: Tensor, first_segment_B: Tensor) -> Tensor:

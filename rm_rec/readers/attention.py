@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rm_rec.attention import NullAttention, no_bias
+from rm_rec.attention import NullAttention
 from rm_rec.config import AttentionReader
 from rm_rec.machines.base import Slots
 
@@ -23,5 +23,5 @@ class SlotAttention(nn.Module):
     def forward(self, queries: Float[Tensor, "block query dim"], slots: Slots) -> Float[Tensor, "block query features"]:
         """Answer each block's queries from the block's memory."""
         keys, values = self.attention.key(slots.keys), self.attention.value(slots.values)
-        answer: Tensor = self.attention(queries, keys, values, no_bias(slots.valid))
+        answer: Tensor = self.attention(queries, keys, values, self.attention.bias(slots.valid))
         return answer

@@ -1,0 +1,93 @@
+"""From sequences on disk to batches of tensors: which users go together, and in what order."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from feature_store.vocabulary import Vocabularies
+
+from feature_store.schema import ITEM, Columns, Impressions, NextEvent
+from feature_store.sequences import Ids, UserSequences
+from rm_rec.batch import UserBatch
+from rm_rec.config import FeatureSpace
+
+# Batches are made of users of like length, sorted within this many batches' worth, so that little is padded and the
+# order stays random.
+_BATCHES_SORTED_TOGETHER = 24
+
+
+def feature_space(columns: Columns, impressions: Impressions, vocabularies: Vocabularies) -> FeatureSpace:
+    """Say which features a log gives a model, and how many rows each one's table needs."""
+    context: tuple[str, ...] = ()
+    num_dense = 0
+    if not isinstance(impressions, NextEvent):
+        context, num_dense = impressions.context_features, len(impressions.context_dense)
+    events = (ITEM, *columns.event_features, *columns.item_features)
+    targets = (ITEM, *columns.item_features)
+    names = dict.fromkeys([*events, *targets, *context])
+    return FeatureSpace(
+        rows={name: vocabularies[name].num_rows for name in names},
+        events=events,
+        targets=targets,
+        context=context,
+        num_context_dense=num_dense,
+    )
+
+
+def to_batch(sequences: UserSequences) -> UserBatch:
+    """Hand users to the model as tensors."""
+    return UserBatch(
+        event_lengths=torch.from_numpy(np.diff(sequences.event_offsets)),
+        event_time=torch.from_numpy(sequences.event_time),
+        events={name: torch.from_numpy(ids) for name, ids in sequences.events.items()},
+        impression_lengths=torch.from_numpy(np.diff(sequences.impression_offsets)),
+        impression_time=torch.from_numpy(sequences.impression_time),
+        num_earlier=torch.from_numpy(sequences.num_earlier),
+        targets={name: torch.from_numpy(ids) for name, ids in sequences.targets.items()},
+        context={name: torch.from_numpy(ids) for name, ids in sequences.context.items()},
+        context_dense=torch.from_numpy(sequences.context_dense),
+        label=torch.from_numpy(sequences.label),
+    )
+
+
+def plan_batches(sequences: UserSequences, max_events: int, generator: np.random.Generator | None) -> list[Ids]:
+    """Group the users that have impressions, so that a batch holds at most `max_events` events, padding included.
+
+    Users are shuffled if there is a generator, else sorted by length. A user longer than that is a batch of its own.
+    """
+    users = np.flatnonzero(np.diff(sequences.impression_offsets))
+    lengths = np.diff(sequences.event_offsets)
+    if generator is not None:
+        generator.shuffle(users)
+        mean = max(1.0, float(lengths[users].mean())) if len(users) else 1.0
+        together = max(1, int(_BATCHES_SORTED_TOGETHER * max_events / mean))
+    else:
+        together = max(1, len(users))
+    batches: list[Ids] = []
+    for start in range(0, len(users), together):
+        some = users[start : start + together]
+        batches += _pack(some[np.argsort(lengths[some], kind="stable")], lengths, max_events)
+    if generator is not None:
+        generator.shuffle(batches)  # type: ignore[arg-type]  # a list is a mutable sequence
+    return batches
+
+
+def iterate_batches(
+    sequences: UserSequences, split: int, max_events: int, generator: np.random.Generator | None = None
+) -> Iterator[tuple[UserSequences, UserBatch]]:
+    """Yield the users that have impressions of a split, batch by batch, with that split's impressions only."""
+    part = sequences.select(np.arange(len(sequences.users)), split)
+    for users in plan_batches(part, max_events, generator):
+        chosen = part.select(users, None)
+        yield chosen, to_batch(chosen)
+
+
+def _pack(users: Ids, lengths: Ids, max_events: int) -> list[Ids]:
+    """Cut users, shortest first, into runs whose padded size fits."""
+    batches, start = [], 0
+    for end in range(1, len(users) + 1):
+        is_last = end == len(users)
+        if is_last or (end + 1 - start) * max(1, int(lengths[users[end]])) > max_events:
+            batches.append(users[start:end])
+            start = end
+    return batches

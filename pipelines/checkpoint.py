@@ -1,0 +1,138 @@
+"""Checkpoints of a fit: safetensors and JSON, replaced at once, so that a kill leaves the one before.
+
+step-N/         what is needed to go on: weights, optimiser, random state, progress
+best/           the weights of the best epoch
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from feature_store.errors import DataError
+from feature_store.schema import Strict
+
+_WEIGHTS, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+
+
+class Epoch(Strict):
+    """What one epoch came to."""
+
+    number: int
+    loss: float
+    validation_auc: float
+    train_seconds: float
+
+
+class FitState(Strict):
+    """How far a fit is; a new one for each step."""
+
+    fingerprint: str
+    """Of config and data: a checkpoint of another run is never taken up."""
+    epochs: tuple[Epoch, ...] = ()
+    batches_done: int = 0
+    """Batches of the running epoch."""
+    loss_sum: float = 0.0
+    num_impressions: int = 0
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean loss of the running epoch so far."""
+        return self.loss_sum / max(1, self.num_impressions)
+
+    @property
+    def best(self) -> Epoch | None:
+        """The first of the epochs with the highest validation AUC."""
+        return max(self.epochs, key=lambda epoch: epoch.validation_auc, default=None)
+
+    def is_finished(self, max_epochs: int, patience: int) -> bool:
+        """Say whether no further epoch is due."""
+        waited = len(self.epochs) - self.best.number if self.best else 0
+        return len(self.epochs) >= max_epochs or waited >= patience
+
+    def after_batch(self, loss_sum: float, num_impressions: int) -> "FitState":
+        """Count one batch."""
+        return self.model_copy(
+            update={
+                "batches_done": self.batches_done + 1,
+                "loss_sum": self.loss_sum + loss_sum,
+                "num_impressions": self.num_impressions + num_impressions,
+            }
+        )
+
+    def after_epoch(self, epoch: Epoch) -> "FitState":
+        """Close the running epoch."""
+        return FitState(fingerprint=self.fingerprint, epochs=(*self.epochs, epoch))
+
+
+def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: FitState) -> None:
+    """Write a checkpoint beside the one before, then make it the current one by one rename."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / "partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, partial / _WEIGHTS)
+    save_file(_optimizer_tensors(optimizer) | {"rng": torch.get_rng_state()}, partial / _OPTIMIZER)
+    (partial / _STATE).write_text(state.model_dump_json(indent=2))
+    is_best = state.batches_done == 0 and state.best is not None and state.best.number == len(state.epochs)
+    if is_best:
+        save_file(weights, partial / "best.safetensors")
+    elif (folder / "current" / "best.safetensors").exists():
+        os.link(folder / "current" / "best.safetensors", partial / "best.safetensors")
+    # A link to a folder can be replaced at once, a folder that is not empty cannot.
+    name = f"step-{len(state.epochs)}-{state.batches_done}"
+    shutil.rmtree(folder / name, ignore_errors=True)
+    os.replace(partial, folder / name)
+    link = folder / "current.partial"
+    link.unlink(missing_ok=True)
+    link.symlink_to(name)
+    os.replace(link, folder / "current")
+    for old in folder.glob("step-*"):
+        if old.name != name:
+            shutil.rmtree(old)
+
+
+def load_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str
+) -> FitState | None:
+    """Take up the current checkpoint, if there is one; raise DataError if it is of another config or damaged."""
+    current = folder / "current"
+    if not current.exists():
+        return None
+    try:
+        state = FitState.model_validate_json((current / _STATE).read_text())
+    except (ValidationError, OSError) as error:
+        raise DataError(f"{current / _STATE} cannot be read; delete {folder} to train anew") from error
+    if state.fingerprint != fingerprint:
+        raise DataError(
+            f"{folder} holds a run of another config or log; give another --out, or delete that folder to train anew"
+        )
+    model.load_state_dict(load_file(current / _WEIGHTS))
+    tensors = load_file(current / _OPTIMIZER)
+    torch.set_rng_state(tensors.pop("rng"))
+    _restore_optimizer(optimizer, tensors)
+    return state
+
+
+def best_weights(folder: Path) -> dict[str, Tensor]:
+    """Return the weights of the best epoch so far."""
+    weights: dict[str, Tensor] = load_file(folder / "current" / "best.safetensors")
+    return weights
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{name}": tensor for index, values in state.items() for name, tensor in values.items()}
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".")
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})

@@ -1,0 +1,57 @@
+"""A prepared log as training sees it: bucket after bucket of users, with negatives drawn anew each epoch."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from feature_store.event_log import PreparedLog, prepare
+from feature_store.labels import resample_negatives
+from feature_store.vocabulary import Vocabularies
+
+from feature_store.schema import SPLITS, DataConfig
+from feature_store.sequences import UserSequences, load_sequences
+
+TRAIN, VALIDATION, TEST = range(len(SPLITS))
+
+
+class LogData:
+    """One bucket of users is in memory at a time; a log of one bucket is read once."""
+
+    def __init__(self, config: DataConfig, prepared: PreparedLog, vocabularies: Vocabularies) -> None:
+        self.config = config
+        self.prepared = prepared
+        self.vocabularies = vocabularies
+        self._num_impressions: dict[int, int] = {}
+        self._last: tuple[int, UserSequences] | None = None
+
+    @classmethod
+    def prepare(cls, config: DataConfig, folder: Path, report: Callable[[str], None]) -> "LogData":
+        """Check, bucket and sort the log in a folder, and count its vocabulary on the training events."""
+        prepared = prepare(config, folder, report=report)
+        return cls(config, prepared, Vocabularies.fit(prepared, config))
+
+    def bucket(self, index: int) -> UserSequences:
+        """Read one bucket of users."""
+        if self._last is None or self._last[0] != index:
+            self._last = (index, load_sequences(self.prepared, index, self.vocabularies, self.config))
+        return self._last[1]
+
+    def buckets(self) -> Iterator[UserSequences]:
+        """Read all users, bucket after bucket."""
+        for index in range(self.prepared.num_buckets):
+            yield self.bucket(index)
+
+    def num_impressions(self, split: int) -> int:
+        """Count the impressions of a split."""
+        if split not in self._num_impressions:
+            self._num_impressions[split] = sum(int((users.split == split).sum()) for users in self.buckets())
+        return self._num_impressions[split]
+
+    def epoch(self, seed: int, epoch: int) -> Iterator[tuple[UserSequences, np.random.Generator]]:
+        """Read all users in an order, and with negatives, that depend on the seed and the epoch alone."""
+        order = np.random.default_rng([seed, epoch]).permutation(self.prepared.num_buckets)
+        for index in order:
+            generator = np.random.default_rng([seed, epoch, int(index)])
+            sequences = self.bucket(int(index))
+            negatives_seed = int(generator.integers(2**31))
+            yield resample_negatives(sequences, self.vocabularies, self.config, negatives_seed), generator

@@ -1,0 +1,198 @@
+"""Train a click model on a log, evaluate it on held-out impressions, and register it.
+
+python -m pipelines.train_ctr --config pipelines/recipes/quickstart.yaml --data.log data/synthetic.parquet --out runs/a
+"""
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from feature_store.errors import DataError
+from feature_store.schema import DataConfig, Strict
+from pipelines import tracking
+from pipelines.artifact import save_model
+from pipelines.batches import feature_space
+from pipelines.checkpoint import Epoch, FitState
+from pipelines.data import TEST, VALIDATION, LogData
+from pipelines.evaluate import MetricsConfig, evaluate_predictions, figures_of
+from pipelines.job import DONE, run_job
+from pipelines.predictions import PredictionColumns
+from pipelines.settings import load_settings, resolved
+from pipelines.tracking import TrackingConfig
+from pipelines.training import Fit, OptimizerConfig, TrainingConfig, predict
+from rm_rec import plots
+from rm_rec.config import ModelConfig
+from rm_rec.model import ClickModel
+from rm_rec.report import Report
+
+DESCRIPTION = "Train a click model on a log, evaluate it on held-out impressions, and register it."
+PROG = "python -m pipelines.train_ctr"
+EXAMPLES = (
+    f"{PROG} --config pipelines/recipes/quickstart.yaml --data.log data/synthetic.parquet --out runs/quickstart",
+    f"{PROG} --config pipelines/recipes/next_event.yaml --data.log my_log.parquet --out runs/mine --optimizer.lr 0.001",
+)
+
+
+class TrainCtr(Strict):
+    """One training run."""
+
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    out: str = "runs/train_ctr"
+    """Folder for checkpoints, model, predictions.parquet and metrics.json; a run that was killed goes on from it."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the job; see the module's docstring."""
+    settings = load_settings(
+        TrainCtr,
+        argv,
+        prog=PROG,
+        description="Train a click model, evaluate it on held-out impressions, register it.",
+        examples=EXAMPLES,
+    )
+    console = Console()
+    out = Path(settings.out)
+    out.mkdir(parents=True, exist_ok=True)
+    data = LogData.prepare(settings.data, out / "prepared", report=console.print)
+    fingerprint = _fingerprint(settings, data)
+    metrics_file = out / "metrics.json"
+    if metrics_file.exists() and json.loads(metrics_file.read_text()).get("fingerprint") == fingerprint:
+        console.print(f"{out} holds this very run, finished; nothing to do. Delete the folder to train anew.")
+        _print_metrics(console, json.loads(metrics_file.read_text()))
+        return DONE
+
+    if settings.training.threads:
+        torch.set_num_threads(settings.training.threads)
+    torch.manual_seed(settings.training.seed)
+    features = feature_space(settings.data.columns, settings.data.impressions, data.vocabularies)
+    model = ClickModel(settings.model, features).to(_device(settings.training.device))
+    fit = Fit(model, data, settings.optimizer, settings.training, out / "checkpoint", fingerprint)
+    if fit.resume():
+        console.print(f"resuming {out} after epoch {len(fit.state.epochs)}, batch {fit.state.batches_done}")
+    manifest = data.prepared.manifest
+    tags = {"data_sha256": manifest.fingerprint, "fingerprint": fingerprint}
+    with tracking.tracked_run(settings.tracking, out, resolved(settings), tags):
+        tracking.log_data_set(Path(settings.data.log).stem, manifest.fingerprint, {"events": manifest.num_events})
+        state = fit.run(lambda epoch: _report_epoch(console, epoch))
+        metrics = _finish(settings, data, model, state, fingerprint)
+        uri = tracking.register(out / "model", settings.tracking.register_as, tags)
+    partial = metrics_file.with_suffix(".partial")
+    partial.write_text(json.dumps(metrics, indent=2) + "\n")
+    os.replace(partial, metrics_file)
+
+    _print_metrics(console, metrics)
+    console.print(f"\nModel       {out / 'model'}" + (f", registered as {uri} (alias candidate)" if uri else ""))
+    console.print(f"Predictions {out / 'predictions.parquet'}")
+    console.print(
+        f"\nNext: python -m pipelines.evaluate --predictions {out / 'predictions.parquet'} --out {out / 'report'}"
+    )
+    console.print(f"      mlflow ui --backend-store-uri {settings.tracking.uri} --host 127.0.0.1")
+    return DONE
+
+
+def _finish(settings: TrainCtr, data: LogData, model: ClickModel, state: FitState, fingerprint: str) -> dict[str, Any]:
+    """Score the held-out impressions with the best weights; write predictions, model and figures."""
+    out = Path(settings.out)
+    started = time.process_time()
+    tables = {split: predict(model, data, split, settings.training) for split in (VALIDATION, TEST)}
+    reports = {
+        name: evaluate_predictions(tables[split], PredictionColumns(), settings.metrics)
+        for name, split in (("validation", VALIDATION), ("test", TEST))
+    }
+    partial = out / "predictions.parquet.partial"
+    pq.write_table(pa.concat_tables(tables.values()), partial, compression="zstd")
+    os.replace(partial, out / "predictions.parquet")
+    save_model(out / "model", model, data.vocabularies, settings.data.columns, settings.data.impressions)
+    metrics: dict[str, Any] = {name: _headline(report) for name, report in reports.items()}
+    best = state.best
+    assert best is not None
+    flat = {f"{name}_{key}": value for name, values in metrics.items() for key, value in values.items() if value}
+    mlflow.log_metrics(flat)
+    curves = plots.training_curves(
+        [epoch.loss for epoch in state.epochs], [epoch.validation_auc for epoch in state.epochs], best.number
+    )
+    tracking.log_figures({"training.png": curves, **figures_of({"test": tables[TEST]}, {"test": reports["test"]})})
+    mlflow.log_dict({name: report.to_dict() for name, report in reports.items()}, "report.json")
+    return {
+        **metrics,
+        "best_epoch": best.number,
+        "epochs": [epoch.model_dump() for epoch in state.epochs],
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "score_seconds": round(time.process_time() - started, 2),
+        "fingerprint": fingerprint,
+    }
+
+
+def _headline(report: Report) -> dict[str, float | None]:
+    overall = report.overall
+    return {
+        "auc": overall.auc.value,
+        "auc_low": overall.auc.low,
+        "auc_high": overall.auc.high,
+        "grouped_auc": overall.grouped_auc_by_impressions.value,
+        "grouped_auc_by_user": overall.grouped_auc_by_user.value,
+        "logloss": overall.logloss.value,
+        "normalised_entropy": overall.normalised_entropy.value,
+        "calibration_error": overall.calibration_error,
+        "impressions": overall.rows,
+        "best_possible_auc": report.best_possible_auc,
+    }
+
+
+def _fingerprint(settings: TrainCtr, data: LogData) -> str:
+    """Name a run by what its result depends on: settings, log and code version, not where it is written."""
+    parts = {name: block for name, block in resolved(settings).items() if name in ("model", "optimizer", "training")}
+    text = json.dumps([parts, resolved(settings.data), data.prepared.manifest.fingerprint], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise DataError(f"training.device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def _report_epoch(console: Console, epoch: Epoch) -> None:
+    console.print(
+        f"epoch {epoch.number}: loss {epoch.loss:.4f}, validation AUC {epoch.validation_auc:.4f}, "
+        f"{epoch.train_seconds:.0f} s",
+        highlight=False,
+    )
+    mlflow.log_metrics({"loss": epoch.loss, "validation_auc": epoch.validation_auc}, step=epoch.number)
+
+
+def _print_metrics(console: Console, metrics: dict[str, Any]) -> None:
+    table = Table(title=f"Best epoch {metrics['best_epoch']} of {len(metrics['epochs'])}", title_justify="left")
+    for column in ("", "impressions", "AUC", "95 % interval", "grouped AUC", "logloss", "best possible AUC"):
+        table.add_column(column, justify="right")
+    for name in ("validation", "test"):
+        row = metrics[name]
+        interval = "-" if row["auc_low"] is None else f"{row['auc_low']:.4f} to {row['auc_high']:.4f}"
+        best = "-" if row["best_possible_auc"] is None else f"{row['best_possible_auc']:.4f}"
+        grouped = "-" if row["grouped_auc"] is None else f"{row['grouped_auc']:.4f}"
+        table.add_row(
+            name, f"{row['impressions']:,}", f"{row['auc']:.4f}", interval, grouped, f"{row['logloss']:.4f}", best
+        )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    run_job(main)

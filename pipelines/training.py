@@ -1,0 +1,155 @@
+"""The fit: epochs over users, early stopping on validation, and checkpoints from which it goes on as if unbroken."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pydantic import Field
+from torch import nn
+
+from feature_store.schema import SPLITS, Strict
+from feature_store.sequences import UserSequences
+from pipelines.batches import iterate_batches
+from pipelines.checkpoint import Epoch, FitState, best_weights, load_checkpoint, save_checkpoint
+from pipelines.data import TRAIN, VALIDATION, LogData
+from pipelines.job import Progress
+from rm_rec.batch import UserBatch
+from rm_rec.metrics import auc
+from rm_rec.model import ClickModel
+
+
+class OptimizerConfig(Strict):
+    """Adam, for embeddings and network alike."""
+
+    lr: float = Field(3e-3, gt=0.0, le=1.0)
+    weight_decay: float = Field(0.0, ge=0.0, le=1.0)
+    """Decoupled (AdamW), on the network only: on embeddings it would shrink rare items most."""
+    clip_norm: float = Field(1.0, gt=0.0)
+    """The network's gradients are scaled down to at most this norm."""
+
+
+class TrainingConfig(Strict):
+    """How long and in what pieces to train."""
+
+    epochs: int = Field(20, ge=1)
+    """At most this many."""
+    patience: int = Field(3, ge=1)
+    """Stop after this many epochs without a better validation AUC; the best epoch's weights are kept."""
+    batch_events: int = Field(8192, ge=1)
+    """Events of a batch, padding included; users go into a batch whole."""
+    seed: int = Field(0, ge=0)
+    threads: int = Field(0, ge=0)
+    """CPU threads; 0 leaves PyTorch's own choice."""
+    device: str = "cpu"
+    """Where tensors live: cpu, cuda, cuda:1, ..."""
+    checkpoint_minutes: float = Field(5.0, gt=0.0)
+    """A checkpoint is written at least this often, and after each epoch."""
+
+
+class Fit:
+    """One training run of one model on one log, in one folder of checkpoints."""
+
+    def __init__(
+        self,
+        model: ClickModel,
+        data: LogData,
+        optimizer: OptimizerConfig,
+        training: TrainingConfig,
+        folder: Path,
+        fingerprint: str,
+    ) -> None:
+        self.model, self.data, self.training, self.folder = model, data, training, folder
+        self.clip_norm = optimizer.clip_norm
+        self.network = [p for name, p in model.named_parameters() if not name.startswith("embedding.")]
+        groups = [
+            {"params": list(model.embedding.parameters()), "weight_decay": 0.0},
+            {"params": self.network, "weight_decay": optimizer.weight_decay},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=optimizer.lr, fused=True)
+        self.state = FitState(fingerprint=fingerprint)
+
+    def resume(self) -> bool:
+        """Go on from the folder's checkpoint, if there is one of the same config and data."""
+        state = load_checkpoint(self.folder, self.model, self.optimizer, self.state.fingerprint)
+        if state is not None:
+            self.state = state
+        return state is not None
+
+    def run(self, after_epoch: Callable[[Epoch], None]) -> FitState:
+        """Train until no epoch helps, then leave the best epoch's weights in the model."""
+        while not self.state.is_finished(self.training.epochs, self.training.patience):
+            after_epoch(self._epoch())
+        self.model.load_state_dict(best_weights(self.folder))
+        self.model.eval()
+        return self.state
+
+    def _epoch(self) -> Epoch:
+        epoch = len(self.state.epochs)
+        started = last_saved = time.monotonic()
+        self.model.train()
+        batch_number = 0
+        with Progress(f"epoch {epoch + 1}", self.data.num_impressions(TRAIN), "impressions") as progress:
+            for sequences, generator in self.data.epoch(self.training.seed, epoch):
+                for _, batch in iterate_batches(sequences, TRAIN, self.training.batch_events, generator):
+                    batch_number += 1
+                    if batch_number <= self.state.batches_done:
+                        progress.advance(len(batch.label))
+                        continue
+                    loss = self._step(batch.to(self.training.device))
+                    self.state = self.state.after_batch(loss, len(batch.label))
+                    progress.advance(len(batch.label), note=f"loss {self.state.mean_loss:.4f}")
+                    if time.monotonic() - last_saved > 60 * self.training.checkpoint_minutes:
+                        save_checkpoint(self.folder, self.model, self.optimizer, self.state)
+                        last_saved = time.monotonic()
+        trained_for = time.monotonic() - started
+        predictions = predict(self.model, self.data, VALIDATION, self.training)
+        validation_auc = auc(predictions["label"].to_numpy(), predictions["prediction"].to_numpy())
+        done = Epoch(
+            number=epoch + 1, loss=self.state.mean_loss, validation_auc=validation_auc, train_seconds=trained_for
+        )
+        self.state = self.state.after_epoch(done)
+        save_checkpoint(self.folder, self.model, self.optimizer, self.state)
+        return done
+
+    def _step(self, batch: UserBatch) -> float:
+        """Take one step on a batch; return the sum of its losses."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for output in self.model.stretches(batch):
+            label = batch.label.index_select(0, output.impression)
+            loss = nn.functional.binary_cross_entropy_with_logits(output.logits, label, reduction="sum")
+            (loss / len(batch.label)).backward()
+            total += loss.item()
+        nn.utils.clip_grad_norm_(self.network, self.clip_norm)
+        self.optimizer.step()
+        return total
+
+
+def predict(model: ClickModel, data: LogData, split: int, training: TrainingConfig) -> pa.Table:
+    """Score every impression of a split, as a table whose columns `pipelines.evaluate` reads."""
+    model.eval()
+    parts: list[pa.Table] = []
+    with torch.inference_mode():
+        for sequences in data.buckets():
+            # Without gradients a batch may be larger.
+            for chosen, batch in iterate_batches(sequences, split, 4 * training.batch_events):
+                probability = torch.sigmoid(model(batch.to(training.device)).double()).cpu().numpy()
+                parts.append(_predictions(chosen, probability, split))
+    return pa.concat_tables(parts)
+
+
+def _predictions(sequences: UserSequences, probability: np.ndarray, split: int) -> pa.Table:
+    users = np.repeat(np.arange(len(sequences.users)), np.diff(sequences.impression_offsets))
+    columns: dict[str, pa.Array | np.ndarray] = {
+        "user_id": sequences.users.take(pa.array(users)),
+        "item_id": sequences.item,
+        "timestamp": sequences.impression_time,
+        "split": pa.repeat(SPLITS[split], len(users)),
+        "label": sequences.label,
+        "history_length": sequences.num_earlier,
+        "prediction": probability,
+    }
+    return pa.table(columns | sequences.carried)
