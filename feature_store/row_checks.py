@@ -84,10 +84,14 @@ class ReadColumn:
             return f"coalesce(CAST({column} AS DOUBLE), 'NaN'::DOUBLE)"
         if self.kind in (INTEGER, BOOLEAN):
             return f"TRY_CAST({column} AS BIGINT)"
-        if self.kind == FLOAT:  # 3.0 is the category "3": a null elsewhere in the column turned its integers into floats
+        if (
+            self.kind == FLOAT
+        ):  # 3.0 is the category "3": a null elsewhere in the column turned its integers into floats
             number = f"CAST({column} AS DOUBLE)"
             whole = f"{number} = floor({number}) AND abs({number}) < 9e15"
-            text = f"CASE WHEN {whole} THEN CAST(CAST({number} AS BIGINT) AS VARCHAR) ELSE CAST({number} AS VARCHAR) END"
+            text = (
+                f"CASE WHEN {whole} THEN CAST(CAST({number} AS BIGINT) AS VARCHAR) ELSE CAST({number} AS VARCHAR) END"
+            )
             return f"CASE WHEN NOT isnan({number}) THEN {text} END"
         return f"CAST({column} AS VARCHAR)"
 
@@ -105,7 +109,9 @@ class ReadColumn:
         if self.role == "time":
             if self.kind == FLOAT:
                 whole = f"CAST({column} AS DOUBLE) = floor(CAST({column} AS DOUBLE))"
-                found.append(check("is not a whole number", f"NOT coalesce({whole} AND {self.value} IS NOT NULL, false)"))
+                found.append(
+                    check("is not a whole number", f"NOT coalesce({whole} AND {self.value} IS NOT NULL, false)")
+                )
             elif self.kind == INTEGER:
                 found.append(check("does not fit 64 bits", f"{self.value} IS NULL"))
             else:

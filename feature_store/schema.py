@@ -178,8 +178,8 @@ class DataConfig(Strict):
     split: Split = SplitByPosition()
     vocabulary: VocabularySizes = VocabularySizes()
     bad_rows: Literal["error", "set_aside"] = "error"
-    """Rows with a null id, a null, NaN or negative time, a null label, or a dense value that is not a finite number: stop at
-    the first, or count them and write them to rejects.parquet with the reason."""
+    """Rows with a null id, a null, NaN or negative time, a null label, or a dense value that is not a finite
+    number: stop at the first, or count them and write them to rejects.parquet with the reason."""
     duplicate_rows: Literal["set_aside", "keep", "error"] = "set_aside"
     """Rows equal in every column that is read: keep the first and write the others to rejects.parquet; keep all; or
     stop."""
