@@ -1,12 +1,28 @@
 """How a recipe describes a log: its column names, where labels come from, how it is split; column names live here."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 USER, ITEM, TIME, ROW = "user", "item", "time", "row"  # the names inside a prepared log
 LABEL, SPLIT, NUM_EARLIER = "label", "split", "num_earlier"
 SPLITS = ("train", "validation", "test")  # an impression's split is the index into this
+
+
+def feature_column(name: str) -> str:
+    """Name a categorical feature's column in a prepared log: a prefix, so that a log may call a feature "label"."""
+    return f"feature:{name}"
+
+
+def dense_column(name: str) -> str:
+    """Name a numeric context column in a prepared log."""
+    return f"dense:{name}"
+
+
+def carry_column(name: str) -> str:
+    """Name a carried column in a prepared log."""
+    return f"carry:{name}"
+
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -30,6 +46,16 @@ class Columns(Strict):
     """Categorical columns of the event itself (action, device, outcome): seen by later events, never by targets."""
     item_features: tuple[str, ...] = ()
     """Categorical columns that belong to the item (category, brand): events and targets carry them."""
+
+    @model_validator(mode="after")
+    def _names_are_told_apart(self) -> Self:
+        names = self.event_features + self.item_features
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)}: named twice; a column is an event feature or an item feature")
+        if ITEM in names:
+            raise ValueError(f"a feature cannot be called '{ITEM}', which names the item's own id: rename the column")
+        return self
 
 
 class NextEvent(Strict):
@@ -82,7 +108,18 @@ class ImpressionFile(Strict):
 Impressions = Annotated[NextEvent | LabelColumn | ImpressionFile, Field(discriminator="kind")]
 
 
-class SplitByPosition(Strict):
+class _Shares(Strict):
+    validation: Fraction = 0.1
+    test: Fraction = 0.1
+
+    @model_validator(mode="after")
+    def _something_is_left_to_train_on(self) -> Self:
+        if self.validation + self.test >= 1:
+            raise ValueError(f"validation {self.validation} and test {self.test} leave nothing to train on")
+        return self
+
+
+class SplitByPosition(_Shares):
     """Within each user: the first events train, the next validate, the last test."""
 
     kind: Literal["position"] = "position"
@@ -92,7 +129,7 @@ class SplitByPosition(Strict):
     """Share of each user's history, at its end."""
 
 
-class SplitByTime(Strict):
+class SplitByTime(_Shares):
     """At two moments, the same for all users."""
 
     kind: Literal["time"] = "time"
@@ -106,7 +143,7 @@ class SplitByTime(Strict):
     """First moment of test, in the log's unit of time."""
 
 
-class SplitByUser(Strict):
+class SplitByUser(_Shares):
     """Whole users are held out; a user's split is a hash of its id and the seed."""
 
     kind: Literal["user"] = "user"
@@ -141,8 +178,8 @@ class DataConfig(Strict):
     split: Split = SplitByPosition()
     vocabulary: VocabularySizes = VocabularySizes()
     bad_rows: Literal["error", "set_aside"] = "error"
-    """Rows with a null id, a null, NaN or negative time, or a null label: stop at the first, or count them and write
-    them to rejects.parquet with the reason."""
+    """Rows with a null id, a null, NaN or negative time, a null label, or a dense value that is not a finite
+    number: stop at the first, or count them and write them to rejects.parquet with the reason."""
     duplicate_rows: Literal["set_aside", "keep", "error"] = "set_aside"
     """Rows equal in every column that is read: keep the first and write the others to rejects.parquet; keep all; or
     stop."""
@@ -152,3 +189,9 @@ class DataConfig(Strict):
     """What sorting the log may hold in memory; the rest spills to disk."""
     events_per_bucket: int = Field(2_000_000, ge=1)
     """Users are hashed into buckets of about this many events; one bucket is in memory at a time."""
+
+    @model_validator(mode="after")
+    def _context_is_not_the_item(self) -> Self:
+        if not isinstance(self.impressions, NextEvent) and ITEM in self.impressions.context_features:
+            raise ValueError(f"a feature cannot be called '{ITEM}', which names the item's own id: rename the column")
+        return self

@@ -1,12 +1,19 @@
 """Per-user sequences: what training, evaluation and memory building read."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-Ids = NDArray[np.int64]
+from feature_store.event_log import PreparedLog
+from feature_store.labels import with_negatives
+from feature_store.ragged import Ids, offsets_of, ranges
+from feature_store.schema import ITEM, DataConfig, NextEvent, carry_column, dense_column, feature_column
+from feature_store.splits import read_timeline
+from feature_store.vocabularies import Vocabularies
+from feature_store.vocabulary import canonical
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,3 +39,96 @@ class UserSequences:
     context: dict[str, Ids]  # feature -> [I]
     context_dense: NDArray[np.float32]  # [I, number of dense context columns]
     carried: dict[str, NDArray[np.float64]]  # column -> [I] for analysis only
+
+    def __len__(self) -> int:
+        """Count the users."""
+        return len(self.users)
+
+    def select(self, users: Ids, split: int | None, *, trim: bool = True) -> "UserSequences":
+        """Keep these users, in this order, and one split's impressions (None: all of them).
+
+        Events after the last one that a kept impression may know of are dropped, unless `trim=False`.
+        """
+        users = np.asarray(users, np.int64)
+        first, last = self.impression_offsets[users], self.impression_offsets[users + 1]
+        impressions = ranges(first, last - first)
+        owner = np.repeat(np.arange(len(users)), last - first)
+        if split is not None:
+            kept = self.split[impressions] == split
+            impressions, owner = impressions[kept], owner[kept]
+        start = self.event_offsets[users]
+        length = self.event_offsets[users + 1] - start
+        if trim:
+            needed = np.zeros(len(users), np.int64)
+            np.maximum.at(needed, owner, self.num_earlier[impressions])
+            length = np.minimum(length, needed)
+        events = ranges(start, length)
+        return UserSequences(
+            users=self.users.take(pa.array(users)),
+            event_offsets=offsets_of(length),
+            event_time=self.event_time[events],
+            events={name: rows[events] for name, rows in self.events.items()},
+            impression_offsets=offsets_of(np.bincount(owner, minlength=len(users))),
+            impression_time=self.impression_time[impressions],
+            num_earlier=self.num_earlier[impressions],
+            split=self.split[impressions],
+            label=self.label[impressions],
+            item=self.item.take(pa.array(impressions)),
+            targets={name: rows[impressions] for name, rows in self.targets.items()},
+            context={name: rows[impressions] for name, rows in self.context.items()},
+            context_dense=self.context_dense[impressions],
+            carried={name: values[impressions] for name, values in self.carried.items()},
+        )
+
+
+def load_sequences(prepared: PreparedLog, bucket: int, vocabularies: Vocabularies, config: DataConfig) -> UserSequences:
+    """Read one bucket of a prepared log as sequences; users who were only shown impressions have no events."""
+    timeline = read_timeline(prepared, bucket, config.split)
+    columns = config.columns
+    table = prepared.events(bucket, [ITEM, *map(feature_column, columns.event_features + columns.item_features)])
+    encode = {name: vocabulary.encode for name, vocabulary in vocabularies.features.items()}
+    events = {ITEM: encode[ITEM](table[ITEM])}
+    for name in columns.event_features + columns.item_features:
+        events[name] = encode[name](table[feature_column(name)])
+    impressions = config.impressions
+    if isinstance(impressions, NextEvent):
+        positives = canonical(table[ITEM])
+        row, item, index, label = with_negatives(
+            timeline.users, timeline.event_offsets, positives, vocabularies, config
+        )
+        offsets = timeline.impression_offsets * (1 + impressions.negatives)
+        targets = vocabularies.targets(item, index)
+        context, dense, carried = {}, np.zeros((len(row), 0), np.float32), {}
+    else:
+        assert timeline.label is not None
+        shown = prepared.impressions(bucket)
+        row, offsets, label = np.arange(shown.num_rows), timeline.impression_offsets, timeline.label
+        item = canonical(shown[ITEM])
+        targets = vocabularies.targets(item)
+        context = {name: encode[name](shown[feature_column(name)]) for name in impressions.context_features}
+        dense = np.zeros((len(row), len(impressions.context_dense)), np.float32)
+        for place, name in enumerate(impressions.context_dense):
+            dense[:, place] = shown[dense_column(name)].to_numpy()
+        carried = {name: shown[carry_column(name)].to_numpy().astype(np.float64) for name in impressions.carry}
+    return UserSequences(
+        users=timeline.users,
+        event_offsets=timeline.event_offsets,
+        event_time=timeline.event_time.astype(np.int64),
+        events=events,
+        impression_offsets=offsets,
+        impression_time=timeline.impression_time[row],
+        num_earlier=timeline.num_earlier[row],
+        split=timeline.impression_split[row],
+        label=label,
+        item=item,
+        targets=targets,
+        context=context,
+        context_dense=dense,
+        carried=carried,
+    )
+
+
+def iterate_sequences(prepared: PreparedLog, vocabularies: Vocabularies, config: DataConfig) -> Iterator[UserSequences]:
+    """Read a prepared log bucket by bucket; one is in memory at a time."""
+    for bucket in prepared.buckets():
+        yield load_sequences(prepared, bucket, vocabularies, config)

@@ -1,0 +1,251 @@
+"""Reads Parquet logs larger than memory: checks them, buckets users by hash, sorts each user's events by time."""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from feature_store.bucketing import BUCKET_HASH, DUPLICATE, Bucketing, open_duckdb, time_at_rank, write_rejects
+from feature_store.errors import DataError
+from feature_store.parquet_source import ParquetSource
+from feature_store.row_checks import event_columns, impression_columns
+from feature_store.schema import DataConfig, ImpressionFile, NextEvent, SplitByTime, Strict
+from feature_store.splits import NEVER, check_splits, rank_of, read_timeline
+
+FORMAT_VERSION = 1
+MANIFEST, REJECTS, WORK = "manifest.json", "rejects.parquet", ".preparing"
+
+
+class TimeMoments(Strict):
+    """The first moments of validation and test, where the log is split by time."""
+
+    validation_from: int
+    test_from: int
+
+
+class Manifest(Strict):
+    """What a prepared log holds, and what it was made from."""
+
+    format_version: int = FORMAT_VERSION
+    fingerprint: str
+    """SHA-256 over the source files' names and contents and the data config."""
+    config: DataConfig
+    sources: tuple[str, ...]
+    """Files of events, relative to the log's folder."""
+    impression_sources: tuple[str, ...] = ()
+    """Files of impressions, where they have their own."""
+    events: int
+    users: int
+    """Users with events, or with impressions alone."""
+    impressions: int
+    """Before negatives are sampled."""
+    rejects: dict[str, int]
+    """Rows set aside, by reason."""
+    num_buckets: int
+    bucket_hash: str = BUCKET_HASH
+    moments: TimeMoments | None = None
+    split_counts: tuple[tuple[int, int], ...]
+    """For each split: impressions of label 0 and 1 (unlabelled positives count as 1)."""
+
+
+@dataclass(frozen=True)
+class PreparedLog:
+    """A checked log on disk: buckets of whole users, each user's events in time order."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: Path | str) -> "PreparedLog":
+        """Open what `prepare` wrote; anything else is a DataError."""
+        file = Path(path) / MANIFEST
+        if not file.is_file():
+            raise DataError(f"{path}: no prepared log here (no {MANIFEST}); run prepare on the log first")
+        try:
+            return cls(Path(path), Manifest.model_validate_json(file.read_text()))
+        except ValidationError as error:
+            what = f"{error.error_count()} fields differ, the first is {error.errors()[0]['loc']}"
+            raise DataError(f"{file}: written by another version ({what}); prepare the log again") from error
+
+    @property
+    def num_buckets(self) -> int:
+        """How many buckets there are; each fits in memory."""
+        return self.manifest.num_buckets
+
+    @property
+    def has_impressions(self) -> bool:
+        """Whether impressions lie in files of their own, rather than being the events."""
+        return isinstance(self.manifest.config.impressions, ImpressionFile)
+
+    @property
+    def impression_columns(self) -> list[str]:
+        """The columns of `impressions`."""
+        return list(pq.read_schema(self._file("impressions" if self.has_impressions else "events", 0)).names)
+
+    def _file(self, table: str, bucket: int) -> Path:
+        if not 0 <= bucket < self.num_buckets:
+            raise IndexError(f"bucket {bucket} of {self.num_buckets}")
+        return self.path / table / f"bucket-{bucket:03d}.parquet"
+
+    def events(self, bucket: int, columns: list[str] | None = None) -> pa.Table:
+        """Read one bucket's events, sorted by user, time and row; named by `schema`: user, item, time, feature:…"""
+        return pq.read_table(self._file("events", bucket), columns=columns, partitioning=None)
+
+    def impressions(self, bucket: int, columns: list[str] | None = None) -> pa.Table:
+        """Read one bucket's impressions, sorted alike; without files of their own they are the events."""
+        table = "impressions" if self.has_impressions else "events"
+        return pq.read_table(self._file(table, bucket), columns=columns, partitioning=None)
+
+    def buckets(self) -> Iterator[int]:
+        """Count through the buckets."""
+        return iter(range(self.num_buckets))
+
+
+def prepare(
+    config: DataConfig, out: Path | str, *, report: Callable[[str], None] = print, for_training: bool = True
+) -> PreparedLog:
+    """Check a log and write it to `out` in buckets of whole users, sorted; work already done is reused.
+
+    Every row that is left out is counted, reported and written to `out/rejects.parquet` with its reason. The prepared
+    log appears whole or not at all: one killed midway is made anew. `for_training=False` skips the checks that there
+    is something to train and test on, for logs that only feed memories.
+
+    Raises:
+        DataError: in one line, with file, column, row and mend.
+    """
+    out = Path(out)
+    events = ParquetSource.open(config.log)
+    shown = ParquetSource.open(config.impressions.path) if isinstance(config.impressions, ImpressionFile) else None
+    tables = {"events": (events, event_columns(events, config))}
+    if shown is not None and isinstance(config.impressions, ImpressionFile):
+        tables["impressions"] = (shown, impression_columns(shown, config.impressions, events, config))
+    fingerprint = _fingerprint(config, [source for source, _ in tables.values()])
+    if (out / MANIFEST).is_file():
+        try:
+            prepared = PreparedLog.open(out)
+        except DataError as error:
+            report(str(error))
+        else:
+            if prepared.manifest.fingerprint == fingerprint:
+                report(f"{out}: already prepared from {config.log} with this config; nothing to do")
+                _check(prepared, report, for_training)
+                return prepared
+            report(f"{out}: the log or the data config has changed; preparing again")
+    work = out / WORK
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        manifest = _write_buckets(config, tables, fingerprint, work, report)
+        # Until the manifest is in place, the last thing to be renamed, `out` holds no prepared log.
+        (out / MANIFEST).unlink(missing_ok=True)
+        for name in ("events", "impressions"):
+            shutil.rmtree(out / name, ignore_errors=True)
+            if name in tables:
+                (work / name).rename(out / name)
+        (work / REJECTS).replace(out / REJECTS)
+        prepared = PreparedLog(out, _count(PreparedLog(out, manifest)))
+        _check(prepared, report, for_training)
+        (work / MANIFEST).write_text(prepared.manifest.model_dump_json(indent=2))
+        (work / MANIFEST).replace(out / MANIFEST)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    done = prepared.manifest
+    report(f"{out}: {done.events:,} events of {done.users:,} users in {done.num_buckets} buckets")
+    return prepared
+
+
+def _fingerprint(config: DataConfig, sources: list[ParquetSource]) -> str:
+    digest = hashlib.sha256(f"{FORMAT_VERSION}\0".encode())
+    # Where the log lies and what memory may be used do not change what is made.
+    what = config.model_dump_json(exclude={"log": True, "memory_limit_mb": True, "impressions": {"path"}})
+    digest.update(what.encode())
+    for source in sources:
+        digest.update(source.content_hash().encode())
+    return digest.hexdigest()
+
+
+def _write_buckets(
+    config: DataConfig,
+    tables: dict[str, tuple[ParquetSource, list]],  # type: ignore[type-arg]
+    fingerprint: str,
+    work: Path,
+    report: Callable[[str], None],
+) -> Manifest:
+    num_buckets = -(-tables["events"][0].num_rows // config.events_per_bucket)
+    rejects: dict[str, int] = {}
+    kept = {}
+    with open_duckdb(config, work / "spill") as connection:
+        for name, (source, columns) in tables.items():
+            report(f"{source.path}: {source.num_rows:,} {name} in {len(source.files)} files")
+            bucketing = Bucketing(connection, source, columns, config, work, name)
+            bad = bucketing.set_bad_rows_aside()
+            if sum(bad.values()) < source.num_rows:
+                bucketing.partition(num_buckets)
+                rows, repeats = np.sum([bucketing.sort(bucket) for bucket in range(num_buckets)], axis=0).tolist()
+            else:
+                reasons = ", ".join(f"{reason} ({count:,})" for reason, count in bad.items())
+                raise DataError(f"{source.path}: no row is left after the bad ones are set aside: {reasons}; mend them")
+            for reason, count in (bad | ({DUPLICATE: repeats} if repeats else {})).items():
+                report(f"{source.path}: {count:,} rows set aside in {REJECTS}: {reason}")
+                rejects[f"{name}: {reason}"] = count
+            kept[name] = rows
+        write_rejects(connection, work)
+        asked = "impressions" if "impressions" in tables else "events"
+        moments = None
+        if isinstance(config.split, SplitByTime):
+            files = sorted((work / asked).iterdir())
+            validation = config.split.validation_from
+            test = config.split.test_from
+            if test is None:
+                rank = rank_of(config.split.test, kept[asked])
+                test = time_at_rank(connection, files, rank) if rank < kept[asked] else NEVER
+            if validation is None:
+                rank = rank_of(config.split.validation + config.split.test, kept[asked])
+                validation = time_at_rank(connection, files, rank) if rank < kept[asked] else NEVER
+            if validation > test:
+                raise DataError(
+                    f"{config.log}: validation would begin at {validation}, after test at {test}; "
+                    "set both split.validation_from and split.test_from, the first before the second"
+                )
+            moments = TimeMoments(validation_from=validation, test_from=test)
+    return Manifest(
+        fingerprint=fingerprint,
+        config=config,
+        sources=tuple(tables["events"][0].names),
+        impression_sources=tuple(tables["impressions"][0].names) if "impressions" in tables else (),
+        events=kept["events"],
+        impressions=kept[asked],
+        users=0,
+        rejects=rejects,
+        num_buckets=num_buckets,
+        moments=moments,
+        split_counts=(),
+    )
+
+
+def _count(prepared: PreparedLog) -> Manifest:
+    counts = np.zeros((3, 2), np.int64)
+    users = 0
+    for bucket in prepared.buckets():
+        timeline = read_timeline(prepared, bucket, prepared.manifest.config.split)
+        users += len(timeline.users)
+        label = np.ones(len(timeline.num_earlier)) if timeline.label is None else timeline.label
+        counts += np.bincount(timeline.impression_split * 2 + (label > 0), minlength=6).reshape(3, 2)
+    split_counts = tuple((int(zeros), int(ones)) for zeros, ones in counts)
+    return prepared.manifest.model_copy(update={"users": users, "split_counts": split_counts})
+
+
+def _check(prepared: PreparedLog, report: Callable[[str], None], for_training: bool) -> None:
+    if not for_training:
+        return
+    config = prepared.manifest.config
+    where = config.impressions.path if isinstance(config.impressions, ImpressionFile) else config.log
+    counts = np.array(prepared.manifest.split_counts, np.int64)
+    for warning in check_splits(counts, where, labelled=not isinstance(config.impressions, NextEvent)):
+        report(warning)

@@ -1,0 +1,167 @@
+"""Parquet files as a team has them: one, many, a folder (hive-partitioned or not) or a glob."""
+
+import difflib
+import glob
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from feature_store.errors import DataError
+
+INTEGER, FLOAT, TEXT, BOOLEAN, MOMENT, ZONED, DATE, NOTHING = (
+    "integers",
+    "floats",
+    "strings",
+    "booleans",
+    "timestamps",
+    "timestamps with a time zone",
+    "dates",
+    "only nulls",
+)
+
+
+def kind_of(arrow_type: pa.DataType) -> str:
+    """Name what a column holds; a type that no role can read is named by Arrow's own word for it."""
+    if pa.types.is_dictionary(arrow_type):
+        arrow_type = arrow_type.value_type
+    tests = (
+        (pa.types.is_boolean, BOOLEAN),
+        (pa.types.is_integer, INTEGER),
+        (pa.types.is_floating, FLOAT),
+        (pa.types.is_decimal, FLOAT),
+        (pa.types.is_date, DATE),
+        (pa.types.is_null, NOTHING),
+    )
+    for test, kind in tests:
+        if test(arrow_type):
+            return kind
+    if pa.types.is_timestamp(arrow_type):
+        return ZONED if arrow_type.tz else MOMENT
+    if pa.types.is_string(arrow_type) or pa.types.is_large_string(arrow_type) or str(arrow_type) == "string_view":
+        return TEXT
+    return str(arrow_type)
+
+
+def find_files(path: str) -> tuple[Path, list[Path]]:
+    """Find the Parquet files that a path means: the folder that names are relative to, and the files, sorted.
+
+    In a folder, names that begin with "." or "_" are skipped, as Spark and Hive do.
+    """
+    given = Path(path).expanduser()
+    if given.is_file():
+        return given.parent, [given]
+    if given.is_dir():
+        inside = (file for file in given.rglob("*.parquet") if file.is_file())
+        files = sorted(f for f in inside if not any(p[0] in "._" for p in f.relative_to(given).parts))
+        if not files:
+            raise DataError(f"{path}: no file ending in .parquet in this folder; name the folder that holds the log")
+        return given, files
+    if glob.has_magic(path):
+        files = sorted(Path(name) for name in glob.glob(str(given), recursive=True) if Path(name).is_file())
+        if not files:
+            raise DataError(f"{path}: no file matches this pattern; check it with `ls {path}`")
+        return Path(os.path.commonpath([file.parent for file in files])), files
+    near = difflib.get_close_matches(given.name, os.listdir(given.parent) if given.parent.is_dir() else [], n=1)
+    hint = f"; did you mean {given.parent / near[0]}?" if near else "; name a Parquet file, a folder of them or a glob"
+    raise DataError(f"{path}: no such file or folder{hint}")
+
+
+@dataclass(frozen=True)
+class ParquetSource:
+    """Parquet files read as one table, in the order of their names; a row is known by its number over all files."""
+
+    path: str
+    root: Path
+    files: tuple[Path, ...]
+    schemas: tuple[dict[str, str], ...]  # of each file: column -> kind
+    first_row: tuple[int, ...]  # of each file: how many rows lie in the files before it
+    num_rows: int
+
+    @classmethod
+    def open(cls, path: str) -> "ParquetSource":
+        """Find the files and read their footers; a file that is not whole Parquet is a DataError."""
+        root, files = find_files(path)
+        schemas, counts = [], []
+        for file in files:
+            try:
+                with pq.ParquetFile(file) as parquet:
+                    schema, num_rows = parquet.schema_arrow, parquet.metadata.num_rows
+            except (pa.ArrowException, OSError) as error:
+                reason = str(error).splitlines()[0]
+                raise DataError(
+                    f"{file}: not a Parquet file, or cut short ({reason}); write it again or take it out"
+                ) from error
+            kinds = {field.name: kind_of(field.type) for field in schema}
+            parts = [part.split("=", 1)[0] for part in file.relative_to(root).parts[:-1] if "=" in part]
+            schemas.append(kinds | dict.fromkeys(parts, TEXT))
+            counts.append(num_rows)
+        first_row = np.concatenate([[0], np.cumsum(counts)]).tolist()
+        if first_row[-1] == 0:
+            raise DataError(f"{path}: the log is empty (0 rows in {len(files)} files); name one with events")
+        return cls(path, root, tuple(files), tuple(schemas), tuple(first_row[:-1]), first_row[-1])
+
+    @property
+    def names(self) -> list[str]:
+        """The files' names, relative to the folder that was given."""
+        return [str(file.relative_to(self.root)) for file in self.files]
+
+    @cached_property
+    def scan(self) -> str:
+        """The SQL that reads the files, given as parameter $files."""
+        hive = any("=" in part for name in self.names for part in Path(name).parts[:-1])
+        flag = "true" if hive else "false"
+        return (
+            f"read_parquet($files, union_by_name = true, hive_partitioning = {flag}"
+            f"{', hive_types_autocast = false' if hive else ''})"
+        )
+
+    @property
+    def parameters(self) -> dict[str, list[str]]:
+        """The parameters of `scan` and `row_number`; a name with glob characters means itself."""
+        escaped = ["".join(f"[{c}]" if c in "[*?" else c for c in str(file)) for file in self.files]
+        return {"files": escaped}
+
+    @property
+    def row_number(self) -> str:
+        """The SQL of a row's number over all files."""
+        starts = ", ".join(str(start) for start in self.first_row)
+        return f"(CAST([{starts}] AS BIGINT[]))[CAST(file_index AS BIGINT) + 1] + file_row_number"
+
+    def place(self, row: int) -> tuple[Path, int]:
+        """Turn a row's number over all files into its file and its number there, from 0."""
+        index = int(np.searchsorted(self.first_row, row, side="right")) - 1
+        return self.files[index], row - self.first_row[index]
+
+    def kind(self, column: str) -> str:
+        """Name what a column holds in all files; missing in one, or of two kinds, is a DataError."""
+        seen: dict[str, Path] = {}
+        for file, schema in zip(self.files, self.schemas, strict=True):
+            if column not in schema:
+                near = difflib.get_close_matches(column, schema, n=1)
+                hint = f"did you mean '{near[0]}'? " if near else ""
+                raise DataError(f"{file}: no column '{column}'; {hint}its columns are {', '.join(schema)}")
+            seen.setdefault(schema[column], file)
+        if len(seen) > 1:
+            seen.pop(NOTHING, None)
+        if seen.keys() == {INTEGER, FLOAT}:
+            return FLOAT
+        if len(seen) > 1:
+            (first, file), (second, other) = list(seen.items())[:2]
+            raise DataError(
+                f"{other}: column '{column}' holds {second}, but {first} in {file}; write both files with one type"
+            )
+        return next(iter(seen))
+
+    def content_hash(self) -> str:
+        """Hash the files' names and contents (SHA-256)."""
+        digest = hashlib.sha256()
+        for name, file in zip(self.names, self.files, strict=True):
+            with file.open("rb") as stream:
+                digest.update(f"{name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\0".encode())
+        return digest.hexdigest()

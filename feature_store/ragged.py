@@ -1,0 +1,67 @@
+"""Rows of uneven length laid end to end, and the offsets that tell them apart."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int64]
+
+
+def offsets_of(lengths: NDArray[np.integer]) -> Ids:
+    """Turn lengths [n] into offsets [n + 1].
+
+    >>> offsets_of(np.array([2, 0, 3])).tolist()
+    [0, 2, 2, 5]
+    """
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+
+
+def owners(offsets: Ids) -> Ids:
+    """Name the row that each element belongs to: offsets [n + 1] -> [elements].
+
+    >>> owners(np.array([0, 2, 2, 5])).tolist()
+    [0, 0, 2, 2, 2]
+    """
+    return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+
+
+def ranges(starts: Ids, lengths: Ids) -> Ids:
+    """List the indices start, start + 1, … of each range, one range after the other.
+
+    >>> ranges(np.array([7, 0]), np.array([2, 3])).tolist()
+    [7, 8, 0, 1, 2]
+    """
+    offsets = offsets_of(lengths)
+    return np.asarray(np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1]), np.int64)
+
+
+def runs(sorted_ids: pa.ChunkedArray) -> tuple[pa.Array, Ids]:
+    """Find the runs of equal ids in a sorted column: the distinct ids [n] and their offsets [n + 1]."""
+    ids = sorted_ids.combine_chunks()
+    if isinstance(ids, pa.ChunkedArray):  # pyarrow keeps a column of no chunks as it is
+        ids = pa.concat_arrays(ids.chunks) if ids.num_chunks else pa.array([], ids.type)
+    encoded = pc.run_end_encode(ids, run_end_type=pa.int64())
+    ends = encoded.run_ends.to_numpy()
+    return encoded.values, np.concatenate([np.zeros(1, np.int64), ends])
+
+
+def count_earlier_in_row(time: Ids, offsets: Ids) -> Ids:
+    """Count for each element [E], sorted by row and time, the elements of its row with a strictly smaller time."""
+    if len(time) == 0:
+        return np.zeros(0, np.int64)
+    first = np.ones(len(time), bool)
+    first[1:] = time[1:] != time[:-1]
+    first[offsets[:-1][np.diff(offsets) > 0]] = True
+    start_of_tie = np.maximum.accumulate(np.where(first, np.arange(len(time)), 0))
+    return np.asarray(start_of_tie - np.repeat(offsets[:-1], np.diff(offsets)), np.int64)
+
+
+def count_earlier(event_time: Ids, event_offsets: Ids, time: Ids, offsets: Ids) -> Ids:
+    """Count for each moment [I] the events of its row with a strictly smaller time; both sorted by row and time."""
+    # Ranks make (row, time) one integer whatever the times are, so that one binary search serves all rows.
+    moments = np.unique(np.concatenate([event_time, time]))
+    width = len(moments) + 1
+    event_key = owners(event_offsets) * width + np.searchsorted(moments, event_time)
+    key = owners(offsets) * width + np.searchsorted(moments, time)
+    return np.asarray(np.searchsorted(event_key, key, side="left") - np.repeat(event_offsets[:-1], np.diff(offsets)))
