@@ -12,7 +12,7 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
-from feature_store.vocabulary import Vocabularies
+from feature_store.vocabularies import Vocabularies
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file

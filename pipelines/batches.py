@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from feature_store.vocabulary import Vocabularies
+from feature_store.vocabularies import Vocabularies
 
 from feature_store.schema import ITEM, Columns, Impressions, NextEvent
-from feature_store.sequences import Ids, UserSequences
+from feature_store.ragged import Ids
+from feature_store.sequences import UserSequences
 from rm_rec.batch import UserBatch
 from rm_rec.config import FeatureSpace
 
@@ -26,7 +27,7 @@ def feature_space(columns: Columns, impressions: Impressions, vocabularies: Voca
     targets = (ITEM, *columns.item_features)
     names = dict.fromkeys([*events, *targets, *context])
     return FeatureSpace(
-        rows={name: vocabularies[name].num_rows for name in names},
+        rows={name: vocabularies.features[name].num_rows for name in names},
         events=events,
         targets=targets,
         context=context,
@@ -68,7 +69,7 @@ def plan_batches(sequences: UserSequences, max_events: int, generator: np.random
         some = users[start : start + together]
         batches += _pack(some[np.argsort(lengths[some], kind="stable")], lengths, max_events)
     if generator is not None:
-        generator.shuffle(batches)  # type: ignore[arg-type]  # a list is a mutable sequence
+        generator.shuffle(batches)
     return batches
 
 

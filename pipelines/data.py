@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from feature_store.event_log import PreparedLog, prepare
 from feature_store.labels import resample_negatives
-from feature_store.vocabulary import Vocabularies
+from feature_store.vocabularies import Vocabularies
 
 from feature_store.schema import SPLITS, DataConfig
 from feature_store.sequences import UserSequences, load_sequences

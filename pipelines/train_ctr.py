@@ -87,7 +87,7 @@ def main(argv: list[str]) -> int:
     manifest = data.prepared.manifest
     tags = {"data_sha256": manifest.fingerprint, "fingerprint": fingerprint}
     with tracking.tracked_run(settings.tracking, out, resolved(settings), tags):
-        tracking.log_data_set(Path(settings.data.log).stem, manifest.fingerprint, {"events": manifest.num_events})
+        tracking.log_data_set(Path(settings.data.log).stem, manifest.fingerprint, {"events": manifest.events})
         state = fit.run(lambda epoch: _report_epoch(console, epoch))
         metrics = _finish(settings, data, model, state, fingerprint)
         uri = tracking.register(out / "model", settings.tracking.register_as, tags)

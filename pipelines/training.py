@@ -121,7 +121,7 @@ class Fit:
         for output in self.model.stretches(batch):
             label = batch.label.index_select(0, output.impression)
             loss = nn.functional.binary_cross_entropy_with_logits(output.logits, label, reduction="sum")
-            (loss / len(batch.label)).backward()
+            torch.autograd.backward(loss / len(batch.label))
             total += loss.item()
         nn.utils.clip_grad_norm_(self.network, self.clip_norm)
         self.optimizer.step()
