@@ -135,6 +135,7 @@ def score(
     num_bins: int = 20,
 ) -> Scores:
     """Return every metric of one set of rows; intervals are None where `resamples` is 0."""
+    metrics.checked(labels, predictions)
     drawn = bootstrap(labels, predictions, users, resamples=resamples, seed=seed)
     inside = metrics.user_auc(labels, predictions, users)
     values = {
@@ -168,6 +169,7 @@ def report(
     num_bins: int = 20,
 ) -> Report:
     """Report on predictions, overall and for the rows of each history length; buckets without rows are left out."""
+    metrics.checked(labels, predictions)  # before any bucket, so that an error counts the bad rows of all
 
     def scored(rows: Any) -> Scores:
         return score(labels[rows], predictions[rows], users[rows], resamples=resamples, seed=seed, num_bins=num_bins)

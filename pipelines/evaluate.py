@@ -1,0 +1,193 @@
+"""Evaluate predicted click probabilities from any model, with intervals, and compare models on the same rows.
+
+python -m pipelines.evaluate --predictions mine.parquet --out evaluation
+python -m pipelines.evaluate --predictions old.parquet --predictions new.parquet --out evaluation
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+from matplotlib.figure import Figure
+from pydantic import Field
+from rich.console import Console
+
+from feature_store.errors import DataError
+from feature_store.schema import Strict
+from pipelines.job import DONE, run_job
+from pipelines.predictions import PredictionColumns, align, distinct_names, numbers, read_predictions, user_codes
+from pipelines.report_text import grids, markdown, print_report
+from pipelines.settings import load_settings, resolved
+from rm_rec import plots
+from rm_rec.metrics import MetricError, calibration_bins
+from rm_rec.report import HISTORY_BUCKETS, Difference, Report, compare, report
+
+_TEXT_WIDTH = 120  # where there is no terminal to ask
+
+
+class MetricsConfig(Strict):
+    """How metrics, their intervals and their groups are made."""
+
+    resamples: int = Field(200, ge=0, le=100_000)
+    """Times the users are drawn anew for the intervals; 0 leaves intervals out."""
+    seed: int = Field(0, ge=0)
+    """Seed of the draws."""
+    calibration_bins: int = Field(20, ge=1)
+    """Bins of equal numbers of impressions for the calibration error and its curve."""
+    history_buckets: tuple[Annotated[int, Field(ge=0)], ...] = Field(HISTORY_BUCKETS, min_length=1)
+    """The shortest history of each bucket, in events, increasing; shorter histories than the first are in no bucket."""
+
+
+class EvaluateConfig(Strict):
+    """What is evaluated, and how."""
+
+    predictions: tuple[str, ...] = Field(min_length=1)
+    """A Parquet file or folder of predictions; give the option again to compare others with the first."""
+    out: str | None = None
+    """Folder for metrics.json, report.md and the plots; without it the tables are only printed."""
+    split: str | None = "test"
+    """Evaluate the rows of this split, where the file has a column of splits; null for all rows."""
+    columns: PredictionColumns = PredictionColumns()
+    metrics: MetricsConfig = MetricsConfig()
+
+
+def main(argv: list[str]) -> int:
+    """Evaluate what the command line names; returns the exit code, raises for bad input."""
+    config = load_settings(
+        EvaluateConfig,
+        argv,
+        prog="python -m pipelines.evaluate",
+        description="Evaluate predicted click probabilities, and compare models on the same impressions.",
+        examples=(
+            "python -m pipelines.evaluate --predictions mine.parquet --out evaluation",
+            "python -m pipelines.evaluate --predictions old.parquet --predictions new.parquet",
+        ),
+    )
+    several = len(config.predictions) > 1
+    names = distinct_names(config.predictions)
+    tables = {
+        name: read_predictions(path, config.columns, config.split, with_keys=several)
+        for name, path in zip(names, config.predictions, strict=True)
+    }
+    reports = {
+        name: evaluate_predictions(table, config.columns, config.metrics, name=path)
+        for (name, table), path in zip(tables.items(), config.predictions, strict=True)
+    }
+    differences, notes = _compare_with_first(tables, config)
+    found = grids(reports, differences)
+    console = Console(width=None if sys.stdout.isatty() else _TEXT_WIDTH)
+    print_report(console, found, notes)
+    if config.out is None:
+        console.print("Add --out DIR to keep these numbers and their plots.", markup=False)
+        return DONE
+    out = Path(config.out)
+    figures = _figures(tables, reports, config)
+    _write(out, figures, markdown(found, notes, list(figures)), _numbers(reports, differences, notes, config))
+    console.print(f"Wrote {out / 'metrics.json'}, report.md and {len(figures)} plots.", markup=False, soft_wrap=True)
+    return DONE
+
+
+def evaluate_predictions(
+    table: pa.Table, columns: PredictionColumns, settings: MetricsConfig, *, name: str = "predictions"
+) -> Report:
+    """Report on one table of predictions; `name` is what errors call it.
+
+    Raises DataError where a column cannot be used or all labels are equal.
+    """
+    labels = numbers(table, columns.label, name)
+    lengths = truth = None
+    if columns.history_length in table.column_names:
+        lengths = numbers(table, columns.history_length, name, at_least=0)
+    if columns.true_probability in table.column_names:
+        truth = numbers(table, columns.true_probability, name, at_least=0, at_most=1)
+    try:
+        found = report(
+            labels,
+            numbers(table, columns.prediction, name),
+            user_codes(table, columns.user, name),
+            history_lengths=lengths,
+            true_probabilities=truth,
+            history_buckets=settings.history_buckets,
+            resamples=settings.resamples,
+            seed=settings.seed,
+            num_bins=settings.calibration_bins,
+        )
+    except MetricError as error:
+        raise DataError(f"{name}: {error}") from error
+    if found.overall.auc.value is None:
+        raise DataError(f"{name}: all {len(labels):,} labels are {labels[0]:g}: no AUC exists; both classes are needed")
+    return found
+
+
+def _compare_with_first(
+    tables: dict[str, pa.Table], config: EvaluateConfig
+) -> tuple[dict[str, tuple[Difference, ...]], list[str]]:
+    (first_name, first), *others = tables.items()
+    differences: dict[str, tuple[Difference, ...]] = {}
+    notes: list[str] = []
+    for name, table in others:
+        aligned = align(first, table, config.columns)
+        if isinstance(aligned, str):
+            notes.append(f"{name} is not compared with {first_name}: not the same impressions, {aligned}.")
+            continue
+        before, after = aligned
+        differences[f"{name} less {first_name}, same impressions"] = compare(
+            numbers(before, config.columns.label, first_name),
+            numbers(before, config.columns.prediction, first_name),
+            numbers(after, config.columns.prediction, name),
+            user_codes(before, config.columns.user, first_name),
+            resamples=config.metrics.resamples,
+            seed=config.metrics.seed,
+        )
+    return differences, notes
+
+
+def _figures(tables: dict[str, pa.Table], reports: dict[str, Report], config: EvaluateConfig) -> dict[str, Figure]:
+    """Draw what the reports hold, by the name of the file each figure is written to."""
+    columns = config.columns
+    figures: dict[str, Figure] = {}
+    for place, (name, table) in enumerate(tables.items(), start=1):
+        labels, predictions = (numbers(table, column, name) for column in (columns.label, columns.prediction))
+        bins = calibration_bins(labels, predictions, config.metrics.calibration_bins)
+        file = "calibration.png" if len(tables) == 1 else f"calibration_{place}.png"
+        figures[file] = plots.calibration(bins, predictions)
+    if any(found.by_history for found in reports.values()):
+        figures["auc_by_history.png"] = plots.auc_by_history(reports)
+    if len(reports) > 1:
+        best = next(iter(reports.values())).best_possible_auc
+        areas = {name: found.overall.auc for name, found in reports.items()}
+        reference = None if best is None else ("best possible", best)
+        figures["auc_by_model.png"] = plots.comparison(areas, "AUC", baseline=0.5, reference=reference)
+    return figures
+
+
+def _numbers(
+    reports: dict[str, Report],
+    differences: dict[str, tuple[Difference, ...]],
+    notes: list[str],
+    config: EvaluateConfig,
+) -> dict[str, Any]:
+    return {
+        "models": {name: found.to_dict() for name, found in reports.items()},
+        "differences": {title: [vars(row) for row in rows] for title, rows in differences.items()},
+        "notes": notes,
+        "config": resolved(config),
+    }
+
+
+def _write(out: Path, figures: dict[str, Figure], text: str, values: dict[str, Any]) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, figure in figures.items():
+            figure.savefig(out / name)
+        (out / "report.md").write_text(text, encoding="utf-8")
+        # Last, so that a metrics.json says the evaluation is whole.
+        (out / "metrics.json").write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written: {error.strerror}") from error
+
+
+if __name__ == "__main__":
+    run_job(main)
