@@ -12,13 +12,13 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
-from feature_store.vocabularies import Vocabularies
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from feature_store.errors import DataError
 from feature_store.schema import Columns, Impressions, Strict
+from feature_store.vocabularies import Vocabularies
 from rm_rec.config import FeatureSpace, ModelConfig
 from rm_rec.model import ClickModel
 

@@ -83,7 +83,7 @@ def main(argv: list[str]) -> int:
         console.print("Add --out DIR to keep these numbers and their plots.", markup=False)
         return DONE
     out = Path(config.out)
-    figures = _figures(tables, reports, config)
+    figures = figures_of(tables, reports, config.columns, config.metrics.calibration_bins)
     _write(out, figures, markdown(found, notes, list(figures)), _numbers(reports, differences, notes, config))
     console.print(f"Wrote {out / 'metrics.json'}, report.md and {len(figures)} plots.", markup=False, soft_wrap=True)
     return DONE
@@ -144,13 +144,14 @@ def _compare_with_first(
     return differences, notes
 
 
-def _figures(tables: dict[str, pa.Table], reports: dict[str, Report], config: EvaluateConfig) -> dict[str, Figure]:
+def figures_of(
+    tables: dict[str, pa.Table], reports: dict[str, Report], columns: PredictionColumns, num_bins: int
+) -> dict[str, Figure]:
     """Draw what the reports hold, by the name of the file each figure is written to."""
-    columns = config.columns
     figures: dict[str, Figure] = {}
     for place, (name, table) in enumerate(tables.items(), start=1):
         labels, predictions = (numbers(table, column, name) for column in (columns.label, columns.prediction))
-        bins = calibration_bins(labels, predictions, config.metrics.calibration_bins)
+        bins = calibration_bins(labels, predictions, num_bins)
         file = "calibration.png" if len(tables) == 1 else f"calibration_{place}.png"
         figures[file] = plots.calibration(bins, predictions)
     if any(found.by_history for found in reports.values()):

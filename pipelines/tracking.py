@@ -62,7 +62,7 @@ def log_data_set(name: str, digest: str, profile: Mapping[str, Any]) -> None:
 def log_figures(figures: Mapping[str, Figure]) -> None:
     """Keep figures with the run."""
     for name, figure in figures.items():
-        mlflow.log_figure(figure, f"figures/{name}.png")
+        mlflow.log_figure(figure, f"figures/{name}")
 
 
 def register(folder: Path, name: str | None, tags: Mapping[str, str]) -> str | None:

@@ -126,7 +126,10 @@ def _finish(settings: TrainCtr, data: LogData, model: ClickModel, state: FitStat
     curves = plots.training_curves(
         [epoch.loss for epoch in state.epochs], [epoch.validation_auc for epoch in state.epochs], best.number
     )
-    tracking.log_figures({"training.png": curves, **figures_of({"test": tables[TEST]}, {"test": reports["test"]})})
+    figures = figures_of(
+        {"test": tables[TEST]}, {"test": reports["test"]}, PredictionColumns(), settings.metrics.calibration_bins
+    )
+    tracking.log_figures({"training.png": curves, **figures})
     mlflow.log_dict({name: report.to_dict() for name, report in reports.items()}, "report.json")
     return {
         **metrics,
