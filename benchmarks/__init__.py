@@ -1,0 +1,1 @@
+"""Measurements; results are dated and name the hardware."""

@@ -1,0 +1,139 @@
+"""A log in which much of what decides a click happened hundreds of events ago."""
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field
+
+from feature_store.schema import Strict
+
+FIRST_MOMENT = 1_700_000_000  # seconds
+
+
+class SyntheticConfig(Strict):
+    """How much of everything a synthetic log has."""
+
+    users: int = Field(1000, ge=1)
+    events_per_user: int = Field(300, ge=10)
+    """On average; a user has between 0.6 and 1.4 times as many."""
+    items: int = Field(1000, ge=2)
+    categories: int = Field(100, ge=4)
+    early_interests: int = Field(40, ge=1)
+    """Categories of each user that appear in the early part of the history, vanish, and return one by one late."""
+    recent_interests: int = Field(6, ge=1)
+    """Categories that a user is busy with at any moment; they drift."""
+    early_part: float = Field(0.4, gt=0, lt=1)
+    """Share of the history in which the early interests are met."""
+    late_part: float = Field(0.4, gt=0, lt=1)
+    """Share of the history, at its end, in which they return."""
+    early_share: float = Field(0.6, ge=0, le=1)
+    """Share of the early and the late events that are about early interests."""
+    drift: float = Field(0.15, ge=0, le=1)
+    """Chance that a session replaces one of the recent interests."""
+    strength: float = Field(1.5, ge=0)
+    """How far liking or disliking a category moves the log-odds of a click, up or down."""
+    quality: float = Field(0.4, ge=0)
+    """Spread of the items' own log-odds, the same for all users."""
+    seed: int = 0
+
+
+def make_synthetic_log(config: SyntheticConfig) -> pa.Table:
+    """Make a log whose click probabilities are known, sorted by user and time.
+
+    Each user likes or dislikes each category, for good. A click is likely where the category is liked; so what a user
+    clicked before in a category says what the user will click there. Recent interests recur within tens of events.
+    Early interests are met in the first part of the history and return late, each after hundreds of events.
+
+    Returns:
+        user_id, item_id, category_id, timestamp (seconds), clicked (0 or 1), probability (of the click), deciding_age
+        (how many events ago the user last met the category, whose clicks decide this one; 0: never).
+    """
+    if config.early_interests + config.recent_interests >= config.categories:
+        raise ValueError(
+            f"{config.early_interests} early and {config.recent_interests} recent interests need more than "
+            f"{config.categories} categories; raise categories"
+        )
+    draw = np.random.default_rng(config.seed)
+    users = np.arange(config.users)
+    lengths = np.round(config.events_per_user * draw.uniform(0.6, 1.4, config.users)).astype(np.int64)
+    likes = draw.choice([-1.0, 1.0], (config.users, config.categories))
+    # The first `early_interests` of each row are the user's early ones, the others take turns at being recent.
+    order = draw.permuted(np.tile(np.arange(config.categories), (config.users, 1)), axis=1)
+    early, others = order[:, : config.early_interests], order[:, config.early_interests :]
+    recent = others[:, : config.recent_interests].copy()
+    next_other = np.full(config.users, config.recent_interests)
+    next_early = np.zeros(config.users, np.int64)
+    last_met = np.full((config.users, config.categories), -1)
+    steps = int(lengths.max())
+    category = np.zeros((steps, config.users), np.int64)
+    age = np.zeros((steps, config.users), np.int64)
+    new_session = draw.random((steps, config.users)) < 1 / 12
+    for step in range(steps):
+        drifting = np.flatnonzero(new_session[step] & (draw.random(config.users) < config.drift))
+        place = draw.integers(0, config.recent_interests, len(drifting))
+        recent[drifting, place] = others[drifting, next_other[drifting] % others.shape[1]]
+        next_other[drifting] += 1
+        share = step / lengths
+        in_part = (share < config.early_part) | (share >= 1 - config.late_part)
+        is_early = in_part & (draw.random(config.users) < config.early_share)
+        chosen = recent[users, draw.integers(0, config.recent_interests, config.users)]
+        chosen = np.where(is_early, early[users, next_early % config.early_interests], chosen)
+        next_early += is_early
+        category[step], age[step] = chosen, step - last_met[users, chosen]
+        age[step][last_met[users, chosen] < 0] = 0
+        last_met[users, chosen] = step
+    real = (np.arange(steps)[:, None] < lengths).T
+    category, age = category.T[real], age.T[real]
+    user = np.repeat(users, lengths)
+    item = _popular_items(draw, category, config)
+    quality = draw.normal(0, config.quality, config.items)
+    probability = 1 / (1 + np.exp(-(config.strength * likes[user, category] + quality[item])))
+    within = draw.integers(5, 120, len(user))
+    between = draw.exponential(2 * 86_400, len(user)).astype(np.int64) + 1800
+    gap = np.where(new_session.T[real], between, within)
+    elapsed = np.cumsum(gap)
+    elapsed -= np.repeat(elapsed[np.cumsum(lengths) - lengths], lengths)
+    return pa.table(
+        {
+            "user_id": user,
+            "item_id": item,
+            "category_id": category,
+            "timestamp": FIRST_MOMENT + np.repeat(draw.integers(0, 30 * 86_400, config.users), lengths) + elapsed,
+            "clicked": (draw.random(len(user)) < probability).astype(np.int8),
+            "probability": probability,
+            "deciding_age": age,
+        }
+    )
+
+
+def _popular_items(
+    draw: np.random.Generator, category: NDArray[np.int64], config: SyntheticConfig
+) -> NDArray[np.int64]:
+    """Draw an item of each category by Zipf's law: item i is in category i modulo their number."""
+    size = -(-(config.items - np.arange(config.categories)) // config.categories)
+    rank = np.arange(1, size.max() + 1)
+    cumulative = np.cumsum(np.where(rank <= size[:, None], 1 / rank, 0), axis=1)
+    point = draw.random(len(category)) * cumulative[category, -1]
+    place = (point[:, None] >= cumulative[category]).sum(axis=1)
+    return np.asarray(np.minimum(place, size[category] - 1) * config.categories + category, np.int64)
+
+
+def best_possible_auc(table: pa.Table) -> float:
+    """Give the AUC that ranking by the known click probabilities has on average over draws of the clicks.
+
+    It is an expectation: the clicks in the table are one draw, on which any model, this ranking too, may score a little
+    higher or lower. It supposes that the user's likings are known from the first event on, so that a model which must
+    learn them from the history stays below it.
+
+    >>> round(best_possible_auc(pa.table({"probability": [0.2, 0.8]})), 3)
+    0.941
+    """
+    probability = np.sort(table["probability"].to_numpy())
+    clicks, rest = probability, 1 - probability
+    # A pair is ranked right if the click has the higher probability; ties count half, hence the two cumulative sums.
+    values, start = np.unique(probability, return_index=True)
+    of_value = np.add.reduceat(rest, start)
+    below = np.cumsum(of_value) - of_value
+    right = np.add.reduceat(clicks, start) @ (below + of_value / 2)
+    same = (clicks * rest).sum()  # an impression is no pair with itself
+    return float((right - same / 2) / (clicks.sum() * rest.sum() - same))
