@@ -45,7 +45,7 @@ def make_synthetic_log(config: SyntheticConfig) -> pa.Table:
     Early interests are met in the first part of the history and return late, each after hundreds of events.
 
     Returns:
-        user_id, item_id, category_id, timestamp (seconds), clicked (0 or 1), probability (of the click), deciding_age
+        user_id, item_id, category_id, timestamp (seconds), clicked (0 or 1), true_probability (of the click), deciding_age
         (how many events ago the user last met the category, whose clicks decide this one; 0: never).
     """
     if config.early_interests + config.recent_interests >= config.categories:
@@ -100,7 +100,7 @@ def make_synthetic_log(config: SyntheticConfig) -> pa.Table:
             "category_id": category,
             "timestamp": FIRST_MOMENT + np.repeat(draw.integers(0, 30 * 86_400, config.users), lengths) + elapsed,
             "clicked": (draw.random(len(user)) < probability).astype(np.int8),
-            "probability": probability,
+            "true_probability": probability,
             "deciding_age": age,
         }
     )
@@ -125,10 +125,10 @@ def best_possible_auc(table: pa.Table) -> float:
     higher or lower. It supposes that the user's likings are known from the first event on, so that a model which must
     learn them from the history stays below it.
 
-    >>> round(best_possible_auc(pa.table({"probability": [0.2, 0.8]})), 3)
+    >>> round(best_possible_auc(pa.table({"true_probability": [0.2, 0.8]})), 3)
     0.941
     """
-    probability = np.sort(table["probability"].to_numpy())
+    probability = np.sort(table["true_probability"].to_numpy())
     clicks, rest = probability, 1 - probability
     # A pair is ranked right if the click has the higher probability; ties count half, hence the two cumulative sums.
     values, start = np.unique(probability, return_index=True)

@@ -1,0 +1,52 @@
+"""Make a synthetic log with planted long-range structure, whose best possible AUC is known.
+
+python -m pipelines.make_log --out data/synthetic.parquet
+python -m pipelines.make_log --out data/large.parquet --log.users 20000 --log.events_per_user 1000
+"""
+
+import os
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from feature_store.datasets.synthetic import SyntheticConfig, best_possible_auc, make_synthetic_log
+from feature_store.schema import Strict
+from pipelines.job import DONE, run_job
+from pipelines.settings import load_settings
+
+
+class MakeLog(Strict):
+    """What to make, and where to write it."""
+
+    log: SyntheticConfig = SyntheticConfig()
+    out: str = "data/synthetic.parquet"
+    """The Parquet file to write."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the job; see the module's docstring."""
+    settings = load_settings(
+        MakeLog,
+        argv,
+        prog="python -m pipelines.make_log",
+        description="Make a synthetic log with planted long-range structure.",
+        examples=(
+            "python -m pipelines.make_log --out data/synthetic.parquet",
+            "python -m pipelines.make_log --out data/large.parquet --log.users 20000",
+        ),
+    )
+    table = make_synthetic_log(settings.log)
+    out = Path(settings.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".partial")
+    pq.write_table(table, partial, compression="zstd")
+    os.replace(partial, out)
+    console = Console(highlight=False)
+    console.print(f"{out}: {len(table):,} events of {settings.log.users:,} users")
+    console.print(f"best possible AUC over all of them: {best_possible_auc(table):.4f}")
+    return DONE
+
+
+if __name__ == "__main__":
+    run_job(main)
