@@ -45,8 +45,8 @@ def make_synthetic_log(config: SyntheticConfig) -> pa.Table:
     Early interests are met in the first part of the history and return late, each after hundreds of events.
 
     Returns:
-        user_id, item_id, category_id, timestamp (seconds), clicked (0 or 1), true_probability (of the click), deciding_age
-        (how many events ago the user last met the category, whose clicks decide this one; 0: never).
+        user_id, item_id, category_id, timestamp (seconds), clicked (0 or 1), true_probability (of the click) and
+        deciding_age (how many events ago the user last met the category, whose clicks decide this one; 0: never).
     """
     if config.early_interests + config.recent_interests >= config.categories:
         raise ValueError(
@@ -131,7 +131,7 @@ def best_possible_auc(table: pa.Table) -> float:
     probability = np.sort(table["true_probability"].to_numpy())
     clicks, rest = probability, 1 - probability
     # A pair is ranked right if the click has the higher probability; ties count half, hence the two cumulative sums.
-    values, start = np.unique(probability, return_index=True)
+    start = np.unique(probability, return_index=True)[1]
     of_value = np.add.reduceat(rest, start)
     below = np.cumsum(of_value) - of_value
     right = np.add.reduceat(clicks, start) @ (below + of_value / 2)
