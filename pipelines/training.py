@@ -1,14 +1,14 @@
 """The fit: epochs over users, early stopping on validation, and checkpoints from which it goes on as if unbroken."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from feature_store.schema import SPLITS, Strict
 from feature_store.sequences import UserSequences
@@ -63,12 +63,7 @@ class Fit:
     ) -> None:
         self.model, self.data, self.training, self.folder = model, data, training, folder
         self.clip_norm = optimizer.clip_norm
-        self.network = [p for name, p in model.named_parameters() if not name.startswith("embedding.")]
-        groups = [
-            {"params": list(model.embedding.parameters()), "weight_decay": 0.0},
-            {"params": self.network, "weight_decay": optimizer.weight_decay},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=optimizer.lr, fused=True)
+        self.optimizer, self.network = build_optimizer(model, optimizer)
         self.state = FitState(fingerprint=fingerprint)
 
     def resume(self) -> bool:
@@ -98,7 +93,9 @@ class Fit:
                     if batch_number <= self.state.batches_done:
                         progress.advance(len(batch.label))
                         continue
-                    loss = self._step(batch.to(self.training.device))
+                    loss = training_step(
+                        self.model, self.optimizer, batch.to(self.training.device), self.network, self.clip_norm
+                    )
                     self.state = self.state.after_batch(loss, len(batch.label))
                     progress.advance(len(batch.label), note=f"loss {self.state.mean_loss:.4f}")
                     if time.monotonic() - last_saved > 60 * self.training.checkpoint_minutes:
@@ -114,18 +111,31 @@ class Fit:
         save_checkpoint(self.folder, self.model, self.optimizer, self.state)
         return done
 
-    def _step(self, batch: UserBatch) -> float:
-        """Take one step on a batch; return the sum of its losses."""
-        self.optimizer.zero_grad(set_to_none=True)
-        total = 0.0
-        for output in self.model.stretches(batch):
-            label = batch.label.index_select(0, output.impression)
-            loss = nn.functional.binary_cross_entropy_with_logits(output.logits, label, reduction="sum")
-            torch.autograd.backward(loss / len(batch.label))
-            total += loss.item()
-        nn.utils.clip_grad_norm_(self.network, self.clip_norm)
-        self.optimizer.step()
-        return total
+
+def build_optimizer(model: ClickModel, config: OptimizerConfig) -> tuple[torch.optim.Optimizer, list[nn.Parameter]]:
+    """Return the optimiser of all weights, and the network's weights: those that are not embeddings."""
+    network = [p for name, p in model.named_parameters() if not name.startswith("embedding.")]
+    groups = [
+        {"params": list(model.embedding.parameters()), "weight_decay": 0.0},
+        {"params": network, "weight_decay": config.weight_decay},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, fused=True), network
+
+
+def training_step(
+    model: ClickModel, optimizer: torch.optim.Optimizer, batch: UserBatch, network: Sequence[Tensor], clip_norm: float
+) -> float:
+    """Take one optimiser step on a batch, stretch by stretch; return the sum of its impressions' losses."""
+    optimizer.zero_grad(set_to_none=True)
+    total = 0.0
+    for output in model.stretches(batch):
+        label = batch.label.index_select(0, output.impression)
+        loss = nn.functional.binary_cross_entropy_with_logits(output.logits, label, reduction="sum")
+        torch.autograd.backward(loss / len(batch.label))
+        total += loss.item()
+    nn.utils.clip_grad_norm_(network, clip_norm)
+    optimizer.step()
+    return total
 
 
 def predict(model: ClickModel, data: LogData, split: int, training: TrainingConfig) -> pa.Table:
