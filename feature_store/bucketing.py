@@ -2,6 +2,7 @@
 
 # ruff: noqa: S608 - what is put into a query is a constant, a number of ours, or an identifier through `quoted`
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,9 +39,13 @@ def open_duckdb(config: DataConfig, temporary: Path) -> Iterator[duckdb.DuckDBPy
             f"{config.log}: sorting needs more than memory_limit_mb = {config.memory_limit_mb}; raise it, or lower "
             f"events_per_bucket = {config.events_per_bucket}"
         ) from error
-    except (duckdb.IOException, duckdb.InvalidInputException, duckdb.ConversionException) as error:
+    except (duckdb.ProgrammingError, duckdb.InternalError):
+        raise  # a query of ours is wrong, not the data
+    except duckdb.Error as error:
         reason = str(error).splitlines()[0]
-        raise DataError(f"{config.log}: DuckDB cannot read it ({reason}); write the files again") from error
+        raise DataError(
+            f"{config.log}: DuckDB cannot read it ({reason}); write the files again, or make room if a disk is full"
+        ) from error
     finally:
         connection.close()
 
@@ -67,6 +72,10 @@ class Bucketing:
     @property
     def _staging(self) -> Path:
         return self.work / "staging" / self.name
+
+    @property
+    def _empty(self) -> Path:
+        return self.work / f"{self.name}-without-users.parquet"
 
     def _run(self, query: str, **parameters: Any) -> duckdb.DuckDBPyConnection:
         used = {name: value for name, value in parameters.items() if f"${name}" in query}
@@ -108,22 +117,26 @@ class Bucketing:
         stored = ", ".join(f"{column.value} AS {quoted(column.stored)}" for column in self.columns)
         user = next(column for column in self.columns if column.stored == USER)
         self._staging.mkdir(parents=True)
-        self._run(
-            f"COPY (SELECT {stored}, {self.source.row_number} AS {ROW}, "
+        rows = (
+            f"SELECT {stored}, {self.source.row_number} AS {ROW}, "
             f"hash({', '.join(quoted(name) for name in self._raw)}) AS row_hash, "
             f"md5_number_lower(CAST({user.value} AS VARCHAR)) % {int(num_buckets)} AS bucket FROM {self.source.scan} "
-            f"WHERE {reason_index(self._checks)} IS NULL) TO $target (FORMAT parquet, PARTITION_BY (bucket))",
-            target=str(self._staging),
-            **self.source.parameters,
+            f"WHERE {reason_index(self._checks)} IS NULL"
         )
+        for query, options, target in (  # first the columns, for buckets without users
+            (f"FROM ({rows}) LIMIT 0", "", self._empty),
+            (rows, ", PARTITION_BY (bucket)", self._staging),
+        ):
+            self._run(
+                f"COPY ({query}) TO $target (FORMAT parquet{options})", target=str(target), **self.source.parameters
+            )
 
     def sort(self, bucket: int) -> tuple[int, int]:
         """Write one bucket sorted by user, time and row; returns how many rows it has and how many repeated others."""
         here = self._staging / f"bucket={bucket}"
-        # A bucket without users is read as no rows of any other bucket: the file it leaves has the right columns.
-        rows = sorted((here if here.exists() else self._staging).rglob("*.parquet"))
+        rows = sorted(here.iterdir()) if here.exists() else [self._empty]
         files = {"files": [str(file) for file in rows]}
-        scan = f"(FROM read_parquet($files, hive_partitioning = false) WHERE {str(here.exists()).lower()})"
+        scan = "read_parquet($files, hive_partitioning = false)"
         repeats = 0
         kept = ""
         if self.config.duplicate_rows != "keep":
@@ -131,7 +144,6 @@ class Bucketing:
             kept = f"WHERE {ROW} NOT IN (FROM duplicates)" if repeats else ""
         target = self.work / self.name / f"bucket-{bucket:03d}.parquet"
         target.parent.mkdir(exist_ok=True)
-        # The value that was read is the first column; row_hash and bucket have done their work.
         stored = ", ".join(quoted(column.stored) for column in self.columns)
         written = self._run(
             f"COPY (SELECT {stored}, {ROW} FROM {scan} {kept} ORDER BY {USER}, {TIME}, {ROW}) "
@@ -139,8 +151,7 @@ class Bucketing:
             target=str(target),
             **files,
         ).fetchone()
-        for file in rows if here.exists() else []:
-            file.unlink()
+        shutil.rmtree(here, ignore_errors=True)  # so that at most two copies of the log lie on the disk
         assert written is not None
         return int(written[0]), repeats
 

@@ -95,12 +95,16 @@ class PreparedLog:
 
     def events(self, bucket: int, columns: list[str] | None = None) -> pa.Table:
         """Read one bucket's events, sorted by user, time and row; named by `schema`: user, item, time, feature:…"""
-        return pq.read_table(self._file("events", bucket), columns=columns, partitioning=None)
+        return self._read("events", bucket, columns)
 
     def impressions(self, bucket: int, columns: list[str] | None = None) -> pa.Table:
         """Read one bucket's impressions, sorted alike; without files of their own they are the events."""
-        table = "impressions" if self.has_impressions else "events"
-        return pq.read_table(self._file(table, bucket), columns=columns, partitioning=None)
+        return self._read("impressions" if self.has_impressions else "events", bucket, columns)
+
+    def _read(self, name: str, bucket: int, columns: list[str] | None) -> pa.Table:
+        table = pq.read_table(self._file(name, bucket), columns=columns, partitioning=None)
+        # DuckDB marks a column without nulls as such in one bucket and not in another; buckets are to be alike.
+        return table.cast(pa.schema([field.with_nullable(True) for field in table.schema]))
 
     def buckets(self) -> Iterator[int]:
         """Count through the buckets."""

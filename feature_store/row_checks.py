@@ -67,14 +67,15 @@ class ReadColumn:
     threshold: float | None = None
 
     @property
+    def _moment(self) -> str:
+        return f"CAST({quoted(self.name)} AS {'TIMESTAMPTZ' if self.kind == ZONED else 'TIMESTAMP'})"
+
+    @property
     def value(self) -> str:
         """The SQL of the value as it is stored."""
         column = quoted(self.name)
         if self.role == "time":
-            return {
-                MOMENT: f"epoch_us(CAST({column} AS TIMESTAMP))",
-                ZONED: f"epoch_us(CAST({column} AS TIMESTAMPTZ))",
-            }.get(self.kind, f"TRY_CAST({column} AS BIGINT)")
+            return f"epoch_us({self._moment})" if self.kind in (MOMENT, ZONED) else f"TRY_CAST({column} AS BIGINT)"
         if self.role == "label":
             threshold = 1.0 if self.threshold is None else self.threshold
             return f"CAST(CAST({column} AS DOUBLE) >= CAST('{threshold!r}' AS DOUBLE) AS TINYINT)"
@@ -115,7 +116,7 @@ class ReadColumn:
             elif self.kind == INTEGER:
                 found.append(check("does not fit 64 bits", f"{self.value} IS NULL"))
             else:
-                found.append(check("is infinite", f"NOT isfinite(CAST({column} AS TIMESTAMP))"))
+                found.append(check("is infinite", f"NOT isfinite({self._moment})"))
             found.append(check("is negative", f"{self.value} < 0"))
         elif self.role == "id" and self.kind == INTEGER:
             found.append(check("does not fit 64 bits", f"{self.value} IS NULL"))

@@ -131,7 +131,7 @@ def best_possible_auc(table: pa.Table) -> float:
     probability = np.sort(table["true_probability"].to_numpy())
     clicks, rest = probability, 1 - probability
     # A pair is ranked right if the click has the higher probability; ties count half, hence the two cumulative sums.
-    start = np.unique(probability, return_index=True)[1]
+    _, start = np.unique(probability, return_index=True)
     of_value = np.add.reduceat(rest, start)
     below = np.cumsum(of_value) - of_value
     right = np.add.reduceat(clicks, start) @ (below + of_value / 2)
