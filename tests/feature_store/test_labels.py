@@ -99,7 +99,7 @@ def test_resampling_changes_only_training_negatives(write: Any, load: Load) -> N
 def test_one_item_alone_has_no_negatives(write: Any, load: Load) -> None:
     log = {"user_id": [1] * 10, "item_id": [4] * 9 + [5], "timestamp": range(10)}
     with pytest.raises(
-        DataError, match="training split has 1 distinct items, so that no negative can be drawn; .*give"
+        DataError, match=r"training split has 1 distinct items, so that no negative can be drawn; .*give"
     ):
         load(DataConfig(log=write(log)))
 
