@@ -127,7 +127,7 @@ class MemoryConfig(Settings):
 class ModelConfig(MemoryConfig):
     """What `ClickModel` is built from, but for the features."""
 
-    embedding_std: float = Field(0.1, gt=0.0, le=1.0)
+    embedding_std: float = Field(0.3, gt=0.0, le=1.0)
     """Spread of the embeddings before training."""
     head: ClickHead = ClickHead()
 
