@@ -35,7 +35,7 @@ def model_config(**settings: Any) -> ModelConfig:
         "machine": "rehearsal",
         "encoder": "none",
         "window": {"kind": "segments"},
-        "reader": {"num_heads": 2},
+        "reader": {"kind": "attention", "num_heads": 2},
         "head": {"hidden_dims": (16,)},
     } | settings
     for name in ("machine", "encoder"):
