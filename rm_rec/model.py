@@ -49,7 +49,7 @@ class ClickModel(nn.Module):
         return logits
 
     def stretches(self, batch: UserBatch) -> Iterator[StretchOutput]:
-        """Go through the batch's histories, at most `bptt_segments` segments at a time.
+        """Go through the batch's histories, at most `bptt_segments` writes at a time.
 
         Between stretches the state goes on without gradient. Call backward on each stretch's loss before asking for the
         next, and neither memory use nor the depth of gradients grows with the length of histories. A stretch without
@@ -62,7 +62,8 @@ class ClickModel(nn.Module):
         boundary_I = batch.num_earlier // length
         num_boundaries = int(boundary_I.max()) + 1 if len(boundary_I) else 1
         state = self.memory.initial(batch.num_users)
-        step = num_boundaries if self.memory.window.whole_history else self.config.bptt_segments
+        # The last impressions of a stretch lie in its last segment: after the writes of all the others.
+        step = num_boundaries if self.memory.window.whole_history else self.config.bptt_segments + 1
         end = num_boundaries % step or step
         start = 0
         while start < num_boundaries:

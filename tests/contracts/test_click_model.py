@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rm_rec.batch import UserBatch
+from rm_rec.config import FeatureSpace
 from rm_rec.model import ClickModel
 from tests.fakes import ENCODERS, KINDS, click_model, model_config, of_users, ragged_batch, user_batch, with_impressions
 
@@ -233,6 +234,24 @@ def test_a_memory_and_its_window_see_every_earlier_event(kind: str, encoder: str
     model = click_model(model_config(machine=kind, encoder=encoder, window=WINDOWS["tail"]))
     for num_earlier in (0, 1, 4, 18, 20):
         assert seen_events(model, 21, num_earlier) == set(range(num_earlier)), num_earlier
+
+
+@pytest.mark.parametrize("window", ["tail", "tail+1", "tail+3"])
+@pytest.mark.parametrize("bptt_segments", [1, 2, 3])
+def test_gradients_flow_through_bptt_segments_writes_and_no_further(bptt_segments: int, window: str) -> None:
+    num_events = 42
+    features = FeatureSpace(rows={"item": num_events, "shelf": 3}, events=("item",), targets=("shelf",))
+    config = model_config(bptt_segments=bptt_segments, window=WINDOWS[window])
+    model = click_model(config, features)
+    batch = user_batch([num_events], [[num_events]], features=features)
+    batch = replace(batch, events={"item": torch.arange(num_events)})  # each event its own row
+    (output,) = model.stretches(batch)
+    output.logits.sum().backward()
+    grad = model.embedding.collection.embeddings["item"].weight.grad
+    assert grad is not None
+    reached = set(torch.nonzero(grad.abs().sum(dim=1)).flatten().tolist())
+    num_segments = max(bptt_segments, model.memory.window.num_segments)
+    assert reached == set(range((num_events // 4 - num_segments) * 4, num_events))
 
 
 def test_a_stretch_without_impressions_is_folded_without_gradient() -> None:
