@@ -41,7 +41,9 @@ def test_a_long_memory_beats_a_short_one_by_much(log: pa.Table) -> None:
 
 def test_the_best_auc_is_between_080_and_085(log: pa.Table) -> None:
     assert 0.80 < best_possible_auc(log) < 0.85
-    assert best_possible_auc(log) == pytest.approx(roc_auc_score(*columns(log, "clicked", "true_probability")), abs=0.01)
+    assert best_possible_auc(log) == pytest.approx(
+        roc_auc_score(*columns(log, "clicked", "true_probability")), abs=0.01
+    )
 
 
 def test_the_best_auc_is_the_mean_over_pairs_and_draws() -> None:
@@ -49,7 +51,9 @@ def test_the_best_auc_is_the_mean_over_pairs_and_draws() -> None:
     pairs = [(i, j) for i in range(4) for j in range(4) if i != j]
     weight = np.array([probability[i] * (1 - probability[j]) for i, j in pairs])
     right = np.array([(probability[i] > probability[j]) + 0.5 * (probability[i] == probability[j]) for i, j in pairs])
-    assert best_possible_auc(pa.table({"true_probability": probability})) == pytest.approx(right @ weight / weight.sum())
+    assert best_possible_auc(pa.table({"true_probability": probability})) == pytest.approx(
+        right @ weight / weight.sum()
+    )
 
 
 def test_the_deciding_age_is_when_the_category_was_last_met(log: pa.Table) -> None:
