@@ -17,8 +17,8 @@ class SyntheticConfig(Strict):
     events_per_user: int = Field(300, ge=10)
     """On average; a user has between 0.6 and 1.4 times as many."""
     items: int = Field(1000, ge=2)
-    categories: int = Field(100, ge=4)
-    early_interests: int = Field(40, ge=1)
+    categories: int = Field(40, ge=4)
+    early_interests: int = Field(12, ge=1)
     """Categories of each user that appear in the early part of the history, vanish, and return one by one late."""
     recent_interests: int = Field(6, ge=1)
     """Categories that a user is busy with at any moment; they drift."""
