@@ -5,26 +5,22 @@ python -m pipelines.evaluate --predictions old.parquet --predictions new.parquet
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
 from matplotlib.figure import Figure
 from pydantic import Field
-from rich.console import Console
 
 from feature_store.errors import DataError
 from feature_store.schema import Strict
-from pipelines.job import DONE, run_job
+from pipelines.job import DONE, result_console, run_job
 from pipelines.predictions import PredictionColumns, align, distinct_names, numbers, read_predictions, user_codes
 from pipelines.report_text import grids, markdown, print_report
 from pipelines.settings import load_settings, resolved
 from rm_rec import plots
 from rm_rec.metrics import MetricError, calibration_bins
 from rm_rec.report import HISTORY_BUCKETS, Difference, Report, compare, report
-
-_TEXT_WIDTH = 120  # where there is no terminal to ask
 
 
 class MetricsConfig(Strict):
@@ -77,15 +73,15 @@ def main(argv: list[str]) -> int:
     }
     differences, notes = _compare_with_first(tables, config)
     found = grids(reports, differences)
-    console = Console(width=None if sys.stdout.isatty() else _TEXT_WIDTH)
+    console = result_console()
     print_report(console, found, notes)
     if config.out is None:
-        console.print("Add --out DIR to keep these numbers and their plots.", markup=False)
+        console.print("Add --out DIR to keep these numbers and their plots.")
         return DONE
     out = Path(config.out)
     figures = figures_of(tables, reports, config.columns, config.metrics.calibration_bins)
     _write(out, figures, markdown(found, notes, list(figures)), _numbers(reports, differences, notes, config))
-    console.print(f"Wrote {out / 'metrics.json'}, report.md and {len(figures)} plots.", markup=False, soft_wrap=True)
+    console.print(f"Wrote {out / 'metrics.json'}, report.md and {len(figures)} plots.")
     return DONE
 
 

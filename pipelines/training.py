@@ -86,7 +86,7 @@ class Fit:
         started = last_saved = time.monotonic()
         self.model.train()
         batch_number = 0
-        with Progress(f"epoch {epoch + 1}", self.data.num_impressions(TRAIN), "impressions") as progress:
+        with Progress(f"training epoch {epoch + 1}", self.data.num_impressions(TRAIN), "impressions") as progress:
             for sequences, generator in self.data.epoch(self.training.seed, epoch):
                 for _, batch in iterate_batches(sequences, TRAIN, self.training.batch_events, generator):
                     batch_number += 1
