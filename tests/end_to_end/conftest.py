@@ -1,12 +1,11 @@
-"""Jobs run as a user runs them: a small log, one MLflow database, and commands in a folder of their own."""
+"""A small log, one MLflow database, and the arguments of a small training run on them."""
 
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import mlflow
 import pytest
-from small_runs import RECIPES, SMALL_LOG, SMALL_MODEL, Ended, command, environment
+from small_runs import RECIPES, SMALL_LOG, SMALL_MODEL
 
 from pipelines import make_log
 
@@ -15,32 +14,6 @@ from pipelines import make_log
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder that commands are run in."""
     return tmp_path_factory.mktemp("work")
-
-
-@pytest.fixture(scope="session")
-def run(folder: Path) -> Callable[..., Ended]:
-    """Run a command as a process of its own: `run("pipelines.evaluate", "--predictions", path)`."""
-
-    def job(module: str, *arguments: object, **options: object) -> Ended:
-        return subprocess.run(
-            command(module, *arguments),
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=folder,
-            env=environment(),
-            timeout=300,
-            **options,
-        )
-
-    return job
-
-
-@pytest.fixture
-def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in the folder that commands are run in: MLflow keeps artifacts in the current one."""
-    monkeypatch.chdir(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from mlflow.entities import Run
 from sklearn.metrics import log_loss, roc_auc_score
-from small_runs import Ended
+from small_runs import Ended, run_alone, run_forked
 
 from feature_store.schema import DataConfig
 from pipelines.artifact import load_model
@@ -31,9 +31,9 @@ def out(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ended(run: Callable[..., Ended], quickstart: Callable[..., list[str]], out: Path) -> Ended:
+def ended(folder: Path, quickstart: Callable[..., list[str]], out: Path) -> Ended:
     named = ("--tracking.experiment", EXPERIMENT, "--tracking.register_as", REGISTERED)
-    return run("pipelines.train_ctr", *quickstart(out, *named))
+    return run_alone(folder, "pipelines.train_ctr", *quickstart(out, *named))
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +60,12 @@ def test_it_says_what_it_made_and_no_more(ended: Ended, out: Path) -> None:
     assert all(line.startswith("training epoch ") for line in ended.stderr.splitlines()), ended.stderr
 
 
-def test_the_next_command_runs(ended: Ended, out: Path, run: Callable[..., Ended], metrics: dict[str, Any]) -> None:
+def test_the_next_command_runs(ended: Ended, out: Path, folder: Path, metrics: dict[str, Any]) -> None:
     *_, following, interface = ended.stdout.splitlines()
     python, minus_m, module, *arguments = shlex.split(following.removeprefix("Next: "))
     assert [python, minus_m, module] == ["python", "-m", "pipelines.evaluate"]
     assert interface.split()[:2] == ["mlflow", "ui"]
-    after = run(module, *arguments)
+    after = run_forked(folder, module, *arguments)
     assert after.returncode == 0, after.stderr
     again = json.loads((out / "report" / "metrics.json").read_text())["models"]["predictions"]["overall"]
     assert again["auc"]["value"] == metrics["test"]["auc"]
@@ -150,11 +150,11 @@ def test_mlflow_keeps_figures_config_and_model(
 
 
 def test_a_finished_folder_is_left_as_it_is(
-    out: Path, quickstart: Callable[..., list[str]], run: Callable[..., Ended], metrics: dict[str, Any]
+    out: Path, quickstart: Callable[..., list[str]], folder: Path, metrics: dict[str, Any]
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
     named = ("--tracking.experiment", EXPERIMENT, "--tracking.register_as", REGISTERED)
-    again = run("pipelines.train_ctr", *quickstart(out, *named))
+    again = run_forked(folder, "pipelines.train_ctr", *quickstart(out, *named))
     assert again.returncode == 0, again.stderr
     assert "nothing to do" in again.stdout
     assert f"{metrics['test']['auc']:.4f}" in again.stdout
