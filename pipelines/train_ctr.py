@@ -8,11 +8,12 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from pydantic import model_validator
 from rich.console import Console
 from rich.table import Table
 
@@ -28,7 +29,7 @@ from pipelines.job import DONE, result_console, run_job
 from pipelines.predictions import PredictionColumns
 from pipelines.settings import load_settings, resolved
 from pipelines.tracking import TrackingConfig
-from pipelines.training import Fit, OptimizerConfig, TrainingConfig, predict
+from pipelines.training import PREDICTED_COLUMNS, Fit, OptimizerConfig, TrainingConfig, predict
 from rm_rec import plots
 from rm_rec.config import ModelConfig
 from rm_rec.model import ClickModel
@@ -53,6 +54,16 @@ class TrainCtr(Strict):
     metrics: MetricsConfig = MetricsConfig()
     out: str = "runs/train_ctr"
     """Folder for checkpoints, model, predictions.parquet and metrics.json; a run that was killed goes on from it."""
+
+    @model_validator(mode="after")
+    def _carried_columns_hide_no_prediction(self) -> Self:
+        if not isinstance(self.data.impressions, NextEvent):
+            taken = [name for name in self.data.impressions.carry if name in PREDICTED_COLUMNS]
+            if taken:
+                raise ValueError(
+                    f"data.impressions.carry: {taken[0]!r} names a column of predictions.parquet itself: rename yours"
+                )
+        return self
 
 
 def main(argv: list[str]) -> int:

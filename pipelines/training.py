@@ -20,6 +20,9 @@ from rm_rec.batch import UserBatch
 from rm_rec.metrics import auc
 from rm_rec.model import ClickModel
 
+# What predictions.parquet holds beside the columns that a recipe carries along.
+PREDICTED_COLUMNS = ("user_id", "item_id", "timestamp", "split", "label", "history_length", "prediction")
+
 
 class OptimizerConfig(Strict):
     """Adam, for embeddings and network alike."""
@@ -162,4 +165,5 @@ def _predictions(sequences: UserSequences, probability: np.ndarray, split: int) 
         "history_length": sequences.num_earlier,
         "prediction": probability,
     }
+    assert tuple(columns) == PREDICTED_COLUMNS
     return pa.table(columns | sequences.carried)

@@ -3,6 +3,7 @@
 import importlib
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -55,13 +56,15 @@ def run_alone(folder: Path, module: str, *arguments: object) -> Ended:
     )
 
 
-def run_forked(folder: Path, module: str, *arguments: object, kill: Kill | None = None) -> Ended:
+def run_forked(
+    folder: Path, module: str, *arguments: object, kill: Kill | None = None, largest_file: int | None = None
+) -> Ended:
     """Run a job in a process of its own that is forked from one that has imported it: the same, but soon."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
     folder.mkdir(parents=True, exist_ok=True)
     argv = [*map(str, arguments)]
-    process = context.Process(target=_job, args=(str(folder), module, argv, kill))
+    process = context.Process(target=_job, args=(str(folder), module, argv, kill, largest_file))
     process.start()
     process.join(300)
     assert process.exitcode is not None, f"{module} {argv} did not end"
@@ -69,7 +72,7 @@ def run_forked(folder: Path, module: str, *arguments: object, kill: Kill | None 
     return subprocess.CompletedProcess([module, *argv], process.exitcode, *said)
 
 
-def _job(folder: str, module: str, argv: list[str], kill: Kill | None) -> None:
+def _job(folder: str, module: str, argv: list[str], kill: Kill | None, largest_file: int | None) -> None:
     os.chdir(folder)
     for descriptor, name in ((1, "out"), (2, "err")):
         file = os.open(f"{os.getpid()}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -79,6 +82,8 @@ def _job(folder: str, module: str, argv: list[str], kill: Kill | None) -> None:
     sys.argv = [module, *argv]
     if kill is not None:
         _arm(kill)
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     from pipelines.job import run_job
 
     run_job(importlib.import_module(module).main)
