@@ -25,9 +25,12 @@ PREDICTED_COLUMNS = ("user_id", "item_id", "timestamp", "split", "label", "histo
 
 
 class OptimizerConfig(Strict):
-    """Adam, for embeddings and network alike."""
+    """Adam, with learning rates of their own for the network and the embeddings."""
 
     lr: float = Field(3e-3, gt=0.0, le=1.0)
+    """Of the network."""
+    embedding_lr: float = Field(1e-2, gt=0.0, le=1.0)
+    """Of the embeddings, whose rows each get few gradients."""
     weight_decay: float = Field(0.0, ge=0.0, le=1.0)
     """Decoupled (AdamW), on the network only: on embeddings it would shrink rare items most."""
     clip_norm: float = Field(1.0, gt=0.0)
@@ -41,7 +44,7 @@ class TrainingConfig(Strict):
     """At most this many."""
     patience: int = Field(3, ge=1)
     """Stop after this many epochs without a better validation AUC; the best epoch's weights are kept."""
-    batch_events: int = Field(8192, ge=1)
+    batch_events: int = Field(4096, ge=1)
     """Events of a batch, padding included; users go into a batch whole."""
     seed: int = Field(0, ge=0)
     threads: int = Field(0, ge=0)
@@ -119,7 +122,7 @@ def build_optimizer(model: ClickModel, config: OptimizerConfig) -> tuple[torch.o
     """Return the optimiser of all weights, and the network's weights: those that are not embeddings."""
     network = [p for name, p in model.named_parameters() if not name.startswith("embedding.")]
     groups = [
-        {"params": list(model.embedding.parameters()), "weight_decay": 0.0},
+        {"params": list(model.embedding.parameters()), "lr": config.embedding_lr, "weight_decay": 0.0},
         {"params": network, "weight_decay": config.weight_decay},
     ]
     return torch.optim.AdamW(groups, lr=config.lr, fused=True), network

@@ -25,6 +25,10 @@ class NullAttention(nn.Module):
         self.key = nn.Linear(key_dim, answer_dim, bias=False)
         self.value = nn.Linear(key_dim, answer_dim, bias=False)
         self.null_logit = nn.Parameter(torch.zeros(num_heads))
+        # Targets and events share their embedding tables: from the identity, a target begins by attending to events
+        # like itself. From random projections, training first has to find that out, and long stays where it starts.
+        for projection in (self.query, self.key, self.value):
+            nn.init.eye_(projection.weight)
 
     @property
     def num_features(self) -> int:

@@ -33,6 +33,10 @@ class UserBatch:
     label: Tensor  # [I] float32, 0 or 1
 
     def __post_init__(self) -> None:
+        for name in ("event_lengths", "impression_lengths"):
+            lengths: Tensor = getattr(self, name)
+            if len(lengths) and int(lengths.min()) < 0:
+                raise BatchError(f"{name} has {int(lengths.min())}, expected 0 or more")
         num_events, num_impressions = int(self.event_lengths.sum()), int(self.impression_lengths.sum())
         _expect("impression_lengths", self.impression_lengths, len(self.event_lengths), "as many as event_lengths")
         _expect("event_time", self.event_time, num_events, "the sum of event_lengths")
@@ -49,8 +53,13 @@ class UserBatch:
         for name, values in per_impression.items():
             _expect(name, values, num_impressions, "the sum of impression_lengths")
         available = self.event_lengths.repeat_interleave(self.impression_lengths)
-        if num_impressions and not bool(((self.num_earlier >= 0) & (self.num_earlier <= available)).all()):
-            raise BatchError("num_earlier must lie between 0 and the user's number of events in the batch")
+        wrong = (self.num_earlier < 0) | (self.num_earlier > available)
+        if bool(wrong.any()):
+            first = int(wrong.nonzero()[0])
+            raise BatchError(
+                f"num_earlier of impression {first} is {int(self.num_earlier[first])}, expected 0 to "
+                f"{int(available[first])}: its user's number of events in the batch"
+            )
 
     @property
     def num_users(self) -> int:

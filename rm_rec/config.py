@@ -127,7 +127,7 @@ class MemoryConfig(Settings):
 class ModelConfig(MemoryConfig):
     """What `ClickModel` is built from, but for the features."""
 
-    embedding_std: float = Field(0.1, gt=0.0, le=1.0)
+    embedding_std: float = Field(0.3, gt=0.0, le=1.0)
     """Spread of the embeddings before training."""
     head: ClickHead = ClickHead()
 
@@ -135,7 +135,7 @@ class ModelConfig(MemoryConfig):
 class FeatureSpace(Settings):
     """The features that the data has, and the rows of each one's embedding table; events and targets share tables."""
 
-    rows: dict[str, int]
+    rows: dict[str, Annotated[int, Field(ge=1)]]
     """Feature -> rows of its table."""
     events: tuple[str, ...]
     """Features of an event."""
@@ -148,9 +148,14 @@ class FeatureSpace(Settings):
 
     @model_validator(mode="after")
     def _tables_exist(self) -> "FeatureSpace":
-        missing = {*self.events, *self.targets, *self.context} - set(self.rows)
+        used = {*self.events, *self.targets, *self.context}
+        missing = used - set(self.rows)
         if missing:
             raise ValueError(f"features without a number of rows: {sorted(missing)}")
         if not self.events or not self.targets:
             raise ValueError("events and targets need at least one feature each")
+        if unused := set(self.rows) - used:
+            raise ValueError(f"features with a number of rows that nothing uses: {sorted(unused)}")
+        if refused := sorted(name for name in used if "." in name or name == "time_gap"):
+            raise ValueError(f"no feature can be named {refused}: time_gap is the model's own, and dots part names")
         return self

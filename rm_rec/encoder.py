@@ -67,7 +67,7 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         rows, length, dim = x.shape
-        heads = self.project(self.norm_attention(x)).view(rows, length, 3, self.num_heads, -1)
+        heads = self.project(self.norm_attention(x)).view(rows, length, 3, self.num_heads, dim // self.num_heads)
         query, key, value = heads.permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         x = x + self.attended(mixed.transpose(1, 2).reshape(rows, length, dim))

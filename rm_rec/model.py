@@ -49,7 +49,7 @@ class ClickModel(nn.Module):
         return logits
 
     def stretches(self, batch: UserBatch) -> Iterator[StretchOutput]:
-        """Go through the batch's histories, at most `bptt_segments` segments at a time.
+        """Go through the batch's histories, at most `bptt_segments` writes at a time.
 
         Between stretches the state goes on without gradient. Call backward on each stretch's loss before asking for the
         next, and neither memory use nor the depth of gradients grows with the length of histories. A stretch without
@@ -62,7 +62,8 @@ class ClickModel(nn.Module):
         boundary_I = batch.num_earlier // length
         num_boundaries = int(boundary_I.max()) + 1 if len(boundary_I) else 1
         state = self.memory.initial(batch.num_users)
-        step = num_boundaries if self.memory.window.whole_history else self.config.bptt_segments
+        # The last impressions of a stretch lie in its last segment: after the writes of all the others.
+        step = num_boundaries if self.memory.window.whole_history else self.config.bptt_segments + 1
         end = num_boundaries % step or step
         start = 0
         while start < num_boundaries:
@@ -83,15 +84,15 @@ class ClickModel(nn.Module):
         index = segment_index(batch.event_lengths, length, first, end)
         position = index.position.flatten()
         event_tokens, target_tokens, context = self.embedding(
-            {name: ids.index_select(0, position) for name, ids in batch.events.items()},
-            gaps.index_select(0, position),
+            {name: _at(ids, position) for name, ids in batch.events.items()},
+            _at(gaps, position),
             {name: ids.index_select(0, rows) for name, ids in batch.targets.items()},
             {name: ids.index_select(0, rows) for name, ids in batch.context.items()},
         )
         stretch = Stretch(
-            tokens=event_tokens.view(*index.position.shape, -1),
+            tokens=event_tokens.view(*index.position.shape, event_tokens.shape[1]),
             valid=index.valid,
-            time=batch.event_time.index_select(0, position).view(index.position.shape),
+            time=_at(batch.event_time, position).view(index.position.shape),
             num_folded=num_folded,
         )
         num_earlier = batch.num_earlier.index_select(0, rows)
@@ -106,6 +107,11 @@ class ClickModel(nn.Module):
         context = torch.cat([context, batch.context_dense.index_select(0, rows)], dim=1)
         logits = self.head(target_tokens, answers, num_earlier, context)
         return StretchOutput(logits, rows, stretch, trace), state
+
+
+def _at(values: Tensor, position: Tensor) -> Tensor:
+    """Pick events by position; padding points at 0, where there is nothing if nobody has events."""
+    return values.index_select(0, position) if len(values) else values.new_zeros(len(position))
 
 
 class _Head(nn.Module):

@@ -13,9 +13,13 @@ NUM_TIME_BINS = 64
 
 
 def time_bins(duration: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-    """Bin durations of any unit by floor(log2(1 + duration)): 0, 1, 2-, 4-, 8-, ...; negative ones count as 0."""
-    bins = torch.log2(duration.clamp(min=0).to(torch.float32).add_(1.0)).to(torch.int64)
-    return bins.clamp_(max=NUM_TIME_BINS - 1)
+    """Bin durations of any unit by floor(log2(1 + duration)): 0, 1-2, 3-6, 7-14, ...; negative ones count as 0.
+
+    Exact below 2**53, and so the same on every device.
+    """
+    # Read off a float64's exponent: a logarithm rounds up just below a power of two.
+    bins = duration.clamp(min=0).to(torch.float64).add_(1.0).view(torch.int64).bitwise_right_shift_(52)
+    return bins.sub_(1023)
 
 
 def gap_bins(event_time: Int[Tensor, " event"], event_lengths: Int[Tensor, " user"]) -> Int[Tensor, " event"]:

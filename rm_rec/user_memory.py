@@ -57,10 +57,11 @@ class UserMemory(nn.Module):
     def stretch(self, tokens: Float[Tensor, "user event dim"], time: Tensor, lengths: Tensor) -> Stretch:
         """Cut whole histories, padded at their ends, into segments."""
         length = self.config.segment_length
-        missing = -tokens.shape[1] % length
+        num_segments = max(-(-tokens.shape[1] // length), 1)  # one of padding where there is no event at all
+        missing = num_segments * length - tokens.shape[1]
         tokens = nn.functional.pad(tokens, (0, 0, 0, missing))
         valid = torch.arange(tokens.shape[1], device=lengths.device) < lengths[:, None]
-        shape = (len(tokens), -1, length)
+        shape = (len(tokens), num_segments, length)
         return Stretch(
             tokens=tokens.view(*shape, tokens.shape[-1]),
             valid=valid.view(shape),

@@ -33,6 +33,10 @@ class RehearsalMachine(MemoryMachine):
         self.from_events = nn.Linear(config.slot_dim, 3 * config.slot_dim)
         self.from_memory = nn.Linear(config.slot_dim, 3 * config.slot_dim)
         with torch.no_grad():
+            # Slots begin in the space of the tokens that they take in (as far as sizes allow), where a reader whose
+            # projections begin as the identity finds them; from random projections the memory learns far slower.
+            for projection in (self.key.weight, self.value.weight, self.from_events.weight[2 * config.slot_dim :]):
+                nn.init.eye_(projection)
             self.from_events.bias.zero_()
             self.from_memory.bias.zero_()
             self.from_events.bias[: config.slot_dim] = config.keep_bias

@@ -1,0 +1,172 @@
+"""What the plugin promises whoever holds it: stored state and window answer as the whole history does."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rm_rec.machines.base import State
+from rm_rec.segments import Queries, Stretch
+from rm_rec.user_memory import UserMemory
+from tests.fakes import ENCODERS, KINDS, model_config, scrambled
+
+DIM, LENGTH = 8, 4
+WINDOWS: dict[str, dict[str, Any]] = {
+    "tail": {"kind": "segments", "num_segments": 0},
+    "tail+1": {"kind": "segments", "num_segments": 1},
+    "tail+3": {"kind": "segments", "num_segments": 3},
+    "last6": {"kind": "last_events", "num_events": 6},
+}
+SETTINGS = [("none", "none"), *((kind, encoder) for kind in KINDS for encoder in ENCODERS)]
+
+
+@pytest.fixture(params=[(*setting, window) for setting in SETTINGS for window in WINDOWS], ids="-".join)
+def memory(request: pytest.FixtureRequest) -> UserMemory:
+    machine, encoder, window = request.param
+    return user_memory(machine=machine, encoder=encoder, window=WINDOWS[window])
+
+
+def user_memory(**settings: Any) -> UserMemory:
+    return scrambled(UserMemory(model_config(**settings)))
+
+
+def history(num_users: int, num_events: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randn(num_users, num_events, DIM, generator=generator)
+    return tokens, torch.randint(0, 50, (num_users, num_events), generator=generator).cumsum(1)
+
+
+class Served:
+    """Some users of equally long histories as a store keeps them: the state, and the raw events of the window."""
+
+    def __init__(self, memory: UserMemory, num_users: int) -> None:
+        self.memory = memory
+        self.state: State = memory.initial(num_users)
+        self.num_written = 0  # segments
+        self.tokens = torch.zeros(num_users, 0, DIM)
+        self.time = torch.zeros(num_users, 0, dtype=torch.int64)
+
+    def day(self, tokens: Tensor, time: Tensor, target: Tensor) -> Tensor:
+        """Fold a day's events, then ask about a target after them."""
+        self.tokens, self.time = torch.cat([self.tokens, tokens], 1), torch.cat([self.time, time], 1)
+        num_users, num_events = self.time.shape
+        num_folded = min(self.num_written, self.memory.window.num_segments)
+        whole = self.memory.stretch(self.tokens, self.time, torch.full((num_users,), num_events))
+        stretch = Stretch(tokens=whole.tokens, valid=whole.valid, time=whole.time, num_folded=num_folded)
+        queries = Queries(
+            tokens=target,
+            user=torch.arange(num_users),
+            boundary=torch.full((num_users,), num_events // LENGTH - num_folded),
+            num_visible=torch.full((num_users,), num_events),
+            time=self.time[:, -1] + 9 if num_events else torch.zeros(num_users, dtype=torch.int64),
+        )
+        answers, self.state, _ = self.memory(stretch, queries, self.state)
+        self.num_written += num_events // LENGTH - num_folded
+        # Keep the tail and the window's segments.
+        kept = num_events // LENGTH - min(self.num_written, self.memory.window.num_segments)
+        self.tokens, self.time = self.tokens[:, kept * LENGTH :], self.time[:, kept * LENGTH :]
+        return answers
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("days", [[3, 1, 0, 9, 4, 2, 5, 8], [0, 1, 1, 1, 1, 20, 1], [8, 8, 8, 8]], ids=str)
+def test_folding_day_by_day_equals_one_pass(memory: UserMemory, days: list[int]) -> None:
+    tokens, time = history(2, sum(days))
+    targets = torch.randn(len(days), 2, DIM, generator=torch.Generator().manual_seed(1))
+    served = Served(memory, 2)
+    for index in range(len(days)):
+        seen, before = sum(days[: index + 1]), sum(days[:index])
+        found = served.day(tokens[:, before:seen], time[:, before:seen], targets[index])
+        queries = memory.queries(
+            targets[index], user=[0, 1], num_earlier=[seen, seen], time=time[:, seen - 1] + 9 if seen else [0, 0]
+        )
+        # The one pass sees all days, and is asked about the moment after this one.
+        expected, state, _ = memory(memory.stretch(tokens, time, torch.tensor([sum(days)] * 2)), queries)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert served.state.keys() == state.keys()
+    for name, values in state.items():
+        torch.testing.assert_close(served.state[name], values, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_batch_equals_its_users_one_by_one(memory: UserMemory) -> None:
+    lengths = [0, 3, 4, 17]
+    tokens, time = history(4, 17)
+    targets = torch.randn(4, DIM, generator=torch.Generator().manual_seed(1))
+    stretch = memory.stretch(tokens, time, torch.tensor(lengths))
+    together, states, _ = memory(stretch, memory.queries(targets, [0, 1, 2, 3], lengths, time[:, -1]))
+    for user, length in enumerate(lengths):
+        own = slice(user, user + 1)
+        stretch = memory.stretch(tokens[own, :length], time[own, :length], torch.tensor([length]))
+        alone, state, _ = memory(stretch, memory.queries(targets[own], [0], [length], time[own, -1]))
+        torch.testing.assert_close(alone, together[own], atol=1e-5, rtol=0)
+        for name, values in state.items():
+            torch.testing.assert_close(values, states[name][own], atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_an_incomplete_segment_is_not_folded(memory: UserMemory) -> None:
+    tokens, time = history(1, 7)
+    _, whole, _ = memory(memory.stretch(tokens[:, :4], time[:, :4], torch.tensor([4])), no_queries(memory))
+    _, more, _ = memory(memory.stretch(tokens, time, torch.tensor([7])), no_queries(memory))
+    _, fewer, _ = memory(memory.stretch(tokens[:, :3], time[:, :3], torch.tensor([3])), no_queries(memory))
+    initial = memory.initial(1)
+    for name in initial:
+        assert torch.equal(more[name], whole[name])
+        assert torch.equal(fewer[name], initial[name])
+        assert not torch.equal(whole[name], initial[name])
+
+
+@torch.no_grad()
+def test_a_user_without_events_is_answered(memory: UserMemory) -> None:
+    tokens, time = history(2, 0)
+    stretch = memory.stretch(tokens, time, torch.zeros(2, dtype=torch.int64))
+    answers, state, _ = memory(stretch, memory.queries(torch.ones(2, DIM), [0, 1], [0, 0], [5, 6]))
+    assert answers.shape == (2, memory.num_features)
+    assert torch.isfinite(answers).all()
+    torch.testing.assert_close(answers[0], answers[1], atol=1e-6, rtol=0)
+    initial = memory.initial(2)
+    assert all(torch.equal(state[name], initial[name]) for name in initial)
+
+
+def no_queries(memory: UserMemory) -> Queries:
+    return memory.queries(
+        torch.zeros(0, DIM),
+        torch.zeros(0, dtype=torch.int64),
+        torch.zeros(0, dtype=torch.int64),
+        torch.zeros(0, dtype=torch.int64),
+    )
+
+
+@torch.no_grad()
+def test_where_nothing_is_asked_nothing_is_answered(memory: UserMemory) -> None:
+    tokens, time = history(2, 6)
+    answers, _, _ = memory(memory.stretch(tokens, time, torch.tensor([6, 2])), no_queries(memory))
+    assert answers.shape == (0, memory.num_features)
+
+
+def test_without_a_machine_there_is_no_state() -> None:
+    memory = user_memory(machine="none")
+    tokens, time = history(2, 6)
+    _, state, trace = memory(memory.stretch(tokens, time, torch.tensor([6, 2])), no_queries(memory))
+    assert memory.initial(3) == state == trace == {}
+
+
+@pytest.mark.parametrize("kind", ["none", *KINDS])
+def test_attended_says_where_the_tokens_space_lies_in_an_answer(kind: str) -> None:
+    memory = user_memory(machine=kind)
+    attentions = [memory.window.attention, *([memory.reader.attention] if memory.reader is not None else [])]
+    tokens, time = history(1, 6)
+    with torch.no_grad():
+        for attention in attentions:
+            attention.value.weight.zero_()
+    answers, _, _ = memory(
+        memory.stretch(tokens, time, torch.tensor([6])), memory.queries(tokens[:, 0], [0], [6], [99])
+    )
+    attended = torch.zeros(memory.num_features, dtype=torch.bool)
+    for place in memory.attended:
+        assert place.stop - place.start == DIM
+        attended[place] = True
+    assert not answers[0, attended].any()
+    assert answers[0, ~attended].all()

@@ -1,0 +1,117 @@
+"""Machines equal loops in NumPy, written from the formulas in their docstrings."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rm_rec.config import MeanPool, RehearsalMemory
+from rm_rec.machines.mean_pool import MeanPoolMachine
+from rm_rec.machines.rehearsal import RehearsalMachine
+from tests.fakes import scrambled
+
+DIM, LENGTH = 5, 3
+LENGTHS = (0, 2, 3, 10, 12)  # events of each user
+
+
+def histories() -> tuple[Tensor, Tensor]:
+    segments = torch.randn(len(LENGTHS), 4, LENGTH, DIM, generator=torch.Generator().manual_seed(0))
+    valid = torch.arange(4 * LENGTH) < torch.tensor(LENGTHS)[:, None]
+    return segments, valid.view(len(LENGTHS), 4, LENGTH)
+
+
+def real_events(segments: Tensor, valid: Tensor, user: int, segment: int) -> list[np.ndarray]:
+    return [
+        segments[user, segment, event].numpy().astype(np.float64)
+        for event in range(LENGTH)
+        if valid[user, segment, event]
+    ]
+
+
+def numpy_of(weight: Tensor) -> np.ndarray:
+    return weight.detach().numpy().astype(np.float64)
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1.0 / (1.0 + np.exp(-x))
+
+
+def rehearsal_write(machine: RehearsalMachine, slots: np.ndarray, events: list[np.ndarray]) -> np.ndarray:
+    """l_k = sum_n softmax_n(q(m_k) . k(f_n) / sqrt(D)) v(f_n), then m_k <- GRU(l_k, m_k) with z the share kept."""
+    if not events:
+        return slots
+    query, key, value = (numpy_of(layer.weight) for layer in (machine.query, machine.key, machine.value))
+    w, b = numpy_of(machine.from_events.weight), numpy_of(machine.from_events.bias)
+    u, c = numpy_of(machine.from_memory.weight), numpy_of(machine.from_memory.bias)
+    dim = slots.shape[1]
+    keep, reset, new = slice(0, dim), slice(dim, 2 * dim), slice(2 * dim, 3 * dim)
+    written = np.empty_like(slots)
+    for k, memory in enumerate(slots):
+        logits = [(query @ memory) @ (key @ event) / math.sqrt(dim) for event in events]
+        total = sum(math.exp(logit) for logit in logits)
+        read = np.zeros(dim)
+        for logit, event in zip(logits, events, strict=True):
+            read += math.exp(logit) / total * (value @ event)
+        z = sigmoid(w[keep] @ read + b[keep] + u[keep] @ memory + c[keep])
+        r = sigmoid(w[reset] @ read + b[reset] + u[reset] @ memory + c[reset])
+        candidate = np.tanh(w[new] @ read + b[new] + r * (u[new] @ memory + c[new]))
+        written[k] = z * memory + (1.0 - z) * candidate
+    return written
+
+
+@torch.no_grad()
+def test_the_rehearsal_machine_is_its_formula() -> None:
+    machine = scrambled(RehearsalMachine(RehearsalMemory(num_slots=4, slot_dim=6), DIM))
+    segments, valid = histories()
+    trace = machine.scan(machine.initial(len(LENGTHS)), segments, valid)["slots"].numpy()
+    for user in range(len(LENGTHS)):
+        slots = numpy_of(machine.start)
+        for segment in range(4):
+            np.testing.assert_allclose(trace[user, segment], slots, atol=1e-6)
+            slots = rehearsal_write(machine, slots, real_events(segments, valid, user, segment))
+        np.testing.assert_allclose(trace[user, 4], slots, atol=1e-6)
+
+
+@torch.no_grad()
+def test_the_gate_is_pytorchs_gru_cell() -> None:
+    """An independent reference for the gates' order: nn.GRUCell stacks reset, update, new."""
+    dim = 6
+    machine = scrambled(RehearsalMachine(RehearsalMemory(num_slots=4, slot_dim=dim), DIM))
+    cell = torch.nn.GRUCell(dim, dim)
+    ours = torch.cat([torch.arange(dim, 2 * dim), torch.arange(dim), torch.arange(2 * dim, 3 * dim)])
+    cell.weight_ih.copy_(machine.from_events.weight[ours])
+    cell.bias_ih.copy_(machine.from_events.bias[ours])
+    cell.weight_hh.copy_(machine.from_memory.weight[ours])
+    cell.bias_hh.copy_(machine.from_memory.bias[ours])
+    # With one event, each slot reads that event's value.
+    event = torch.randn(2, 1, DIM, generator=torch.Generator().manual_seed(0))
+    slots = torch.randn(2, 4, dim, generator=torch.Generator().manual_seed(1))
+    found = machine.write({"slots": slots}, event, torch.ones(2, 1, dtype=torch.bool))["slots"]
+    read = machine.value(event).expand(2, 4, dim).reshape(8, dim)
+    torch.testing.assert_close(found.view(8, dim), cell(read, slots.view(8, dim)), atol=1e-6, rtol=0)
+
+
+def test_keep_bias_is_how_much_a_slot_holds_on_at_the_start() -> None:
+    held = []
+    for keep_bias in (-4.0, 0.0, 4.0):
+        torch.manual_seed(0)
+        machine = RehearsalMachine(RehearsalMemory(num_slots=4, slot_dim=6, keep_bias=keep_bias), DIM)
+        segments, valid = histories()
+        trace = machine.scan(machine.initial(len(LENGTHS)), segments, valid)["slots"]
+        held.append(float((trace[4, -1] - trace[4, 0]).detach().norm()))
+    assert held[0] > held[1] > held[2]
+
+
+def test_mean_pool_is_the_mean_of_all_events() -> None:
+    machine = MeanPoolMachine(MeanPool(), DIM)
+    segments, valid = histories()
+    trace = machine.scan(machine.initial(len(LENGTHS)), segments, valid)
+    for boundary in range(5):
+        slots = machine.slots({name: values[:, boundary] for name, values in trace.items()})
+        for user in range(len(LENGTHS)):
+            events = [e for segment in range(boundary) for e in real_events(segments, valid, user, segment)]
+            assert slots.valid[user].tolist() == [bool(events)]
+            mean = np.mean(events, axis=0) if events else np.zeros(DIM)
+            np.testing.assert_allclose(slots.values[user, 0].numpy(), mean, atol=1e-6)
+            np.testing.assert_allclose(slots.keys[user, 0].numpy(), mean, atol=1e-6)

@@ -1,0 +1,74 @@
+"""A config that no model can be built from is refused where it is written."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from rm_rec.config import FeatureSpace, MemoryConfig, ModelConfig
+
+WRONG: list[tuple[str, dict[str, Any], str]] = [
+    ("reader heads", {"reader": {"kind": "attention", "num_heads": 5}}, "reader.num_heads is 5.*token_dim 32"),
+    ("window heads", {"window": {"kind": "last_events", "num_heads": 3}}, "window.num_heads is 3.*token_dim 32"),
+    ("encoder heads", {"encoder": {"kind": "transformer", "num_heads": 3}}, "encoder.num_heads is 3.*token_dim 32"),
+    ("no machine of that kind", {"machine": {"kind": "elephant"}}, "elephant.*rehearsal"),
+    ("no window of that kind", {"window": {"kind": "door"}}, "door.*last_events"),
+    ("no encoder of that kind", {"encoder": {"kind": "egg"}}, "egg.*transformer"),
+    ("no reader of that kind", {"reader": {"kind": "book"}}, "book.*attention"),
+    ("another kind's key", {"machine": {"kind": "mean_pool", "num_slots": 3}}, "num_slots"),
+    ("unknown key", {"segment_size": 3}, "segment_size"),
+    ("no slot", {"machine": {"kind": "rehearsal", "num_slots": 0}}, "num_slots"),
+    ("no dimension", {"token_dim": 0}, "token_dim"),
+    ("no event", {"segment_length": 0}, "segment_length"),
+    ("no write", {"bptt_segments": 0}, "bptt_segments"),
+    ("no heads", {"window": {"kind": "segments", "num_heads": 0}}, "num_heads"),
+    ("negative window", {"window": {"kind": "segments", "num_segments": -1}}, "num_segments"),
+    ("drops everything", {"head": {"dropout": 1.0}}, "dropout"),
+    ("no spread", {"embedding_std": 0.0}, "embedding_std"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
+def test_a_config_out_of_bounds_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=f"(?s){message}"):
+        ModelConfig.model_validate(settings)
+
+
+def test_the_plugins_config_is_held_to_the_same() -> None:
+    with pytest.raises(ValidationError, match=r"reader.num_heads is 5, which does not divide token_dim 32"):
+        MemoryConfig.model_validate({"reader": {"kind": "attention", "num_heads": 5}})
+
+
+def test_a_config_survives_json() -> None:
+    config = ModelConfig.model_validate(
+        {"machine": {"kind": "mean_pool"}, "window": {"kind": "whole_history"}, "encoder": {"kind": "transformer"}}
+    )
+    assert ModelConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_a_config_is_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        ModelConfig().token_dim = 3  # type: ignore[misc]
+
+
+SPACES: list[tuple[str, dict[str, Any], str]] = [
+    ("without a table", {"events": ("item", "shop")}, r"features without a number of rows: \['shop'\]"),
+    ("without events", {"events": ()}, "at least one feature each"),
+    ("without targets", {"targets": ()}, "at least one feature each"),
+    ("an empty table", {"rows": {"item": 0}}, "rows.*greater than or equal to 1"),
+    (
+        "the name of the gaps",
+        {"rows": {"item": 3, "time_gap": 3}, "events": ("item", "time_gap")},
+        r"named \['time_gap'\]",
+    ),
+    ("a name with a dot", {"rows": {"item": 3, "a.b": 3}, "events": ("item", "a.b")}, r"named \['a.b'\]"),
+    ("a table for nothing", {"rows": {"item": 3, "shop": 3}}, r"nothing uses: \['shop'\]"),
+    ("negative width", {"num_context_dense": -1}, "num_context_dense"),
+]
+
+
+@pytest.mark.parametrize(("changed", "message"), [case[1:] for case in SPACES], ids=[case[0] for case in SPACES])
+def test_features_that_cannot_be_embedded_are_refused(changed: dict[str, Any], message: str) -> None:
+    space = {"rows": {"item": 3}, "events": ("item",), "targets": ("item",)} | changed
+    with pytest.raises(ValidationError, match=f"(?s){message}"):
+        FeatureSpace.model_validate(space)
