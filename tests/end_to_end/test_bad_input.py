@@ -61,7 +61,9 @@ def damage_pages(path: Path) -> None:
 
 
 REFUSED = {
-    "missing file": Case(("{log}: no such file or folder; did you mean",), file=lambda p: p.rename(p.parent / "lag.parquet")),
+    "missing file": Case(
+        ("{log}: no such file or folder; did you mean",), file=lambda p: p.rename(p.parent / "lag.parquet")
+    ),
     "an empty folder": Case(("{log}: no file ending in .parquet",), file=lambda p: (p.unlink(), p.mkdir())),
     "not Parquet": Case(("{log}: not a Parquet file",), file=lambda p: p.write_text("user_id,item_id\n1,2\n")),
     "nothing in it": Case(("{log}: not a Parquet file",), file=lambda p: p.write_bytes(b"")),
@@ -71,25 +73,35 @@ REFUSED = {
         ("{log}: no column 'clicked'; did you mean 'click'?",),
         lambda t: t.rename_columns({"clicked": "click"}),
     ),
-    "time is text": Case(("{log}: column 'timestamp' holds strings", "cast"), change("timestamp", lambda v: v.astype(str))),
+    "time is text": Case(
+        ("{log}: column 'timestamp' holds strings", "cast"), change("timestamp", lambda v: v.astype(str))
+    ),
     "label is text": Case(("{log}: column 'clicked' holds strings", "map"), change("clicked", lambda v: v.astype(str))),
-    "label is a rating": Case(("column 'clicked', row ", "set impressions.threshold"), change("clicked", lambda v: v + 1)),
+    "label is a rating": Case(
+        ("column 'clicked', row ", "set impressions.threshold"), change("clicked", lambda v: v + 1)
+    ),
     "id is a list": Case(("{log}: column 'item_id' holds list",), change("item_id", lambda v: [[x] for x in v])),
     "empty log": Case(("{log}: the log is empty",), lambda t: t.slice(0, 0)),
     "null user": Case(("{log}: column 'user_id', row 7 (from 0): user_id is null", "bad_rows"), nulls_at("user_id", 7)),
     "null item": Case(("column 'item_id', row 0 (from 0): item_id is null",), nulls_at("item_id", 0, 3)),
     "NaN time": Case(("column 'timestamp', row 5 ", "is NaN"), change("timestamp", lambda v: replaced(v, 5, np.nan))),
-    "negative time": Case(("column 'timestamp', row 9 ", "is negative"), change("timestamp", lambda v: replaced(v, 9, -1))),
+    "negative time": Case(
+        ("column 'timestamp', row 9 ", "is negative"), change("timestamp", lambda v: replaced(v, 9, -1))
+    ),
     "all rows bad": Case(
         ("{log}: no row is left after the bad ones are set aside",),
         change("timestamp", lambda v: -v),
         ("--data.bad_rows", "set_aside"),
     ),
-    "labels of one class": Case(("{log}: all ", "labels of the train split are 1"), change("clicked", lambda v: v * 0 + 1)),
+    "labels of one class": Case(
+        ("{log}: all ", "labels of the train split are 1"), change("clicked", lambda v: v * 0 + 1)
+    ),
     "test labels of one class": Case(
         ("{log}: all ", "labels of the test split are 0"),
-        change("clicked", lambda v: np.where(np.arange(len(v)) % 60 > 45, 0, v)),
-        ("--data.split.test", "0.01"),
+        lambda t: change("clicked", lambda v: np.where(np.arange(len(v)) > 2300, 0, v))(
+            change("timestamp", lambda v: np.arange(len(v)))(t)
+        ),
+        ("--data.split.kind", "time", "--data.split.test_from", "2310", "--data.split.validation_from", "2000"),
     ),
     "validation labels of one class": Case(
         ("{log}: all ", "labels of the validation split are 0", "raise data.split.validation"),
@@ -111,33 +123,53 @@ REFUSED = {
         ("{log}: no impression falls in the train split",),
         arguments=("--data.split.kind", "time", "--data.split.validation_from", "1", "--data.split.test_from", "2"),
     ),
-    "split shares": Case(("leave nothing to train on",), arguments=("--data.split.validation", "0.6", "--data.split.test", "0.4")),
+    "split shares": Case(
+        ("leave nothing to train on",), arguments=("--data.split.validation", "0.6", "--data.split.test", "0.4")
+    ),
     "one item": Case(
         ("next_event needs at least 2",),
         change("item_id", lambda v: v * 0),
         ("--data.impressions.kind", "next_event"),
     ),
-    "unknown key": Case(("optimizer.lrr (command line): unknown key; did you mean optimizer.lr?",), arguments=("--optimizer.lrr", "1")),
+    "unknown key": Case(
+        ("optimizer.lrr (command line): unknown key; did you mean optimizer.lr?",), arguments=("--optimizer.lrr", "1")
+    ),
     "out of range": Case(("optimizer.lr = 7", "must be less than or equal to 1"), arguments=("--optimizer.lr", "7")),
-    "not a number": Case(("training.epochs = 'many'", "must be a valid integer"), arguments=("--training.epochs", "many")),
-    "unknown kind": Case(("model.machine.kind = 'lstm'", "must be one of rehearsal"), arguments=("--model.machine.kind", "lstm")),
+    "not a number": Case(
+        ("training.epochs = 'many'", "must be a valid integer"), arguments=("--training.epochs", "many")
+    ),
+    "unknown kind": Case(
+        ("model.machine.kind = 'lstm'", "must be one of rehearsal"), arguments=("--model.machine.kind", "lstm")
+    ),
     "heads do not divide": Case(("does not divide token_dim 8",), arguments=("--model.window.num_heads", "3")),
-    "missing config file": Case(("nowhere.yaml: cannot be read: No such file",), arguments=("--config", "nowhere.yaml")),
-    "broken YAML": Case(("broken.yaml, line 2: broken YAML",), arguments=("--config", "broken.yaml")),
+    "missing config file": Case(
+        ("nowhere.yaml: cannot be read: No such file",), arguments=("--config", "nowhere.yaml")
+    ),
+    "broken YAML": Case(("broken.yaml, line 3: broken YAML",), arguments=("--config", "broken.yaml")),
     "an argument alone": Case(("'quick' is not expected here",), arguments=("quick",)),
-    "device that does not exist": Case(("training.device 'cuda:99' cannot be used here",), arguments=("--training.device", "cuda:99")),
-    "no device at all": Case(("training.device 'toaster' cannot be used here",), arguments=("--training.device", "toaster")),
-    "a device without numbers": Case(("training.device 'meta' cannot be used here",), arguments=("--training.device", "meta")),
+    "device that does not exist": Case(
+        ("training.device 'cuda:99' cannot be used here",), arguments=("--training.device", "cuda:99")
+    ),
+    "no device at all": Case(
+        ("training.device 'toaster' cannot be used here",), arguments=("--training.device", "toaster")
+    ),
+    "a device without numbers": Case(
+        ("training.device 'meta' cannot be used here",), arguments=("--training.device", "meta")
+    ),
     "out is a file": Case(("{log}: File exists; name a place that can be written",), arguments=("--out", "{log}")),
     "out is below a file": Case(("{log}/run: Not a directory; name a place",), arguments=("--out", "{log}/run")),
-    "no such MLflow": Case(("tracking.uri nonsense://x: MLflow cannot open a run there",), arguments=("--tracking.uri", "nonsense://x")),
-    "a name MLflow refuses": Case(("tracking.register_as 'a/b': MLflow refuses it",), arguments=("--tracking.register_as", "a/b")),
+    "no such MLflow": Case(
+        ("tracking.uri nonsense://x: MLflow cannot open a run there",), arguments=("--tracking.uri", "nonsense://x")
+    ),
+    "a name MLflow refuses": Case(
+        ("tracking.register_as 'a/b': MLflow refuses it",), arguments=("--tracking.register_as", "a/b")
+    ),
     "carried columns hide predictions": Case(
         ("data.impressions.carry", "prediction"),
         lambda t: t.append_column("prediction", pa.array(np.zeros(len(t)))),
         ("--data.impressions.carry", "prediction"),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -203,7 +235,10 @@ KEPT: dict[str, tuple[Case, dict[str, int]]] = {
     ),
     "duplicate rows": (Case((), lambda t: pa.concat_tables([t, t.slice(50, 9)])), {"repeats an earlier row": 9}),
     "one user": (Case((), one_user), {}),
-    "every history is shorter than a segment": (Case((), short_histories), {}),
+    "every history is shorter than a segment": (
+        Case((), short_histories, ("--data.split.validation", "0.2", "--data.split.test", "0.2")),
+        {},
+    ),
     "item features with nulls": (Case((), null_categories), {}),
     "users as text": (Case((), change("user_id", lambda v: [f"u{x}" for x in v])), {}),
     "a path that rich would take for markup": (
