@@ -95,11 +95,10 @@ def register(folder: Path, name: str | None, tags: Mapping[str, str]) -> str | N
     run = mlflow.active_run()
     assert run is not None
     try:
-        if not client.search_registered_models(f"name = '{name}'"):
-            client.create_registered_model(name)
-        versions = client.search_model_versions(f"name = '{name}'")
+        _create_registered_model(client, name)
+        versions = client.search_model_versions(f"run_id = '{run.info.run_id}'")
         # A run that was killed after it registered has a version already.
-        registered = next((found for found in versions if found.run_id == run.info.run_id), None)
+        registered = next((found for found in versions if found.name == name), None)
         if registered is None:
             source = f"{run.info.artifact_uri}/model"
             registered = client.create_model_version(name, source, run.info.run_id, tags=dict(tags))
@@ -120,6 +119,14 @@ def code_version() -> str:
     except (OSError, subprocess.CalledProcessError):
         return version("rm-rec")
     return found
+
+
+def _create_registered_model(client: mlflow.MlflowClient, name: str) -> None:
+    try:
+        client.create_registered_model(name)
+    except mlflow.exceptions.MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def _key(out: Path) -> str:
