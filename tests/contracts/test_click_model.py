@@ -243,10 +243,11 @@ def test_gradients_flow_through_bptt_segments_writes_and_no_further(bptt_segment
     features = FeatureSpace(rows={"item": num_events, "shelf": 3}, events=("item",), targets=("shelf",))
     config = model_config(bptt_segments=bptt_segments, window=WINDOWS[window])
     model = click_model(config, features)
-    batch = user_batch([num_events], [[num_events]], features=features)
+    # Asked at each moment, so that every stretch is folded with gradient; what is followed is the last answer's.
+    batch = user_batch([num_events], [[*range(num_events + 1)]], features=features)
     batch = replace(batch, events={"item": torch.arange(num_events)})  # each event its own row
-    (output,) = model.stretches(batch)
-    output.logits.sum().backward()
+    *_, output = model.stretches(batch)
+    output.logits[output.impression == num_events].sum().backward()
     grad = model.embedding.collection.embeddings["item"].weight.grad
     assert grad is not None
     reached = set(torch.nonzero(grad.abs().sum(dim=1)).flatten().tolist())
