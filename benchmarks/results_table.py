@@ -1,6 +1,7 @@
 """Train every model on every recipe and print the table of docs/results.md.
 
 python benchmarks/results_table.py --data FOLDER [--out runs/results] [--jobs 2] [--only delicious_tags ...]
+    [--optimizer.embedding_lr 0.003 ...]
 
 FOLDER holds NAME.parquet for each recipe; the quickstart log is made. Each run is `python -m pipelines.train_ctr` with
 one thread in a folder of its own: killed, it goes on where it was; finished, it is not run again. Test AUC of the epoch
@@ -28,7 +29,7 @@ SEEDS = {
 }
 
 
-def train(recipe: str, model: str, seed: int, log: Path, out: Path) -> dict[str, float] | None:
+def train(recipe: str, model: str, seed: int, log: Path, out: Path, settings: list[str]) -> dict[str, float] | None:
     """Run one training, unless it is finished; return its test metrics, None if it failed (see its log.txt)."""
     folder = out / recipe / f"{model}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +38,7 @@ def train(recipe: str, model: str, seed: int, log: Path, out: Path) -> dict[str,
     command += ["--config", str(recipes / "models" / f"{model}.yaml"), "--data.log", str(log), "--out", str(folder)]
     command += ["--data.seed", str(seed), "--training.seed", str(seed), "--training.threads", "1"]
     command += ["--tracking.uri", f"sqlite:///{out}/mlflow.db", "--tracking.experiment", f"results-{recipe}"]
-    command += ["--tracking.register_as", "null"]
+    command += ["--tracking.register_as", "null", *settings]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with (folder / "log.txt").open("a") as text:
         code = subprocess.run(command, stdout=text, stderr=subprocess.STDOUT, env=environment, check=False).returncode
@@ -47,7 +48,9 @@ def train(recipe: str, model: str, seed: int, log: Path, out: Path) -> dict[str,
     if code:
         return None
     metrics = json.loads((folder / "metrics.json").read_text())
-    return metrics["test"] | {"seconds": sum(epoch["train_seconds"] for epoch in metrics["epochs"])}
+    return {"auc": metrics["test"]["auc"], "validation_auc": metrics["validation"]["auc"]} | {
+        name: metrics["test"][name] for name in ("auc_low", "auc_high")
+    }
 
 
 def cell(runs: list[dict[str, float]]) -> str:
@@ -66,7 +69,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", nargs="*", default=list(SEEDS), choices=list(SEEDS))
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
-    arguments = parser.parse_args()
+    parser.add_argument("--seeds", type=int, default=max(SEEDS.values()), help="at most this many")
+    arguments, settings = parser.parse_known_args()  # what is not known here goes to every train_ctr
     out = arguments.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     if "quickstart" in arguments.only and not (out / "synthetic.parquet").exists():
@@ -75,7 +79,7 @@ def main() -> None:
     # Seeds outermost, so that a first whole table is there early.
     tasks = [
         (recipe, model, seed)
-        for seed in range(max(SEEDS.values()))
+        for seed in range(arguments.seeds)
         for recipe in arguments.only
         for model in arguments.models
         if seed < SEEDS[recipe]
@@ -84,11 +88,11 @@ def main() -> None:
     def run(task: tuple[str, str, int]) -> dict[str, float] | None:
         recipe = task[0]
         log = out / "synthetic.parquet" if recipe == "quickstart" else arguments.data / f"{recipe}.parquet"
-        return train(*task, log, out)
+        return train(*task, log, out, settings)
 
     with ThreadPoolExecutor(arguments.jobs) as pool:
         results = dict(zip(tasks, pool.map(run, tasks), strict=True))
-    figures: dict[str, dict[str, float]] = {}
+    figures: dict[str, dict[str, dict[str, float]]] = {}
     print("\n| log | " + " | ".join(arguments.models) + " |\n|" + "---|" * (len(arguments.models) + 1))
     for recipe in arguments.only:
         cells = []
@@ -96,7 +100,10 @@ def main() -> None:
             runs = [found for task, found in results.items() if task[:2] == (recipe, model) and found is not None]
             cells.append(cell(runs) if runs else "failed")
             if runs:
-                figures.setdefault(recipe, {})[model] = statistics.mean(run["auc"] for run in runs)
+                figures.setdefault(recipe, {})[model] = {
+                    split: round(statistics.mean(run[key] for run in runs), 5)
+                    for split, key in (("test", "auc"), ("validation", "validation_auc"))
+                }
         print(f"| {recipe} | " + " | ".join(cells) + " |")
     print(json.dumps(figures))
 

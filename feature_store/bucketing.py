@@ -39,9 +39,10 @@ def open_duckdb(config: DataConfig, temporary: Path) -> Iterator[duckdb.DuckDBPy
             f"{config.log}: sorting needs more than memory_limit_mb = {config.memory_limit_mb}; raise it, or lower "
             f"events_per_bucket = {config.events_per_bucket}"
         ) from error
-    except (duckdb.ProgrammingError, duckdb.InternalError):
-        raise  # a query of ours is wrong, not the data
     except duckdb.Error as error:
+        of_ours = isinstance(error, duckdb.ProgrammingError | duckdb.InternalError)
+        if of_ours and "ailed to read file" not in str(error):
+            raise  # a query of ours is wrong, not the data
         reason = str(error).splitlines()[0]
         raise DataError(
             f"{config.log}: DuckDB cannot read it ({reason}); write the files again, or make room if a disk is full"

@@ -116,8 +116,9 @@ class ParquetSource:
         """The SQL that reads the files, given as parameter $files."""
         hive = any("=" in part for name in self.names for part in Path(name).parts[:-1])
         flag = "true" if hive else "false"
+        # Without can_have_nan DuckDB trusts a file's largest value, which leaves NaN out, and takes isnan() for false.
         return (
-            f"read_parquet($files, union_by_name = true, hive_partitioning = {flag}"
+            f"read_parquet($files, union_by_name = true, can_have_nan = true, hive_partitioning = {flag}"
             f"{', hive_types_autocast = false' if hive else ''})"
         )
 

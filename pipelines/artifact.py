@@ -1,7 +1,7 @@
 """A trained model at rest: safetensors, JSON and Arrow in one folder, no pickle, checked by hash when it is read.
 
 model.safetensors  the weights
-model.json         settings, features, the log's columns, versions, and the weights' hash
+model.json         settings, features, the log's columns, versions, and the hashes of the other files
 vocabulary/        id -> embedding row, for each feature
 """
 
@@ -12,13 +12,13 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
+import pyarrow as pa
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from feature_store.errors import DataError
 from feature_store.schema import Columns, Impressions, Strict
 from feature_store.vocabularies import Vocabularies
+from pipelines.tensor_files import read_tensors, write_tensors
 from rm_rec.config import FeatureSpace, ModelConfig
 from rm_rec.model import ClickModel
 
@@ -37,6 +37,8 @@ class ModelCard(Strict):
     columns: Columns
     impressions: Impressions
     weights_sha256: str
+    vocabulary_sha256: str
+    """Over the names and contents of the folder's files."""
 
 
 class TrainedModel:
@@ -55,7 +57,7 @@ def save_model(
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file(model.state_dict(), partial / _WEIGHTS)
+    write_tensors(model.state_dict(), partial / _WEIGHTS)
     vocabularies.save(partial / _VOCABULARY)
     card = ModelCard(
         rm_rec=version("rm-rec"),
@@ -65,6 +67,7 @@ def save_model(
         columns=columns,
         impressions=impressions,
         weights_sha256=_sha256(partial / _WEIGHTS),
+        vocabulary_sha256=_folder_sha256(partial / _VOCABULARY),
     )
     (partial / _CARD).write_text(json.dumps(card.model_dump(mode="json"), indent=2))
     shutil.rmtree(folder, ignore_errors=True)
@@ -77,21 +80,47 @@ def load_model(folder: Path) -> TrainedModel:
     for name in (_WEIGHTS, _CARD, _VOCABULARY):
         if not (folder / name).exists():
             raise DataError(f"{folder} is not a model: it has no {name}; expected a folder that train_ctr wrote")
-    try:
-        card = ModelCard.model_validate_json((folder / _CARD).read_text())
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise DataError(f"{folder / _CARD} cannot be read: {str(error).splitlines()[0]}") from error
-    if card.format != FORMAT:
-        raise DataError(f"{folder / _CARD} has format {card.format}, this version reads {FORMAT}; train again")
-    found = _sha256(folder / _WEIGHTS)
-    if found != card.weights_sha256:
-        raise DataError(f"{folder / _WEIGHTS} is damaged: sha256 {found[:12]}, expected {card.weights_sha256[:12]}")
+    card = _read_card(folder / _CARD)
+    for path, found, expected in (
+        (folder / _WEIGHTS, _sha256(folder / _WEIGHTS), card.weights_sha256),
+        (folder / _VOCABULARY, _folder_sha256(folder / _VOCABULARY), card.vocabulary_sha256),
+    ):
+        if found != expected:
+            raise DataError(
+                f"{path} is damaged: sha256 {found[:12]}, expected {expected[:12]}; copy the model anew, or train again"
+            )
     model = ClickModel(card.model, card.features)
     try:
-        model.load_state_dict(load_file(folder / _WEIGHTS))
-    except (SafetensorError, RuntimeError) as error:
+        model.load_state_dict(read_tensors(folder / _WEIGHTS))
+    except RuntimeError as error:
         raise DataError(f"{folder / _WEIGHTS} does not fit its model.json: {str(error).splitlines()[0]}") from error
-    return TrainedModel(model.eval(), Vocabularies.load(folder / _VOCABULARY), card)
+    try:
+        vocabularies = Vocabularies.load(folder / _VOCABULARY)
+    except (pa.ArrowException, ValueError, KeyError) as error:
+        raise DataError(f"{folder / _VOCABULARY} cannot be read: {str(error).splitlines()[0]}") from error
+    return TrainedModel(model.eval(), vocabularies, card)
+
+
+def _read_card(path: Path) -> ModelCard:
+    try:
+        values = json.loads(path.read_text())
+        # Before its fields: those of another format are others.
+        if isinstance(values, dict) and values.get("format") != FORMAT:
+            raise DataError(f"{path} has format {values.get('format')}, this version reads {FORMAT}; train again")
+        return ModelCard.model_validate(values, strict=False)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(f"{path} cannot be used: {where}: {first['msg']}; train again") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is damaged: it is not JSON; copy the model anew, or train again") from error
+
+
+def _folder_sha256(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        digest.update(f"{path.name}\0{_sha256(path)}\0".encode())
+    return digest.hexdigest()
 
 
 def _sha256(path: Path) -> str:

@@ -1,7 +1,7 @@
 """Checkpoints of a fit: safetensors and JSON, replaced at once, so that a kill leaves the one before.
 
-step-N/         what is needed to go on: weights, optimiser, random state, progress
-best/           the weights of the best epoch
+current         a link to the checkpoint to go on from
+step-E-B/       after E epochs and B batches: weights, optimiser, random state, progress, the best epoch's weights
 """
 
 import os
@@ -10,13 +10,15 @@ from pathlib import Path
 
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from feature_store.errors import DataError
 from feature_store.schema import Strict
+from pipelines.tensor_files import read_tensors, write_tensors
 
-_WEIGHTS, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+_WEIGHTS, _OPTIMIZER, _STATE, _BEST = "model.safetensors", "optimizer.safetensors", "state.json", "best.safetensors"
+
+_RNG, _CUDA_RNG = "rng", "rng_cuda"
 
 
 class Epoch(Strict):
@@ -75,15 +77,14 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
     partial = folder / "partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, partial / _WEIGHTS)
-    save_file(_optimizer_tensors(optimizer) | {"rng": torch.get_rng_state()}, partial / _OPTIMIZER)
+    write_tensors(model.state_dict(), partial / _WEIGHTS)
+    write_tensors(_optimizer_tensors(optimizer) | _random_state(model), partial / _OPTIMIZER)
     (partial / _STATE).write_text(state.model_dump_json(indent=2))
     is_best = state.batches_done == 0 and state.best is not None and state.best.number == len(state.epochs)
     if is_best:
-        save_file(weights, partial / "best.safetensors")
-    elif (folder / "current" / "best.safetensors").exists():
-        os.link(folder / "current" / "best.safetensors", partial / "best.safetensors")
+        shutil.copyfile(partial / _WEIGHTS, partial / _BEST)
+    elif (folder / "current" / _BEST).exists():
+        shutil.copyfile(folder / "current" / _BEST, partial / _BEST)
     # A link to a folder can be replaced at once, a folder that is not empty cannot.
     name = f"step-{len(state.epochs)}-{state.batches_done}"
     shutil.rmtree(folder / name, ignore_errors=True)
@@ -106,23 +107,43 @@ def load_checkpoint(
         return None
     try:
         state = FitState.model_validate_json((current / _STATE).read_text())
-    except (ValidationError, OSError) as error:
-        raise DataError(f"{current / _STATE} cannot be read; delete {folder} to train anew") from error
+    except (ValidationError, UnicodeDecodeError, OSError) as error:
+        raise DataError(f"{current / _STATE} is damaged; delete {folder} to train anew") from error
     if state.fingerprint != fingerprint:
         raise DataError(
             f"{folder} holds a run of another config or log; give another --out, or delete that folder to train anew"
         )
-    model.load_state_dict(load_file(current / _WEIGHTS))
-    tensors = load_file(current / _OPTIMIZER)
-    torch.set_rng_state(tensors.pop("rng"))
-    _restore_optimizer(optimizer, tensors)
+    try:
+        if state.best is not None:
+            read_tensors(current / _BEST)  # a damaged one would else be found only after hours of training
+        model.load_state_dict(read_tensors(current / _WEIGHTS))
+        tensors = read_tensors(current / _OPTIMIZER)
+        torch.set_rng_state(tensors.pop(_RNG))
+        if _CUDA_RNG in tensors:
+            torch.cuda.set_rng_state(tensors.pop(_CUDA_RNG), _device(model))
+        _restore_optimizer(optimizer, tensors)
+    except DataError as error:
+        raise DataError(f"{error}; delete {folder} to train anew") from error
+    except (RuntimeError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{current} does not fit this model ({reason}); delete {folder} to train anew") from error
     return state
 
 
 def best_weights(folder: Path) -> dict[str, Tensor]:
     """Return the weights of the best epoch so far."""
-    weights: dict[str, Tensor] = load_file(folder / "current" / "best.safetensors")
-    return weights
+    return read_tensors(folder / "current" / _BEST)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _random_state(model: nn.Module) -> dict[str, Tensor]:
+    state = {_RNG: torch.get_rng_state()}
+    if _device(model).type == "cuda":
+        state[_CUDA_RNG] = torch.cuda.get_rng_state(_device(model))
+    return state
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

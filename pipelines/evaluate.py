@@ -2,29 +2,26 @@
 
 python -m pipelines.evaluate --predictions mine.parquet --out evaluation
 python -m pipelines.evaluate --predictions old.parquet --predictions new.parquet --out evaluation
+python -m pipelines.evaluate --model runs/mine/model --data.log my_log.parquet --out evaluation
 """
 
 import json
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import pyarrow as pa
 from matplotlib.figure import Figure
-from pydantic import Field
-from rich.console import Console
+from pydantic import Field, model_validator
 
 from feature_store.errors import DataError
-from feature_store.schema import Strict
-from pipelines.job import DONE, run_job
+from feature_store.schema import DataConfig, Strict
+from pipelines.job import DONE, result_console, run_job
 from pipelines.predictions import PredictionColumns, align, distinct_names, numbers, read_predictions, user_codes
 from pipelines.report_text import grids, markdown, print_report
 from pipelines.settings import load_settings, resolved
 from rm_rec import plots
 from rm_rec.metrics import MetricError, calibration_bins
 from rm_rec.report import HISTORY_BUCKETS, Difference, Report, compare, report
-
-_TEXT_WIDTH = 120  # where there is no terminal to ask
 
 
 class MetricsConfig(Strict):
@@ -43,14 +40,29 @@ class MetricsConfig(Strict):
 class EvaluateConfig(Strict):
     """What is evaluated, and how."""
 
-    predictions: tuple[str, ...] = Field(min_length=1)
+    predictions: tuple[str, ...] = ()
     """A Parquet file or folder of predictions; give the option again to compare others with the first."""
+    model: str | None = None
+    """A model's folder, as train_ctr writes it: instead of predictions, to score `data` with."""
+    data: DataConfig | None = None
+    """The log that the model scores; columns and impressions are the model's unless given, its vocabulary always."""
     out: str | None = None
-    """Folder for metrics.json, report.md and the plots; without it the tables are only printed."""
+    """Folder for metrics.json, report.md, the plots and a model's predictions.parquet; without it the tables are only
+    printed."""
     split: str | None = "test"
     """Evaluate the rows of this split, where the file has a column of splits; null for all rows."""
     columns: PredictionColumns = PredictionColumns()
     metrics: MetricsConfig = MetricsConfig()
+
+    @model_validator(mode="after")
+    def _one_source_of_predictions(self) -> Self:
+        if (self.model is None) != (self.data is None):
+            raise ValueError("a model scores a log: give both --model FOLDER and --data.log PATH")
+        if bool(self.predictions) == (self.model is not None):
+            raise ValueError("give either --predictions FILE, or --model FOLDER and --data.log PATH")
+        if self.model is not None and self.out is None:
+            raise ValueError("--model needs --out FOLDER, for its predictions")
+        return self
 
 
 def main(argv: list[str]) -> int:
@@ -63,8 +75,15 @@ def main(argv: list[str]) -> int:
         examples=(
             "python -m pipelines.evaluate --predictions mine.parquet --out evaluation",
             "python -m pipelines.evaluate --predictions old.parquet --predictions new.parquet",
+            "python -m pipelines.evaluate --model runs/mine/model --data.log my_log.parquet --out evaluation",
         ),
     )
+    console = result_console()
+    if config.model is not None and config.data is not None and config.out is not None:
+        from pipelines.score_model import score_log  # takes seconds to import, which predictions do not need
+
+        scored = score_log(Path(config.model), config.data, config.split, Path(config.out), console.print)
+        config = config.model_copy(update={"predictions": (str(scored),)})
     several = len(config.predictions) > 1
     names = distinct_names(config.predictions)
     tables = {
@@ -77,15 +96,14 @@ def main(argv: list[str]) -> int:
     }
     differences, notes = _compare_with_first(tables, config)
     found = grids(reports, differences)
-    console = Console(width=None if sys.stdout.isatty() else _TEXT_WIDTH)
     print_report(console, found, notes)
     if config.out is None:
-        console.print("Add --out DIR to keep these numbers and their plots.", markup=False)
+        console.print("Add --out DIR to keep these numbers and their plots.")
         return DONE
     out = Path(config.out)
     figures = figures_of(tables, reports, config.columns, config.metrics.calibration_bins)
     _write(out, figures, markdown(found, notes, list(figures)), _numbers(reports, differences, notes, config))
-    console.print(f"Wrote {out / 'metrics.json'}, report.md and {len(figures)} plots.", markup=False, soft_wrap=True)
+    console.print(f"Wrote {out / 'metrics.json'}, report.md and {len(figures)} plots.")
     return DONE
 
 

@@ -4,6 +4,8 @@ if __name__ == "__main__":
     run_job(main)
 """
 
+import errno
+import os
 import sys
 import tempfile
 import time
@@ -21,10 +23,29 @@ from pipelines.settings import SettingsError
 from rm_rec.errors import RmRecError
 
 DONE, FAILED, BAD_INPUT, GATE_REFUSED, INTERRUPTED = 0, 1, 2, 3, 130
+TEXT_WIDTH = 120  # where there is no terminal to ask
+
+_SPACE, _PLACE = "free some space, or name a place that has it", "name a place that can be written"
+# What the system refuses and the user can mend; other system errors are defects of ours.
+_MENDS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _SPACE),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _PLACE),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG), _PLACE),
+    errno.EIO: "check the disk",
+}
 
 
 class GateRefused(Exception):  # noqa: N818 - a refusal is an answer, not an error
     """A quality gate said no; the message says which number missed which bound."""
+
+
+def result_console() -> Console:
+    """Return where a job prints what it made: no line is torn, and no path is read as rich's markup.
+
+    A table needs `print(table, soft_wrap=False)`, to fit the width.
+    """
+    width = None if sys.stdout.isatty() else TEXT_WIDTH
+    return Console(width=width, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 def run_job(main: Callable[[list[str]], int]) -> NoReturn:
@@ -46,13 +67,23 @@ def run_job(main: Callable[[list[str]], int]) -> NoReturn:
         sys.stderr.write("stopped\n")
         code = INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last floor: nothing above it shows a traceback to a user
-        message = " ".join(str(error).split())
-        kept = _keep_traceback(argv)
-        sys.stderr.write(
-            f"error: {type(error).__name__}: {message} - this is a defect: please report it; traceback in {kept}\n"
-        )
-        code = FAILED
+        if isinstance(error, OSError) and error.errno in _MENDS:
+            _say("error", DataError(_refused_by_the_system(error)))
+            code = BAD_INPUT
+        else:
+            message = " ".join(str(error).split())
+            kept = _keep_traceback(argv)
+            sys.stderr.write(
+                f"error: {type(error).__name__}: {message} - this is a defect: please report it; traceback in {kept}\n"
+            )
+            code = FAILED
     sys.exit(code)
+
+
+def _refused_by_the_system(error: OSError) -> str:
+    assert error.errno is not None
+    where = f"{error.filename2 or error.filename}: " if error.filename else ""
+    return f"{where}{os.strerror(error.errno)}; {_MENDS[error.errno]}"
 
 
 def _say(word: str, error: Exception) -> None:

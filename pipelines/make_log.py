@@ -8,11 +8,10 @@ import os
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from rich.console import Console
 
 from feature_store.datasets.synthetic import SyntheticConfig, best_possible_auc, make_synthetic_log
 from feature_store.schema import Strict
-from pipelines.job import DONE, run_job
+from pipelines.job import DONE, result_console, run_job
 from pipelines.settings import load_settings
 
 
@@ -42,7 +41,7 @@ def main(argv: list[str]) -> int:
     partial = out.with_name(out.name + ".partial")
     pq.write_table(table, partial, compression="zstd")
     os.replace(partial, out)
-    console = Console(highlight=False)
+    console = result_console()
     console.print(f"{out}: {len(table):,} events of {settings.log.users:,} users")
     console.print(f"best possible AUC over all of them: {best_possible_auc(table):.4f}")
     return DONE

@@ -2,6 +2,7 @@
 
 import logging
 import subprocess
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -12,10 +13,11 @@ import mlflow
 from matplotlib.figure import Figure
 from pydantic import Field
 
+from feature_store.errors import DataError
 from feature_store.schema import Strict
 from pipelines.settings import flatten
 
-_RUN_ID_FILE = "mlflow_run_id"
+_KEY_FILE, _KEY_TAG = "mlflow_run_key", "run_key"
 _MAX_PARAM = 6000  # MLflow refuses longer values
 
 
@@ -33,22 +35,25 @@ class TrackingConfig(Strict):
 def tracked_run(
     config: TrackingConfig, out: Path, settings: Mapping[str, Any], tags: Mapping[str, str]
 ) -> Iterator[str]:
-    """Open the run of an output folder, the same one if the folder has been worked on before; yield its id."""
+    """Open the run of an output folder, the same one if the folder has been worked on before; yield its id.
+
+    Raises DataError where MLflow cannot be reached or refuses the experiment.
+    """
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    mlflow.set_tracking_uri(config.uri)
-    mlflow.set_experiment(config.experiment)
-    id_file = out / _RUN_ID_FILE
-    run_id = id_file.read_text().strip() if id_file.exists() else None
-    if run_id is not None and not _exists(run_id):
-        run_id = None
-    with mlflow.start_run(run_id=run_id, run_name=None if run_id else out.name) as run:
-        if run_id is None:
-            id_file.write_text(run.info.run_id)
-            params = {key: str(value)[:_MAX_PARAM] for key, value in flatten(settings).items()}
-            mlflow.log_params(params)
-            mlflow.log_dict(dict(settings), "config.yaml")
-            mlflow.set_tags({"code_version": code_version(), **tags})
+    try:
+        mlflow.set_tracking_uri(config.uri)
+        experiment = mlflow.set_experiment(config.experiment)
+        run_id = _find(experiment.experiment_id, _key(out), tags)
+        opened = mlflow.start_run(run_id=run_id, run_name=None if run_id else out.name, tags={_KEY_TAG: _key(out)})
+    except Exception as error:  # stores raise errors of their own libraries
+        raise DataError(f"tracking.uri {config.uri}: MLflow cannot open a run there: {_first_line(error)}") from error
+    with opened as run:
+        # A kill may have come before any of this was kept.
+        params = {key: str(value)[:_MAX_PARAM] for key, value in flatten(settings).items()}
+        mlflow.log_params({key: value for key, value in params.items() if key not in run.data.params})
+        mlflow.log_dict(dict(settings), "config.yaml")
+        mlflow.set_tags({"code_version": code_version(), **tags})
         yield run.info.run_id
 
 
@@ -59,8 +64,24 @@ def log_data_set(name: str, digest: str, profile: Mapping[str, Any]) -> None:
     mlflow.log_input(data_set, context="training", tags={key: str(value) for key, value in profile.items()})
 
 
-def log_figures(figures: Mapping[str, Figure]) -> None:
-    """Keep figures with the run."""
+def log_once(values: Mapping[str, float], step: int = 0) -> None:
+    """Keep metrics of one step; those that the run has already, from before a kill, are not kept twice."""
+    run = mlflow.active_run()
+    assert run is not None
+    client = mlflow.MlflowClient()
+    known = client.get_run(run.info.run_id).data.metrics
+    new = {
+        name: value
+        for name, value in values.items()
+        if name not in known or all(point.step != step for point in client.get_metric_history(run.info.run_id, name))
+    }
+    if new:
+        mlflow.log_metrics(new, step=step)
+
+
+def log_report(values: Mapping[str, Any], figures: Mapping[str, Figure]) -> None:
+    """Keep the whole evaluation and its figures with the run."""
+    mlflow.log_dict(dict(values), "report.json")
     for name, figure in figures.items():
         mlflow.log_figure(figure, f"figures/{name}")
 
@@ -71,19 +92,27 @@ def register(folder: Path, name: str | None, tags: Mapping[str, str]) -> str | N
     if name is None:
         return None
     client = mlflow.MlflowClient()
-    if not client.search_registered_models(f"name = '{name}'"):
-        client.create_registered_model(name)
     run = mlflow.active_run()
     assert run is not None
-    source = f"{run.info.artifact_uri}/model"
-    registered = client.create_model_version(name, source, run.info.run_id, tags=dict(tags))
-    client.set_registered_model_alias(name, "candidate", registered.version)
+    try:
+        _create_registered_model(client, name)
+        versions = client.search_model_versions(f"run_id = '{run.info.run_id}'")
+        # A run that was killed after it registered has a version already.
+        registered = next((found for found in versions if found.name == name), None)
+        if registered is None:
+            source = f"{run.info.artifact_uri}/model"
+            registered = client.create_model_version(name, source, run.info.run_id, tags=dict(tags))
+        client.set_registered_model_alias(name, "candidate", registered.version)
+    except mlflow.exceptions.MlflowException as error:
+        raise DataError(f"tracking.register_as {name!r}: MLflow refuses it: {_first_line(error)}") from error
     return f"models:/{name}/{registered.version}"
 
 
 def code_version() -> str:
-    """Name the code: the commit where there is one, else the installed version."""
+    """Name the code: the commit where it is a checkout, else the installed version."""
     root = Path(__file__).parent.parent
+    if not (root / ".git").exists():  # installed inside another project's repository, git would name that one's commit
+        return version("rm-rec")
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
@@ -92,9 +121,31 @@ def code_version() -> str:
     return found
 
 
-def _exists(run_id: str) -> bool:
+def _create_registered_model(client: mlflow.MlflowClient, name: str) -> None:
     try:
-        mlflow.get_run(run_id)
-    except mlflow.exceptions.MlflowException:
-        return False
-    return True
+        client.create_registered_model(name)
+    except mlflow.exceptions.MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _key(out: Path) -> str:
+    """Return the key of the folder's run, drawn before there is one: a kill while it is made leaves no second run."""
+    file = out / _KEY_FILE
+    if not file.exists() or not file.read_text().strip():
+        partial = file.with_name(file.name + ".partial")
+        partial.write_text(uuid.uuid4().hex)
+        partial.replace(file)
+    return file.read_text().strip()
+
+
+def _find(experiment: str, key: str, tags: Mapping[str, str]) -> str | None:
+    """Find the run of a folder; one of another config or log, whose files were deleted since, is left alone."""
+    for run in mlflow.MlflowClient().search_runs([experiment], f"tags.{_KEY_TAG} = '{key}'"):
+        if all(run.data.tags.get(name, value) == value for name, value in tags.items()):
+            return str(run.info.run_id)
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

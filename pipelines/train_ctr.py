@@ -8,28 +8,28 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import mlflow
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from pydantic import model_validator
 from rich.console import Console
 from rich.table import Table
 
 from feature_store.errors import DataError
-from feature_store.schema import DataConfig, Strict
-from pipelines import tracking
+from feature_store.schema import SPLITS, DataConfig, NextEvent, Strict
+from pipelines import run_folder, tracking
 from pipelines.artifact import save_model
 from pipelines.batches import feature_space
 from pipelines.checkpoint import Epoch, FitState
 from pipelines.data import TEST, VALIDATION, LogData
 from pipelines.evaluate import MetricsConfig, evaluate_predictions, figures_of
-from pipelines.job import DONE, run_job
+from pipelines.job import DONE, result_console, run_job
 from pipelines.predictions import PredictionColumns
 from pipelines.settings import load_settings, resolved
 from pipelines.tracking import TrackingConfig
-from pipelines.training import Fit, OptimizerConfig, TrainingConfig, predict
+from pipelines.training import PREDICTED_COLUMNS, Fit, OptimizerConfig, TrainingConfig, predict
 from rm_rec import plots
 from rm_rec.config import ModelConfig
 from rm_rec.model import ClickModel
@@ -55,6 +55,16 @@ class TrainCtr(Strict):
     out: str = "runs/train_ctr"
     """Folder for checkpoints, model, predictions.parquet and metrics.json; a run that was killed goes on from it."""
 
+    @model_validator(mode="after")
+    def _carried_columns_hide_no_prediction(self) -> Self:
+        if not isinstance(self.data.impressions, NextEvent):
+            taken = [name for name in self.data.impressions.carry if name in PREDICTED_COLUMNS]
+            if taken:
+                raise ValueError(
+                    f"data.impressions.carry: {taken[0]!r} names a column of predictions.parquet itself: rename yours"
+                )
+        return self
+
 
 def main(argv: list[str]) -> int:
     """Run the job; see the module's docstring."""
@@ -65,22 +75,28 @@ def main(argv: list[str]) -> int:
         description="Train a click model, evaluate it on held-out impressions, register it.",
         examples=EXAMPLES,
     )
-    console = Console()
+    console = result_console()
     out = Path(settings.out)
-    out.mkdir(parents=True, exist_ok=True)
+    device = _device(settings.training.device)
+    with run_folder.claimed(out, resolved(settings)):
+        return _train(settings, out, device, console)
+
+
+def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console) -> int:
     data = LogData.prepare(settings.data, out / "prepared", report=console.print)
+    _check_held_out(settings, data)
     fingerprint = _fingerprint(settings, data)
-    metrics_file = out / "metrics.json"
-    if metrics_file.exists() and json.loads(metrics_file.read_text()).get("fingerprint") == fingerprint:
+    finished = run_folder.read_metrics(out, fingerprint)
+    if finished is not None:
         console.print(f"{out} holds this very run, finished; nothing to do. Delete the folder to train anew.")
-        _print_metrics(console, json.loads(metrics_file.read_text()))
+        _print_metrics(console, finished)
         return DONE
 
     if settings.training.threads:
         torch.set_num_threads(settings.training.threads)
     torch.manual_seed(settings.training.seed)
     features = feature_space(settings.data.columns, settings.data.impressions, data.vocabularies)
-    model = ClickModel(settings.model, features).to(_device(settings.training.device))
+    model = ClickModel(settings.model, features).to(device)
     fit = Fit(model, data, settings.optimizer, settings.training, out / "checkpoint", fingerprint)
     if fit.resume():
         console.print(f"resuming {out} after epoch {len(fit.state.epochs)}, batch {fit.state.batches_done}")
@@ -88,12 +104,12 @@ def main(argv: list[str]) -> int:
     tags = {"data_sha256": manifest.fingerprint, "fingerprint": fingerprint}
     with tracking.tracked_run(settings.tracking, out, resolved(settings), tags):
         tracking.log_data_set(Path(settings.data.log).stem, manifest.fingerprint, {"events": manifest.events})
+        for epoch in fit.state.epochs:  # a kill may have come between an epoch's checkpoint and its line in MLflow
+            _track_epoch(epoch)
         state = fit.run(lambda epoch: _report_epoch(console, epoch))
         metrics = _finish(settings, data, model, state, fingerprint)
         uri = tracking.register(out / "model", settings.tracking.register_as, tags)
-    partial = metrics_file.with_suffix(".partial")
-    partial.write_text(json.dumps(metrics, indent=2) + "\n")
-    os.replace(partial, metrics_file)
+    run_folder.write_json(out / run_folder.METRICS, metrics)
 
     _print_metrics(console, metrics)
     console.print(f"\nModel       {out / 'model'}" + (f", registered as {uri} (alias candidate)" if uri else ""))
@@ -121,16 +137,16 @@ def _finish(settings: TrainCtr, data: LogData, model: ClickModel, state: FitStat
     metrics: dict[str, Any] = {name: _headline(report) for name, report in reports.items()}
     best = state.best
     assert best is not None
-    flat = {f"{name}_{key}": value for name, values in metrics.items() for key, value in values.items() if value}
-    mlflow.log_metrics(flat)
+    flat = {f"{name}_{key}": value for name, values in metrics.items() for key, value in values.items()}
+    tracking.log_once({name: value for name, value in flat.items() if value is not None})
     curves = plots.training_curves(
         [epoch.loss for epoch in state.epochs], [epoch.validation_auc for epoch in state.epochs], best.number
     )
     figures = figures_of(
         {"test": tables[TEST]}, {"test": reports["test"]}, PredictionColumns(), settings.metrics.calibration_bins
     )
-    tracking.log_figures({"training.png": curves, **figures})
-    mlflow.log_dict({name: report.to_dict() for name, report in reports.items()}, "report.json")
+    whole = {name: report.to_dict() for name, report in reports.items()}
+    tracking.log_report(whole, {"training.png": curves, **figures})
     return {
         **metrics,
         "best_epoch": best.number,
@@ -158,28 +174,50 @@ def _headline(report: Report) -> dict[str, float | None]:
 
 
 def _fingerprint(settings: TrainCtr, data: LogData) -> str:
-    """Name a run by what its result depends on: settings, log and code version, not where it is written."""
-    parts = {name: block for name, block in resolved(settings).items() if name in ("model", "optimizer", "training")}
-    text = json.dumps([parts, resolved(settings.data), data.prepared.manifest.fingerprint], sort_keys=True)
+    """Name a run by what its result depends on: settings and log, not where either is kept."""
+    parts = [run_folder.deciding(resolved(settings)), data.prepared.manifest.fingerprint]
+    text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise DataError(f"training.device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return device
 
 
+def _check_held_out(settings: TrainCtr, data: LogData) -> None:
+    """Refuse, before training, a split that the best epoch could not be chosen on, or the model not be tested on."""
+    labelled = not isinstance(settings.data.impressions, NextEvent)
+    for split in (VALIDATION, TEST):
+        zeros, ones = data.prepared.manifest.split_counts[split]
+        name = SPLITS[split]
+        if zeros + ones == 0:
+            raise DataError(
+                f"{settings.data.log}: no impression falls in the {name} split; raise data.split.{name}, or split by "
+                "another data.split.kind"
+            )
+        if labelled and 0 in (zeros, ones):
+            raise DataError(
+                f"{settings.data.log}: all {zeros + ones:,} labels of the {name} split are {int(zeros == 0)}; AUC "
+                f"needs both 0 and 1: raise data.split.{name}, or split by another data.split.kind"
+            )
+
+
 def _report_epoch(console: Console, epoch: Epoch) -> None:
     console.print(
         f"epoch {epoch.number}: loss {epoch.loss:.4f}, validation AUC {epoch.validation_auc:.4f}, "
-        f"{epoch.train_seconds:.0f} s",
-        highlight=False,
+        f"{epoch.train_seconds:.0f} s"
     )
-    mlflow.log_metrics({"loss": epoch.loss, "validation_auc": epoch.validation_auc}, step=epoch.number)
+    _track_epoch(epoch)
+
+
+def _track_epoch(epoch: Epoch) -> None:
+    # Not `validation_auc`, which is the finished model's.
+    tracking.log_once({"loss": epoch.loss, "epoch_validation_auc": epoch.validation_auc}, step=epoch.number)
 
 
 def _print_metrics(console: Console, metrics: dict[str, Any]) -> None:
@@ -194,7 +232,7 @@ def _print_metrics(console: Console, metrics: dict[str, Any]) -> None:
         table.add_row(
             name, f"{row['impressions']:,}", f"{row['auc']:.4f}", interval, grouped, f"{row['logloss']:.4f}", best
         )
-    console.print(table)
+    console.print(table, soft_wrap=False)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,9 @@ from rm_rec.batch import UserBatch
 from rm_rec.metrics import auc
 from rm_rec.model import ClickModel
 
+# What predictions.parquet holds beside the columns that a recipe carries along.
+PREDICTED_COLUMNS = ("user_id", "item_id", "timestamp", "split", "label", "history_length", "prediction")
+
 
 class OptimizerConfig(Strict):
     """Adam, with learning rates of their own for the network and the embeddings."""
@@ -89,7 +92,7 @@ class Fit:
         started = last_saved = time.monotonic()
         self.model.train()
         batch_number = 0
-        with Progress(f"epoch {epoch + 1}", self.data.num_impressions(TRAIN), "impressions") as progress:
+        with Progress(f"training epoch {epoch + 1}", self.data.num_impressions(TRAIN), "impressions") as progress:
             for sequences, generator in self.data.epoch(self.training.seed, epoch):
                 for _, batch in iterate_batches(sequences, TRAIN, self.training.batch_events, generator):
                     batch_number += 1
@@ -165,4 +168,5 @@ def _predictions(sequences: UserSequences, probability: np.ndarray, split: int) 
         "history_length": sequences.num_earlier,
         "prediction": probability,
     }
+    assert tuple(columns) == PREDICTED_COLUMNS
     return pa.table(columns | sequences.carried)

@@ -1,9 +1,11 @@
 """A log in which much of what decides a click happened hundreds of events ago."""
 
+from typing import Self
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from feature_store.schema import Strict
 
@@ -36,6 +38,17 @@ class SyntheticConfig(Strict):
     """Spread of the items' own log-odds, the same for all users."""
     seed: int = 0
 
+    @model_validator(mode="after")
+    def _categories_suffice(self) -> Self:
+        if self.early_interests + self.recent_interests >= self.categories:
+            raise ValueError(
+                f"{self.early_interests} early and {self.recent_interests} recent interests need more than "
+                f"{self.categories} categories; raise categories"
+            )
+        if self.items < self.categories:
+            raise ValueError(f"{self.items} items leave some of {self.categories} categories empty; raise items")
+        return self
+
 
 def make_synthetic_log(config: SyntheticConfig) -> pa.Table:
     """Make a log whose click probabilities are known, sorted by user and time.
@@ -48,11 +61,6 @@ def make_synthetic_log(config: SyntheticConfig) -> pa.Table:
         user_id, item_id, category_id, timestamp (seconds), clicked (0 or 1), true_probability (of the click) and
         deciding_age (how many events ago the user last met the category, whose clicks decide this one; 0: never).
     """
-    if config.early_interests + config.recent_interests >= config.categories:
-        raise ValueError(
-            f"{config.early_interests} early and {config.recent_interests} recent interests need more than "
-            f"{config.categories} categories; raise categories"
-        )
     draw = np.random.default_rng(config.seed)
     users = np.arange(config.users)
     lengths = np.round(config.events_per_user * draw.uniform(0.6, 1.4, config.users)).astype(np.int64)

@@ -270,3 +270,32 @@ def test_column_names_are_never_sql(tmp_path: Path, write: Write) -> None:
     config = DataConfig(log=write(good(**{name: ["a", None] * 10})), columns=Columns(event_features=(name,)))
     prepared = prepare(config, tmp_path / "it's [*] out", report=silent)
     assert prepared.events(0)[f"feature:{name}"].to_pylist() == ["a", None] * 10
+
+
+@pytest.mark.parametrize("role", ["time", "label", "dense"])
+def test_a_nan_is_found_though_parquet_leaves_it_out_of_its_largest_value(
+    tmp_path: Path, write: Write, role: str
+) -> None:
+    column = {"time": "timestamp", "label": "clicked", "dense": "price"}[role]
+    values = [1.0, 2.0, 3.0, float("nan")] + [4.0] * 16
+    log = good(**{"price": [1.0] * 20, column: values})
+    impressions = LabelColumn(column="clicked", threshold=2.0, context_dense=("price",))
+    config = DataConfig(log=write(log), impressions=impressions, bad_rows="set_aside", duplicate_rows="keep")
+    prepared = prepare(config, tmp_path / "out", report=silent, for_training=False)
+    assert prepared.manifest.rejects == {f"events: {column} is NaN": 1}
+    assert prepared.manifest.events == 19
+
+
+def test_a_nan_among_categories_is_null(tmp_path: Path, write: Write) -> None:
+    log = good(rating=[1.0, 2.0, float("nan"), 4.0] * 5)
+    config = DataConfig(log=write(log), columns=Columns(event_features=("rating",)), duplicate_rows="keep")
+    prepared = prepare(config, tmp_path / "out", report=silent)
+    assert set(prepared.events(0)["feature:rating"].to_pylist()) == {"1", "2", "4", None}
+
+
+def test_a_file_damaged_inside_is_named(tmp_path: Path, write: Write) -> None:
+    path = Path(write({name: values * 200 for name, values in good().items()}))
+    content = bytearray(path.read_bytes())
+    content[60:400] = bytes(340)
+    path.write_bytes(content)
+    assert f"{path}: DuckDB cannot read it" in error_of(DataConfig(log=str(path)), tmp_path / "out")

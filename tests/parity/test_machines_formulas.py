@@ -38,7 +38,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def rehearsal_write(machine: RehearsalMachine, slots: np.ndarray, events: list[np.ndarray]) -> np.ndarray:
-    """l_k = sum_n softmax_n(q(m_k) . k(f_n) / sqrt(D)) v(f_n), then m_k <- GRU(l_k, m_k) with z the share kept."""
+    """Slot-to-item attention, then m_k <- m_k + w_k (GRU(l_k, m_k) - m_k) with w_k = total / (total + exp(null_k))."""
     if not events:
         return slots
     query, key, value = (numpy_of(layer.weight) for layer in (machine.query, machine.key, machine.value))
@@ -56,7 +56,8 @@ def rehearsal_write(machine: RehearsalMachine, slots: np.ndarray, events: list[n
         z = sigmoid(w[keep] @ read + b[keep] + u[keep] @ memory + c[keep])
         r = sigmoid(w[reset] @ read + b[reset] + u[reset] @ memory + c[reset])
         candidate = np.tanh(w[new] @ read + b[new] + r * (u[new] @ memory + c[new]))
-        written[k] = z * memory + (1.0 - z) * candidate
+        weight = total / (total + math.exp(machine.null[k]))
+        written[k] = memory + weight * (z * memory + (1.0 - z) * candidate - memory)
     return written
 
 
@@ -78,6 +79,7 @@ def test_the_gate_is_pytorchs_gru_cell() -> None:
     """An independent reference for the gates' order: nn.GRUCell stacks reset, update, new."""
     dim = 6
     machine = scrambled(RehearsalMachine(RehearsalMemory(num_slots=4, slot_dim=dim), DIM))
+    machine.null.fill_(-1e4)  # every event counts whole
     cell = torch.nn.GRUCell(dim, dim)
     ours = torch.cat([torch.arange(dim, 2 * dim), torch.arange(dim), torch.arange(2 * dim, 3 * dim)])
     cell.weight_ih.copy_(machine.from_events.weight[ours])
@@ -101,6 +103,17 @@ def test_keep_bias_is_how_much_a_slot_holds_on_at_the_start() -> None:
         trace = machine.scan(machine.initial(len(LENGTHS)), segments, valid)["slots"]
         held.append(float((trace[4, -1] - trace[4, 0]).detach().norm()))
     assert held[0] > held[1] > held[2]
+
+
+@torch.no_grad()
+def test_a_slot_for_which_a_segment_has_nothing_stays_as_it_was() -> None:
+    machine = scrambled(RehearsalMachine(RehearsalMemory(num_slots=4, slot_dim=6), DIM))
+    machine.null[0] = 1e4
+    segments, valid = histories()
+    state = machine.initial(len(LENGTHS))
+    written = machine.write(state, segments[:, 0], valid[:, 0])
+    torch.testing.assert_close(written["slots"][:, 0], state["slots"][:, 0], atol=0, rtol=0)
+    assert not torch.allclose(written["slots"][-1, 1], state["slots"][-1, 1])
 
 
 def test_mean_pool_is_the_mean_of_all_events() -> None:

@@ -1,5 +1,6 @@
 """What a job says and how it exits, whatever happens inside it."""
 
+import errno
 import io
 import os
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from feature_store.errors import DataError
-from pipelines.job import GateRefused, Progress, run_job
+from pipelines.job import GateRefused, Progress, result_console, run_job
 from pipelines.settings import SettingsError
 from rm_rec.errors import BatchError
 
@@ -71,6 +72,35 @@ def test_a_traceback_finds_a_place_when_out_cannot_be_written(
     kept = Path(said.split("traceback in ")[1].strip())
     assert kept.parent == tmp_path
     assert "ZeroDivisionError: x" in kept.read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "full", "runs/a/model"), "runs/a/model: No space left on device; free some space"),
+        (PermissionError(errno.EACCES, "no", "runs/a"), "runs/a: Permission denied; name a place that can be written"),
+        (OSError(errno.EROFS, "no", "a.partial", None, "a"), "a: Read-only file system; name a place"),
+        (OSError(errno.ENOSPC, "Error writing bytes to file"), "error: No space left on device; free some space"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(error: OSError, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, line = ended(raising(error), capsys)
+    assert code == 2
+    assert said in line
+    assert line.startswith("error: ")
+    assert line.count("\n") == 1
+
+
+def test_a_file_of_ours_that_is_missing_is_a_defect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, line = ended(raising(FileNotFoundError(errno.ENOENT, "gone", "x")), capsys)
+    assert code == 1
+    assert "this is a defect" in line
+
+
+def test_results_are_neither_wrapped_nor_read_as_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    long = "runs/[red]/" + "a" * 200 + " and on :smile: 3"
+    result_console().print(long)
+    assert capsys.readouterr().out == f"{long}\n"
 
 
 def test_progress_is_a_plain_line_every_few_seconds_off_a_terminal() -> None:

@@ -75,9 +75,7 @@ def on_user_histories(items: Tensor, targets: Tensor, label: Tensor) -> UserBatc
 
 
 def planted_config(machine: dict[str, Any]) -> ModelConfig:
-    return model_config(
-        token_dim=16, segment_length=16, machine=machine, head={"hidden_dims": (32,)}, embedding_std=1.0
-    )
+    return model_config(token_dim=16, segment_length=16, machine=machine, head={"hidden_dims": (32,)})
 
 
 def test_what_happened_long_ago_is_remembered() -> None:
@@ -85,7 +83,7 @@ def test_what_happened_long_ago_is_remembered() -> None:
     found = {
         machine["kind"]: auc(fit(planted_config(machine), lambda step: planted(64, step), steps=200), held_out)
         for machine in (
-            {"kind": "rehearsal", "num_slots": 4, "slot_dim": 16, "keep_bias": 4.0},
+            {"kind": "rehearsal", "num_slots": 4, "slot_dim": 16},
             {"kind": "mean_pool"},
             {"kind": "none"},
         )

@@ -1,0 +1,53 @@
+"""Predictions of a trained model on a log it was not trained on, or was: with its own columns and vocabulary."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from feature_store.errors import DataError
+from feature_store.event_log import prepare
+from feature_store.schema import SPLITS, Columns, DataConfig, NextEvent
+from pipelines.artifact import ModelCard, load_model
+from pipelines.batches import feature_space
+from pipelines.data import LogData
+from pipelines.training import TrainingConfig, predict
+
+
+def score_log(model: Path, config: DataConfig, split: str | None, out: Path, report: Callable[[str], None]) -> Path:
+    """Score one split of a log (None: every impression), as `out/predictions.parquet`; the prepared log lies beside it.
+
+    Columns and impressions are those that the model was trained on, unless the config names others. Raises DataError
+    where the log does not give the model's features or the split is empty.
+    """
+    if split is not None and split not in SPLITS:
+        raise DataError(f"split {split!r}: must be one of {', '.join(SPLITS)}, or null for all")
+    trained = load_model(model)
+    config = _described(config, trained.card)
+    out.mkdir(parents=True, exist_ok=True)
+    prepared = prepare(config, out / "prepared", report=report, for_training=False)
+    data = LogData(config, prepared, trained.vocabularies)
+    found = {*config.columns.event_features, *config.columns.item_features}
+    known = {*trained.card.columns.event_features, *trained.card.columns.item_features}
+    if found != known or feature_space(config.columns, config.impressions, data.vocabularies) != trained.card.features:
+        raise DataError(
+            f"{model}: the model reads other features than data.columns and data.impressions name: leave both out"
+        )
+    wanted = [index for index, name in enumerate(SPLITS) if split in (None, name)]
+    tables = [predict(trained.model, data, index, TrainingConfig()) for index in wanted if data.num_impressions(index)]
+    if not tables:
+        raise DataError(f"{config.log}: no impression falls in the {split} split; choose another with --split")
+    path = out / "predictions.parquet"
+    partial = out / "predictions.parquet.partial"
+    pq.write_table(pa.concat_tables(tables), partial, compression="zstd")
+    os.replace(partial, path)
+    return path
+
+
+def _described(config: DataConfig, card: ModelCard) -> DataConfig:
+    """Fill in what the config does not say of the log from the model's card."""
+    columns = card.columns if config.columns == Columns() else config.columns
+    impressions = card.impressions if config.impressions == NextEvent() else config.impressions
+    return config.model_copy(update={"columns": columns, "impressions": impressions})

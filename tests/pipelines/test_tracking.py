@@ -1,0 +1,97 @@
+"""What MLflow keeps: the code's version with or without git, one run a folder, no point of a curve twice."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from feature_store.errors import DataError
+from pipelines import tracking
+from pipelines.tracking import TrackingConfig, code_version, log_once, register, tracked_run
+
+Config = Callable[..., TrackingConfig]
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    uri = f"sqlite:///{tmp_path_factory.mktemp('tracking') / 'mlflow.db'}"
+    mlflow.MlflowClient(uri).search_experiments()
+    return uri
+
+
+@pytest.fixture
+def config(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrackingConfig]:
+    monkeypatch.chdir(tmp_path)  # where MLflow keeps artifacts
+    yield TrackingConfig(uri=uri, experiment=tmp_path.name)
+    mlflow.set_tracking_uri(None)
+
+
+def test_the_code_is_named_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(tracking.__file__).parents[1]
+    if (root / ".git").exists():
+        commit = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        assert commit.stdout[:12] in code_version()
+    # Installed in an environment that lies inside another project's repository.
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    monkeypatch.setattr(tracking, "__file__", str(tmp_path / "site-packages" / "pipelines" / "tracking.py"))
+    assert code_version() == version("rm-rec")
+
+
+def test_without_git_the_code_is_named_by_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert code_version() == version("rm-rec")
+
+
+def test_a_folder_has_one_run(config: TrackingConfig, tmp_path: Path) -> None:
+    settings = {"optimizer": {"lr": 0.1}, "columns": ["a"]}
+    with tracked_run(config, tmp_path, settings, {"fingerprint": "f"}) as first:
+        log_once({"loss": 0.5}, step=1)
+    with tracked_run(config, tmp_path, {**settings, "out": "moved"}, {"fingerprint": "f"}) as second:
+        log_once({"loss": 0.5, "other": 1.0}, step=1)
+        log_once({"loss": 0.4}, step=2)
+    assert first == second
+    client = mlflow.MlflowClient(config.uri)
+    run = client.get_run(first)
+    assert run.data.params == {"optimizer.lr": "0.1", "columns": '["a"]', "out": "moved"}
+    assert [(point.step, point.value) for point in client.get_metric_history(first, "loss")] == [(1, 0.5), (2, 0.4)]
+    assert run.data.metrics["other"] == 1.0
+    # Its files were deleted, and another config is trained here: another run.
+    with tracked_run(config, tmp_path, settings, {"fingerprint": "g"}) as third:
+        assert third != first
+
+
+def test_a_run_that_failed_is_taken_up(config: TrackingConfig, tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), tracked_run(config, tmp_path, {}, {"fingerprint": "f"}) as first:
+        _ = 1 / 0
+    assert mlflow.MlflowClient(config.uri).get_run(first).info.status == "FAILED"
+    with tracked_run(config, tmp_path, {}, {"fingerprint": "f"}) as second:
+        assert second == first
+    assert mlflow.MlflowClient(config.uri).get_run(first).info.status == "FINISHED"
+
+
+def test_a_model_is_registered_once(config: TrackingConfig, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.json").write_text("{}")
+    name = "it's a model"
+    with tracked_run(config, tmp_path, {}, {"fingerprint": "f"}):
+        first = register(tmp_path / "model", name, {})
+        assert register(tmp_path / "model", name, {}) == first == f"models:/{name}/1"
+        assert register(tmp_path / "model", None, {}) is None
+    (tmp_path / "b").mkdir()
+    with tracked_run(config, tmp_path / "b", {}, {"fingerprint": "g"}):
+        assert register(tmp_path / "model", name, {}) == f"models:/{name}/2"
+    assert mlflow.MlflowClient(config.uri).get_model_version_by_alias(name, "candidate").version in (2, "2")
+
+
+@pytest.mark.parametrize("uri", ["nonsense://x", "sqlite:////proc/none/mlflow.db"])
+def test_an_address_that_cannot_be_used_is_named(tmp_path: Path, uri: str) -> None:
+    try:
+        with pytest.raises(DataError) as caught, tracked_run(TrackingConfig(uri=uri), tmp_path, {}, {}):
+            pass
+    finally:
+        mlflow.set_tracking_uri(None)
+    assert str(caught.value).startswith(f"tracking.uri {uri}: MLflow cannot open a run there: ")
+    assert "\n" not in str(caught.value)
