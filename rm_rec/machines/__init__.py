@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from rm_rec.config import Machine, MeanPool, NoMachine, RehearsalMemory
+from rm_rec.config import Machine, NoMachine
 from rm_rec.machines.base import MemoryMachine
 from rm_rec.machines.mean_pool import MeanPoolMachine
 from rm_rec.machines.rehearsal import RehearsalMachine
@@ -15,9 +15,4 @@ MACHINES: Final[dict[str, type[MemoryMachine]]] = {
 
 def build_machine(config: Machine, token_dim: int) -> MemoryMachine | None:
     """Make the machine that the config names; None where it names none."""
-    if isinstance(config, NoMachine):
-        return None
-    if isinstance(config, MeanPool):
-        return MeanPoolMachine(config, token_dim)
-    assert isinstance(config, RehearsalMemory)
-    return RehearsalMachine(config, token_dim)
+    return None if isinstance(config, NoMachine) else MACHINES[config.kind](config, token_dim)
