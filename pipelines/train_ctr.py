@@ -72,7 +72,7 @@ def main(argv: list[str]) -> int:
         TrainCtr,
         argv,
         prog=PROG,
-        description="Train a click model, evaluate it on held-out impressions, register it.",
+        description=DESCRIPTION,
         examples=EXAMPLES,
     )
     console = result_console()
