@@ -1,8 +1,5 @@
 """Where clicks come from: a label column, a file of impressions, or the next event against sampled items."""
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -11,11 +8,7 @@ from feature_store.errors import DataError
 from feature_store.hashing import Hashes, mix, stable_hash
 from feature_store.ragged import Ids, owners
 from feature_store.schema import DataConfig, NextEvent
-from feature_store.splits import TRAIN
 from feature_store.vocabularies import Vocabularies
-
-if TYPE_CHECKING:
-    from feature_store.sequences import UserSequences
 
 
 def draws(seed: int, users: pa.Array, offsets: Ids, per_event: int) -> Hashes:
@@ -85,30 +78,3 @@ def _item_ids(positives: pa.Array, index: Ids, group: int, vocabularies: Vocabul
     place = index.copy()
     place[::group] = len(known) + np.arange(len(positives))
     return pa.concat_arrays([known, positives.cast(known.type)]).take(pa.array(place))
-
-
-def resample_negatives(
-    sequences: "UserSequences", vocabularies: Vocabularies, config: DataConfig, seed: int
-) -> "UserSequences":
-    """Draw the training split's negatives anew; those of validation and test stay as `config.seed` drew them.
-
-    A draw is fixed by the seed, the user and the impression's place among the user's impressions here. Logs with
-    labels of their own come back as they are.
-    """
-    if not isinstance(config.impressions, NextEvent) or not len(sequences.label):
-        return sequences
-    group = 1 + config.impressions.negatives
-    counts = sampling_counts(vocabularies, config.impressions)
-    positives = sequences.item.take(pa.array(np.arange(0, len(sequences.item), group)))
-    random = draws(seed, sequences.users, sequences.impression_offsets // group, group - 1)
-    positive = vocabularies.item_index(positives)
-    drawn = np.concatenate([positive[:, None], draw_negatives(random, positive, counts)], axis=1).ravel()
-    anew = np.flatnonzero((sequences.split == TRAIN) & (sequences.label == 0))
-    fresh = vocabularies.targets(vocabularies.item_ids, drawn[anew])
-    targets = {name: rows.copy() for name, rows in sequences.targets.items()}
-    for name, rows in targets.items():
-        rows[anew] = fresh[name]
-    place = np.arange(len(sequences.item))
-    place[anew] = len(place) + drawn[anew]
-    item = pa.concat_arrays([sequences.item, vocabularies.item_ids]).take(pa.array(place))
-    return replace(sequences, targets=targets, item=item)

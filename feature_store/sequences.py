@@ -1,17 +1,17 @@
 """Per-user sequences: what training, evaluation and memory building read."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from feature_store.event_log import PreparedLog
-from feature_store.labels import with_negatives
+from feature_store.labels import draw_negatives, draws, sampling_counts, with_negatives
+from feature_store.prepared_log import PreparedLog
 from feature_store.ragged import Ids, offsets_of, ranges
 from feature_store.schema import ITEM, DataConfig, NextEvent, carry_column, dense_column, feature_column
-from feature_store.splits import read_timeline
+from feature_store.splits import TRAIN, read_timeline
 from feature_store.vocabularies import Vocabularies
 from feature_store.vocabulary import canonical
 
@@ -126,6 +126,33 @@ def load_sequences(prepared: PreparedLog, bucket: int, vocabularies: Vocabularie
         context_dense=dense,
         carried=carried,
     )
+
+
+def resample_negatives(
+    sequences: UserSequences, vocabularies: Vocabularies, config: DataConfig, seed: int
+) -> UserSequences:
+    """Draw the training split's negatives anew; those of validation and test stay as `config.seed` drew them.
+
+    A draw is fixed by the seed, the user and the impression's place among the user's impressions here. Logs with
+    labels of their own come back as they are.
+    """
+    if not isinstance(config.impressions, NextEvent) or not len(sequences.label):
+        return sequences
+    group = 1 + config.impressions.negatives
+    counts = sampling_counts(vocabularies, config.impressions)
+    positives = sequences.item.take(pa.array(np.arange(0, len(sequences.item), group)))
+    random = draws(seed, sequences.users, sequences.impression_offsets // group, group - 1)
+    positive = vocabularies.item_index(positives)
+    drawn = np.concatenate([positive[:, None], draw_negatives(random, positive, counts)], axis=1).ravel()
+    anew = np.flatnonzero((sequences.split == TRAIN) & (sequences.label == 0))
+    fresh = vocabularies.targets(vocabularies.item_ids, drawn[anew])
+    targets = {name: rows.copy() for name, rows in sequences.targets.items()}
+    for name, rows in targets.items():
+        rows[anew] = fresh[name]
+    place = np.arange(len(sequences.item))
+    place[anew] = len(place) + drawn[anew]
+    item = pa.concat_arrays([sequences.item, vocabularies.item_ids]).take(pa.array(place))
+    return replace(sequences, targets=targets, item=item)
 
 
 def iterate_sequences(prepared: PreparedLog, vocabularies: Vocabularies, config: DataConfig) -> Iterator[UserSequences]:

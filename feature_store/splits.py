@@ -1,7 +1,6 @@
 """Which impressions train, validate and test, and which events training may learn from: no split sees a later one."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -9,24 +8,13 @@ from numpy.typing import NDArray
 
 from feature_store.errors import DataError
 from feature_store.hashing import mix, stable_hash, unit_interval
+from feature_store.prepared_log import PreparedLog, TimeMoments
 from feature_store.ragged import Ids, count_earlier, count_earlier_in_row, runs
 from feature_store.schema import LABEL, SPLITS, TIME, USER, Split, SplitByPosition, SplitByTime, SplitByUser
-
-if TYPE_CHECKING:
-    from feature_store.event_log import PreparedLog
 
 TRAIN, VALIDATION, TEST = range(3)
 NEVER = np.iinfo(np.int64).max
 Splits = NDArray[np.int8]
-
-
-class Moments(Protocol):
-    """The first moments of validation and test, where a log is split by time."""
-
-    @property
-    def validation_from(self) -> int: ...  # noqa: D102
-    @property
-    def test_from(self) -> int: ...  # noqa: D102
 
 
 def rank_of(share: float, count: int) -> int:
@@ -46,7 +34,7 @@ def assign_splits(
     time: Ids,
     num_earlier: Ids,
     num_events: Ids,
-    moments: Moments | None = None,
+    moments: TimeMoments | None = None,
 ) -> Splits:
     """Assign each of [I] impressions (or events) of [U] users to a split: an index into `schema.SPLITS`.
 
@@ -95,7 +83,7 @@ class Timeline:
     label: NDArray[np.float32] | None  # [I], none where the next event is the positive
 
 
-def read_timeline(prepared: "PreparedLog", bucket: int, split: Split) -> Timeline:
+def read_timeline(prepared: PreparedLog, bucket: int, split: Split) -> Timeline:
     """Read one bucket's users, times and labels, and assign splits."""
     own_file = prepared.has_impressions
     labelled = LABEL in prepared.impression_columns

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_store.errors import DataError
-from feature_store.event_log import PreparedLog
+from feature_store.prepared_log import PreparedLog
 from feature_store.ragged import Ids
 from feature_store.schema import ITEM, DataConfig, LabelColumn, NextEvent, VocabularySizes, feature_column
 from feature_store.splits import TRAIN, read_timeline

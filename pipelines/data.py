@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from feature_store.event_log import PreparedLog, prepare
-from feature_store.labels import resample_negatives
+from feature_store.event_log import prepare
+from feature_store.prepared_log import PreparedLog
 from feature_store.schema import SPLITS, DataConfig
-from feature_store.sequences import UserSequences, load_sequences
+from feature_store.sequences import UserSequences, load_sequences, resample_negatives
 from feature_store.vocabularies import Vocabularies
 
 TRAIN, VALIDATION, TEST = range(len(SPLITS))

@@ -28,20 +28,20 @@ class Ranking:
     (0.75, 0.5)
     """
 
-    def __init__(self, labels: Shaped[np.ndarray, "row"], predictions: Float[np.ndarray, "row"]) -> None:
+    def __init__(self, labels: Shaped[np.ndarray, " row"], predictions: Float[np.ndarray, " row"]) -> None:
         clicked, scores = checked(labels, predictions, probabilities=False)
         self.order = np.argsort(scores, kind="stable")
         self._clicked = clicked[self.order]
         self._tie_starts = _starts(scores[self.order])
 
-    def auc(self, weights: Shaped[np.ndarray, "row"] | None = None) -> float | None:
+    def auc(self, weights: Shaped[np.ndarray, " row"] | None = None) -> float | None:
         """Return the chance that a click outranks a non-click, ties counting half; None if one class has no weight.
 
         `weights` are in the order the rows were given; `auc_of_sorted` takes them sorted already.
         """
         return self.auc_of_sorted(np.ones(len(self.order)) if weights is None else weights[self.order])
 
-    def auc_of_sorted(self, weights: Shaped[np.ndarray, "row"]) -> float | None:
+    def auc_of_sorted(self, weights: Shaped[np.ndarray, " row"]) -> float | None:
         """Return `auc` of weights that are already in this ranking's `order`."""
         of_clicks = np.add.reduceat(weights * self._clicked, self._tie_starts, dtype=np.float64)
         of_others = np.add.reduceat(weights, self._tie_starts, dtype=np.float64) - of_clicks
@@ -91,9 +91,9 @@ class CalibrationBins:
 
 
 def auc(
-    labels: Shaped[np.ndarray, "row"],
-    predictions: Float[np.ndarray, "row"],
-    weights: Shaped[np.ndarray, "row"] | None = None,
+    labels: Shaped[np.ndarray, " row"],
+    predictions: Float[np.ndarray, " row"],
+    weights: Shaped[np.ndarray, " row"] | None = None,
 ) -> float | None:
     """Return the chance that a click outranks a non-click, ties counting half; None if one class is missing.
 
@@ -104,7 +104,7 @@ def auc(
 
 
 def user_auc(
-    labels: Shaped[np.ndarray, "row"], predictions: Float[np.ndarray, "row"], users: Shaped[np.ndarray, "row"]
+    labels: Shaped[np.ndarray, " row"], predictions: Float[np.ndarray, " row"], users: Shaped[np.ndarray, " row"]
 ) -> UserAuc:
     """Return the AUC inside every user, all in one sort: ranks with ties averaged (Mann and Whitney 1947).
 
@@ -129,7 +129,7 @@ def user_auc(
     return UserAuc(np.divide(wins, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0), num_rows)
 
 
-def row_losses(labels: Shaped[np.ndarray, "row"], predictions: Float[np.ndarray, "row"]) -> Float[np.ndarray, "row"]:
+def row_losses(labels: Shaped[np.ndarray, " row"], predictions: Float[np.ndarray, " row"]) -> Float[np.ndarray, " row"]:
     """Return each row's negative log-likelihood in nats."""
     clicked, probability = checked(labels, predictions)
     probability = np.clip(probability, _SMALLEST, 1 - _SMALLEST)
@@ -138,9 +138,9 @@ def row_losses(labels: Shaped[np.ndarray, "row"], predictions: Float[np.ndarray,
 
 
 def logloss(
-    labels: Shaped[np.ndarray, "row"],
-    predictions: Float[np.ndarray, "row"],
-    weights: Shaped[np.ndarray, "row"] | None = None,
+    labels: Shaped[np.ndarray, " row"],
+    predictions: Float[np.ndarray, " row"],
+    weights: Shaped[np.ndarray, " row"] | None = None,
 ) -> float:
     """Return the mean negative log-likelihood of a row, in nats; lower is better.
 
@@ -156,7 +156,7 @@ def entropy(rate: Any) -> Any:
     return -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
 
 
-def normalised_entropy(labels: Shaped[np.ndarray, "row"], predictions: Float[np.ndarray, "row"]) -> float | None:
+def normalised_entropy(labels: Shaped[np.ndarray, " row"], predictions: Float[np.ndarray, " row"]) -> float | None:
     """Return logloss over the entropy of the base rate: below 1 beats always predicting the base rate.
 
     None where all labels are equal. Source: He et al. 2014, "Practical Lessons from Predicting Clicks on Ads at
@@ -166,14 +166,14 @@ def normalised_entropy(labels: Shaped[np.ndarray, "row"], predictions: Float[np.
     return loss / float(entropy(base_rate)) if 0 < base_rate < 1 else None
 
 
-def calibration_ratio(labels: Shaped[np.ndarray, "row"], predictions: Float[np.ndarray, "row"]) -> float | None:
+def calibration_ratio(labels: Shaped[np.ndarray, " row"], predictions: Float[np.ndarray, " row"]) -> float | None:
     """Return expected clicks over actual clicks: 1 is right, above 1 promises too much; None without a click."""
     clicked, probability = checked(labels, predictions)
     return float(probability.sum() / clicked.sum()) if clicked.any() else None
 
 
 def calibration_bins(
-    labels: Shaped[np.ndarray, "row"], predictions: Float[np.ndarray, "row"], num_bins: int = 20
+    labels: Shaped[np.ndarray, " row"], predictions: Float[np.ndarray, " row"], num_bins: int = 20
 ) -> CalibrationBins:
     """Split rows by prediction into at most `num_bins` of equal numbers; equal predictions are never parted.
 
@@ -191,7 +191,7 @@ def calibration_bins(
     return CalibrationBins(num_rows[filled], sums[0] / num_rows[filled], sums[1] / num_rows[filled])
 
 
-def user_positions(users: Shaped[np.ndarray, "row"], num_rows: int) -> Int[np.ndarray, "row"]:
+def user_positions(users: Shaped[np.ndarray, " row"], num_rows: int) -> Int[np.ndarray, " row"]:
     """Number the users 0, 1, … in sorted order, a number for each row."""
     if users.shape != (num_rows,):
         raise MetricError(f"users: expected {num_rows:,} of them, one for each label, found shape {users.shape}")
@@ -200,8 +200,8 @@ def user_positions(users: Shaped[np.ndarray, "row"], num_rows: int) -> Int[np.nd
 
 
 def checked(
-    labels: Shaped[np.ndarray, "row"], predictions: Shaped[np.ndarray, "other"], *, probabilities: bool = True
-) -> tuple[Float[np.ndarray, "row"], Float[np.ndarray, "row"]]:
+    labels: Shaped[np.ndarray, " row"], predictions: Shaped[np.ndarray, " other"], *, probabilities: bool = True
+) -> tuple[Float[np.ndarray, " row"], Float[np.ndarray, " row"]]:
     """Return labels and predictions as float64, or raise a MetricError that counts what is wrong."""
     if labels.shape != predictions.shape or labels.ndim != 1:
         raise MetricError(f"expected as many predictions as labels, found {predictions.shape} and {labels.shape}")
@@ -221,6 +221,6 @@ def checked(
     return clicked, scores
 
 
-def _starts(ordered: Shaped[np.ndarray, "row"]) -> Int[np.ndarray, "group"]:
+def _starts(ordered: Shaped[np.ndarray, " row"]) -> Int[np.ndarray, " group"]:
     """Return where each run of equal values begins."""
     return np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])

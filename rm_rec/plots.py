@@ -57,7 +57,7 @@ def training_curves(
     return figure
 
 
-def calibration(bins: CalibrationBins, predictions: Float[np.ndarray, "row"]) -> Figure:
+def calibration(bins: CalibrationBins, predictions: Float[np.ndarray, " row"]) -> Figure:
     """Draw the click rate against the predicted probability, with how the predictions are spread beneath."""
     figure = _figure(5.6)
     curve, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))

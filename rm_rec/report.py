@@ -82,13 +82,13 @@ class Difference:
 
 
 def bootstrap(
-    labels: Shaped[np.ndarray, "row"],
-    predictions: Float[np.ndarray, "row"],
-    users: Shaped[np.ndarray, "row"],
+    labels: Shaped[np.ndarray, " row"],
+    predictions: Float[np.ndarray, " row"],
+    users: Shaped[np.ndarray, " row"],
     *,
     resamples: int,
     seed: int,
-) -> dict[str, Float[np.ndarray, "resample"]]:
+) -> dict[str, Float[np.ndarray, " resample"]]:
     """Draw users with replacement `resamples` times and return each metric of each draw; NaN where undefined.
 
     The same users and seed give the same draws, so two models' values of one draw can be subtracted. Rows are sorted
@@ -126,9 +126,9 @@ def bootstrap(
 
 
 def score(
-    labels: Shaped[np.ndarray, "row"],
-    predictions: Float[np.ndarray, "row"],
-    users: Shaped[np.ndarray, "row"],
+    labels: Shaped[np.ndarray, " row"],
+    predictions: Float[np.ndarray, " row"],
+    users: Shaped[np.ndarray, " row"],
     *,
     resamples: int = 200,
     seed: int = 0,
@@ -157,12 +157,12 @@ def score(
 
 
 def report(
-    labels: Shaped[np.ndarray, "row"],
-    predictions: Float[np.ndarray, "row"],
-    users: Shaped[np.ndarray, "row"],
+    labels: Shaped[np.ndarray, " row"],
+    predictions: Float[np.ndarray, " row"],
+    users: Shaped[np.ndarray, " row"],
     *,
-    history_lengths: Shaped[np.ndarray, "row"] | None = None,
-    true_probabilities: Float[np.ndarray, "row"] | None = None,
+    history_lengths: Shaped[np.ndarray, " row"] | None = None,
+    true_probabilities: Float[np.ndarray, " row"] | None = None,
     history_buckets: Sequence[int] = HISTORY_BUCKETS,
     resamples: int = 200,
     seed: int = 0,
@@ -187,10 +187,10 @@ def report(
 
 
 def compare(
-    labels: Shaped[np.ndarray, "row"],
-    first: Float[np.ndarray, "row"],
-    second: Float[np.ndarray, "row"],
-    users: Shaped[np.ndarray, "row"],
+    labels: Shaped[np.ndarray, " row"],
+    first: Float[np.ndarray, " row"],
+    second: Float[np.ndarray, " row"],
+    users: Shaped[np.ndarray, " row"],
     *,
     resamples: int = 200,
     seed: int = 0,
@@ -221,14 +221,16 @@ def bucket_names(history_buckets: Sequence[int]) -> list[str]:
     return [str(low) if low == high else f"{low}-{high}" for low, high in ranges] + [f"{history_buckets[-1]}+"]
 
 
-def bucket_of(history_lengths: Shaped[np.ndarray, "row"], history_buckets: Sequence[int]) -> Shaped[np.ndarray, "row"]:
+def bucket_of(
+    history_lengths: Shaped[np.ndarray, " row"], history_buckets: Sequence[int]
+) -> Shaped[np.ndarray, " row"]:
     """Return each row's bucket, -1 where its history is shorter than the first bucket's."""
     if list(history_buckets) != sorted(set(history_buckets)) or not history_buckets:
         raise metrics.MetricError(f"history_buckets: expected increasing lengths, found {list(history_buckets)}")
     return np.searchsorted(np.asarray(history_buckets), history_lengths, side="right") - 1
 
 
-def _interval(drawn: Float[np.ndarray, "resample"], value: float | None) -> tuple[float | None, float | None]:
+def _interval(drawn: Float[np.ndarray, " resample"], value: float | None) -> tuple[float | None, float | None]:
     drawn = drawn[np.isfinite(drawn)]
     if value is None or not len(drawn):
         return None, None

@@ -19,9 +19,9 @@ class SyntheticConfig(Strict):
     events_per_user: int = Field(300, ge=10)
     """On average; a user has between 0.6 and 1.4 times as many."""
     items: int = Field(1000, ge=2)
-    categories: int = Field(40, ge=4)
-    early_interests: int = Field(12, ge=1)
-    """Categories of each user that appear in the early part of the history, vanish, and return one by one late."""
+    categories: int = Field(64, ge=4)
+    early_interests: int = Field(28, ge=1)
+    """Categories of each user that appear in the early part of the history, vanish, and return late, here and there."""
     recent_interests: int = Field(6, ge=1)
     """Categories that a user is busy with at any moment; they drift."""
     early_part: float = Field(0.4, gt=0, lt=1)
@@ -29,7 +29,9 @@ class SyntheticConfig(Strict):
     late_part: float = Field(0.4, gt=0, lt=1)
     """Share of the history, at its end, in which they return."""
     early_share: float = Field(0.6, ge=0, le=1)
-    """Share of the early and the late events that are about early interests."""
+    """Share of the early part's events that are about early interests, which take turns."""
+    late_share: float = Field(0.5, ge=0, le=1)
+    """Share of the late part's events that are about early interests, drawn at random."""
     drift: float = Field(0.15, ge=0, le=1)
     """Chance that a session replaces one of the recent interests."""
     strength: float = Field(1.5, ge=0)
@@ -55,7 +57,7 @@ def make_synthetic_log(config: SyntheticConfig) -> pa.Table:
 
     Each user likes or dislikes each category, for good. A click is likely where the category is liked; so what a user
     clicked before in a category says what the user will click there. Recent interests recur within tens of events.
-    Early interests are met in the first part of the history and return late, each after hundreds of events.
+    Early interests are met in the first part of the history and return late, many of them after hundreds of events.
 
     Returns:
         user_id, item_id, category_id, timestamp (seconds), clicked (0 or 1), true_probability (of the click) and
@@ -82,10 +84,13 @@ def make_synthetic_log(config: SyntheticConfig) -> pa.Table:
         recent[drifting, place] = others[drifting, next_other[drifting] % others.shape[1]]
         next_other[drifting] += 1
         share = step / lengths
-        in_part = (share < config.early_part) | (share >= 1 - config.late_part)
-        is_early = in_part & (draw.random(config.users) < config.early_share)
+        in_early_part, in_late_part = share < config.early_part, share >= 1 - config.late_part
+        chance = np.where(in_early_part, config.early_share, np.where(in_late_part, config.late_share, 0.0))
+        is_early = draw.random(config.users) < chance
+        returning = draw.integers(0, config.early_interests, config.users)
+        which = np.where(in_early_part, next_early % config.early_interests, returning)
         chosen = recent[users, draw.integers(0, config.recent_interests, config.users)]
-        chosen = np.where(is_early, early[users, next_early % config.early_interests], chosen)
+        chosen = np.where(is_early, early[users, which], chosen)
         next_early += is_early
         category[step], age[step] = chosen, step - last_met[users, chosen]
         age[step][last_met[users, chosen] < 0] = 0

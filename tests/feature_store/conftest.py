@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from small_logs import silent
 
-from feature_store.event_log import PreparedLog, prepare
+from feature_store.event_log import prepare
+from feature_store.prepared_log import PreparedLog
 from feature_store.schema import DataConfig
 from feature_store.sequences import UserSequences, iterate_sequences
 from feature_store.vocabularies import Vocabularies

@@ -12,7 +12,8 @@ import pytest
 from small_logs import silent
 
 from feature_store.errors import DataError
-from feature_store.event_log import PreparedLog, prepare
+from feature_store.event_log import prepare
+from feature_store.prepared_log import PreparedLog
 from feature_store.schema import Columns, DataConfig, ImpressionFile, LabelColumn, SplitByTime, SplitByUser
 
 Write = Callable[..., str]

@@ -14,7 +14,8 @@ from small_logs import assert_equal, by_user, random_log, silent
 
 from feature_store import event_log
 from feature_store.errors import DataError
-from feature_store.event_log import PreparedLog, prepare
+from feature_store.event_log import prepare
+from feature_store.prepared_log import PreparedLog
 from feature_store.schema import Columns, DataConfig, ImpressionFile, LabelColumn, NextEvent, SplitByUser
 
 Write = Callable[..., str]

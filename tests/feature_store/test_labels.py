@@ -7,8 +7,9 @@ import pytest
 from small_logs import arrays, assert_equal, by_user, random_log
 
 from feature_store.errors import DataError
-from feature_store.labels import draw_negatives, draws, resample_negatives
+from feature_store.labels import draw_negatives, draws
 from feature_store.schema import Columns, DataConfig, ImpressionFile, LabelColumn, NextEvent, VocabularySizes
+from feature_store.sequences import resample_negatives
 from feature_store.splits import TRAIN
 
 Load = Callable[..., Any]

@@ -34,8 +34,8 @@ def test_a_long_memory_beats_a_short_one_by_much(log: pa.Table) -> None:
     user, clicked = columns(log, "user_id", "clicked")
     late = np.concatenate([np.flatnonzero(user == one)[-60:] for one in np.unique(user)])
     short, full = (roc_auc_score(clicked[late], balance_of_clicks(log, window)[late]) for window in (50, 10**6))
-    assert 0.62 < short < 0.72  # both are learnable
-    assert full > short + 0.08
+    assert 0.62 < short < 0.77  # both are learnable
+    assert full > short + 0.05
     assert full < best_possible_auc(log)
 
 
@@ -62,7 +62,13 @@ def test_the_deciding_age_is_when_the_category_was_last_met(log: pa.Table) -> No
     for place, key in enumerate(zip(user.tolist(), category.tolist(), strict=True)):
         assert age[place] == (place - last[key] if key in last else 0)
         last[key] = place
-    assert (age > 50).mean() > 0.25
+
+
+def test_what_decides_a_late_click_is_often_out_of_reach_of_fifty_events(log: pa.Table) -> None:
+    user, age = columns(log, "user_id", "deciding_age")
+    late = np.concatenate([np.flatnonzero(user == one)[-30:] for one in np.unique(user)])
+    assert (age[late] > 50).mean() > 0.15
+    assert (age[late] > 100).mean() > 0.07
 
 
 def test_clicks_follow_their_probability_and_times_rise(log: pa.Table) -> None:
@@ -87,5 +93,5 @@ def test_a_seed_makes_one_log(log: pa.Table) -> None:
 
 
 def test_too_few_categories_are_refused() -> None:
-    with pytest.raises(ValueError, match="need more than 20 categories; raise categories"):
-        make_synthetic_log(SyntheticConfig(categories=20))
+    with pytest.raises(ValueError, match="need more than 30 categories; raise categories"):
+        make_synthetic_log(SyntheticConfig(categories=30))
