@@ -31,7 +31,7 @@ def test_it_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str
     ("arguments", "says"),
     [
         (("--log.categories", "34"), "28 early and 6 recent interests need more than 34 categories; raise categories"),
-        (("--log.items", "50"), "50 items leave some of 100 categories empty; raise items"),
+        (("--log.items", "50"), "50 items leave some of 64 categories empty; raise items"),
         (("--log.users", "0"), "log.users = 0 .*must be greater than or equal to 1"),
     ],
 )
