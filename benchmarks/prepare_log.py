@@ -1,7 +1,7 @@
 """Measure how fast a log larger than memory is prepared, and how much memory that takes.
 
-    python -m benchmarks.prepare_log
-    python -m benchmarks.prepare_log --events 2000000
+    python benchmarks/prepare_log.py
+    python benchmarks/prepare_log.py --events 2000000
 
 Makes a log in a temporary folder, prepares it in a fresh process, and prints one JSON object as its last line.
 """
@@ -81,7 +81,7 @@ def main() -> None:
         write_log(log, arguments.events)
         size = sum(file.stat().st_size for file in log.iterdir()) / 2**20
         print(f"made {arguments.events:,} events ({size:,.0f} MB of Parquet)", flush=True)
-        command = [sys.executable, "-m", "benchmarks.prepare_log", "--prepare-only", str(log), str(out)]
+        command = [sys.executable, __file__, "--prepare-only", str(log), str(out)]
         subprocess.run(command, check=True)
 
 

@@ -13,15 +13,11 @@ making the batch, forward, backward, optimiser. The figure is the median over ba
 import argparse
 import json
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from feature_store.sequences import UserSequences
 from pipelines.batches import plan_batches, to_batch

@@ -1,1 +1,0 @@
-"""Measurements; results are dated and name the hardware."""
