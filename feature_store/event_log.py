@@ -11,7 +11,7 @@ from feature_store.bucketing import DUPLICATE, Bucketing, open_duckdb, time_at_r
 from feature_store.errors import DataError
 from feature_store.parquet_source import ParquetSource
 from feature_store.prepared_log import FORMAT_VERSION, MANIFEST, Manifest, PreparedLog, TimeMoments
-from feature_store.row_checks import event_columns, impression_columns
+from feature_store.row_checks import ReadColumn, event_columns, impression_columns
 from feature_store.schema import DataConfig, ImpressionFile, NextEvent, SplitByTime
 from feature_store.splits import NEVER, check_splits, rank_of, read_timeline
 
@@ -83,7 +83,7 @@ def _fingerprint(config: DataConfig, sources: list[ParquetSource]) -> str:
 
 def _write_buckets(
     config: DataConfig,
-    tables: dict[str, tuple[ParquetSource, list]],  # type: ignore[type-arg]
+    tables: dict[str, tuple[ParquetSource, list[ReadColumn]]],
     fingerprint: str,
     work: Path,
     report: Callable[[str], None],
