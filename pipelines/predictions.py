@@ -125,12 +125,16 @@ def align(first: pa.Table, second: pa.Table, columns: PredictionColumns) -> tupl
 
 
 def distinct_names(paths: tuple[str, ...]) -> list[str]:
-    """Name each file by as few of its last path parts as tell it from the others.
+    """Name each file by as few of its last path parts as tell it from the others, without the ending they share.
 
-    >>> distinct_names(("a/predictions.parquet", "b/predictions.parquet"))
-    ['a/predictions', 'b/predictions']
+    >>> distinct_names(("runs/a/predictions.parquet", "runs/b/predictions.parquet"))
+    ['a', 'b']
+    >>> distinct_names(("old/a.parquet", "new/b.parquet"))
+    ['a', 'b']
     """
     parts = [Path(path).with_suffix("").parts for path in paths]
+    while len(paths) > 1 and min(map(len, parts)) > 1 and len({part[-1] for part in parts}) == 1:
+        parts = [part[:-1] for part in parts]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-depth:]) for part in parts]
         if len(set(names)) == len(names):

@@ -200,7 +200,8 @@ def test_a_missing_file_and_a_file_given_twice(tmp_path: Path) -> None:
 
 def test_names_are_as_short_as_they_can_be() -> None:
     assert distinct_names(("x/a.parquet", "y/b.parquet")) == ["a", "b"]
-    assert distinct_names(("x/a.parquet", "y/a.parquet")) == ["x/a", "y/a"]
+    assert distinct_names(("x/a.parquet", "y/a.parquet")) == ["x", "y"]
+    assert distinct_names(("a.parquet", "y/a.parquet")) == ["a", "y/a"]
 
 
 def test_rows_without_keys_are_the_same_only_in_the_same_order() -> None:
