@@ -172,9 +172,9 @@ def impression_columns(
 ) -> list[ReadColumn]:
     """List what is read of a file of impressions; its ids and times must be of the log's own types."""
     found = [
-        _read(source, impressions.user, "id", USER),
-        _read(source, impressions.item, "id", ITEM),
-        _read(source, impressions.time, "time", TIME),
+        _read(source, impressions.user or config.columns.user, "id", USER),
+        _read(source, impressions.item or config.columns.item, "id", ITEM),
+        _read(source, impressions.time or config.columns.time, "time", TIME),
         *_impression_columns(source, impressions),
     ]
     for ours, theirs in zip(found, (config.columns.user, config.columns.item, config.columns.time), strict=False):

@@ -90,9 +90,10 @@ class ImpressionFile(Strict):
     kind: Literal["file"] = "file"
     path: str
     """One Parquet file, a folder of them, or a glob."""
-    user: str = "user_id"
-    item: str = "item_id"
-    time: str = "timestamp"
+    user: str | None = None
+    """As in the log unless given; so are item and time."""
+    item: str | None = None
+    time: str | None = None
     column: str = "label"
     """The column that says whether the impression was clicked."""
     threshold: float | None = None

@@ -47,6 +47,13 @@ class LogData:
             self._num_impressions[split] = sum(int((users.split == split).sum()) for users in self.buckets())
         return self._num_impressions[split]
 
+    @property
+    def num_training_events(self) -> int:
+        """About how many events training reads in an epoch: the events, in the share of training's impressions."""
+        manifest = self.prepared.manifest
+        train, *others = (sum(counts) for counts in manifest.split_counts)
+        return manifest.events * train // max(1, train + sum(others))
+
     def epoch(self, seed: int, epoch: int) -> Iterator[tuple[UserSequences, np.random.Generator]]:
         """Read all users in an order, and with negatives, that depend on the seed and the epoch alone."""
         order = np.random.default_rng([seed, epoch]).permutation(self.prepared.num_buckets)

@@ -171,7 +171,7 @@ def figures_of(
         labels, predictions = (numbers(table, column, name) for column in (columns.label, columns.prediction))
         bins = calibration_bins(labels, predictions, num_bins)
         file = "calibration.png" if len(tables) == 1 else f"calibration_{place}.png"
-        figures[file] = plots.calibration(bins, predictions)
+        figures[file] = plots.calibration(bins, predictions, name)
     if any(found.by_history for found in reports.values()):
         figures["auc_by_history.png"] = plots.auc_by_history(reports)
     if len(reports) > 1:

@@ -192,3 +192,9 @@ class Progress:
                 parts.append(f"about {seconds * (1 - share) / share:.0f} s left")
         self._stream.write(", ".join([*parts, self._note] if self._note else parts) + "\n")
         self._stream.flush()
+
+
+def this_python() -> str:
+    """Name the running interpreter as one would type it here."""
+    path = Path(sys.executable)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

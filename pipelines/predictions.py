@@ -46,8 +46,9 @@ def read_predictions(path: str, columns: PredictionColumns, split: str | None, *
     Rows of every split are read where `split` is None or the file has no such column. `with_keys` reads item and time
     too. Raises DataError with the path, what was expected and what was found.
     """
+    within_run = Path(path) / "predictions.parquet"  # a folder that train_ctr wrote
     try:
-        source = ds.dataset(path, format="parquet")
+        source = ds.dataset(str(within_run) if within_run.is_file() else path, format="parquet")
         present = source.schema.names
         if not source.files:
             raise DataError(f"{path}: no Parquet file in this folder")

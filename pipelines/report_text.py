@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from rm_rec.report import Difference, Estimate, Report, Scores
+from rm_rec.report import Difference, Estimate, Report, Scores, shortest_of
 
 _METRICS = (
     ("AUC", "auc"),
@@ -37,7 +37,7 @@ def grids(reports: Mapping[str, Report], differences: Mapping[str, Sequence[Diff
         ["Users of one class, not in grouped AUC", *(f"{r.overall.users_left_out:,}" for r in reports.values())],
     ]
     found: list[_Grid] = [("Overall, 95 % intervals over users", ["", *models], overall)]
-    buckets = list(dict.fromkeys(bucket for report in reports.values() for bucket in report.by_history))
+    buckets = sorted({bucket for report in reports.values() for bucket in report.by_history}, key=shortest_of)
     if buckets:
         header = ["Events before", "Impressions", *models]
         found.append(("AUC by length of history", header, [_bucket(name, reports) for name in buckets]))

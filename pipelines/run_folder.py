@@ -16,6 +16,7 @@ from feature_store.errors import DataError
 from pipelines.settings import flatten
 
 RUN, METRICS, _LOCK = "run.json", "metrics.json", ".lock"
+_WORK = ("checkpoint", METRICS, "model")  # what a run has made once it trains
 # Where the log lies, and how much memory or how many checkpoints a run may take, do not change what comes out.
 _WITHOUT_EFFECT = ("data.log", "data.impressions.path", "data.memory_limit_mb", "training.checkpoint_minutes")
 _DECIDING_BLOCKS = ("data", "model", "optimizer", "training", "metrics")
@@ -41,10 +42,11 @@ def claimed(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
         except BlockingIOError as error:
             raise DataError(f"{folder}: another process is at work here; wait for it, or give another --out") from error
         found = _read(folder / RUN)
-        if found is None:
-            write_json(folder / RUN, {"settings": deciding(settings)})
-        else:
+        # A start that failed on its data left no more than its settings: the mended command may take the folder.
+        if found is not None and any((folder / name).exists() for name in _WORK):
             _refuse_another(folder, found.get("settings", {}), deciding(settings))
+        else:
+            write_json(folder / RUN, {"settings": deciding(settings)})
         yield
 
 

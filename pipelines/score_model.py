@@ -3,13 +3,14 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_store.errors import DataError
 from feature_store.event_log import prepare
-from feature_store.schema import SPLITS, Columns, DataConfig, NextEvent
+from feature_store.schema import SPLITS, DataConfig, Strict
 from pipelines.artifact import ModelCard, load_model
 from pipelines.batches import feature_space
 from pipelines.data import LogData
@@ -48,6 +49,15 @@ def score_log(model: Path, config: DataConfig, split: str | None, out: Path, rep
 
 def _described(config: DataConfig, card: ModelCard) -> DataConfig:
     """Fill in what the config does not say of the log from the model's card."""
-    columns = card.columns if config.columns == Columns() else config.columns
-    impressions = card.impressions if config.impressions == NextEvent() else config.impressions
+    columns = card.columns.model_copy(update=_said(config.columns))
+    impressions = config.impressions
+    if impressions.kind == "next_event" and _said(impressions).keys() <= {"kind"}:  # as where nothing is said
+        impressions = card.impressions
+    elif impressions.kind == card.impressions.kind:
+        impressions = card.impressions.model_copy(update=_said(impressions))
     return config.model_copy(update={"columns": columns, "impressions": impressions})
+
+
+def _said(block: Strict) -> dict[str, Any]:
+    """Return the keys of a block that the user gave, also where they equal the defaults."""
+    return {name: getattr(block, name) for name in block.model_fields_set}

@@ -172,7 +172,8 @@ def _type(annotation: Any) -> str:
     members = members_of(annotation)
     item = sequence_of(annotation)
     if item is not None:
-        return "list of " + " or ".join(_name(part) for part in item) + (" or null" if type(None) in members else "")
+        names = [_name(part) for part in item] + (["null"] if type(None) in members else [])
+        return "a,b: list of " + " or ".join(names)
     literals = [str(member) for member in members if not isinstance(member, type) and get_origin(member) is None]
     names = [_name(member) for member in members if isinstance(member, type) or get_origin(member) is not None]
     return " or ".join(([f"one of {', '.join(literals)}"] if literals else []) + names)

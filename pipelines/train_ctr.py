@@ -25,7 +25,7 @@ from pipelines.batches import feature_space
 from pipelines.checkpoint import Epoch, FitState
 from pipelines.data import TEST, VALIDATION, LogData
 from pipelines.evaluate import MetricsConfig, evaluate_predictions, figures_of
-from pipelines.job import DONE, result_console, run_job
+from pipelines.job import DONE, result_console, run_job, this_python
 from pipelines.predictions import PredictionColumns
 from pipelines.settings import load_settings, resolved
 from pipelines.tracking import TrackingConfig
@@ -114,10 +114,13 @@ def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console
     _print_metrics(console, metrics)
     console.print(f"\nModel       {out / 'model'}" + (f", registered as {uri} (alias candidate)" if uri else ""))
     console.print(f"Predictions {out / 'predictions.parquet'}")
+    if state.best is not None and state.best.number == settings.training.epochs:
+        console.print(f"The last epoch was the best: more may help (--training.epochs {2 * settings.training.epochs}).")
+    python = this_python()
     console.print(
-        f"\nNext: python -m pipelines.evaluate --predictions {out / 'predictions.parquet'} --out {out / 'report'}"
+        f"\nNext: {python} -m pipelines.evaluate --predictions {out / 'predictions.parquet'} --out {out / 'report'}"
     )
-    console.print(f"      mlflow ui --backend-store-uri {settings.tracking.uri} --host 127.0.0.1")
+    console.print(f"      {python} -m mlflow ui --backend-store-uri {settings.tracking.uri} --host 127.0.0.1")
     return DONE
 
 
@@ -222,16 +225,17 @@ def _track_epoch(epoch: Epoch) -> None:
 
 def _print_metrics(console: Console, metrics: dict[str, Any]) -> None:
     table = Table(title=f"Best epoch {metrics['best_epoch']} of {len(metrics['epochs'])}", title_justify="left")
-    for column in ("", "impressions", "AUC", "95 % interval", "grouped AUC", "logloss", "best possible AUC"):
+    known = metrics["test"]["best_possible_auc"] is not None  # on made logs alone
+    columns = ["", "impressions", "AUC", "95 % interval", "AUC within users", "logloss"]
+    for column in [*columns, "best possible AUC"] if known else columns:
         table.add_column(column, justify="right")
     for name in ("validation", "test"):
         row = metrics[name]
         interval = "-" if row["auc_low"] is None else f"{row['auc_low']:.4f} to {row['auc_high']:.4f}"
-        best = "-" if row["best_possible_auc"] is None else f"{row['best_possible_auc']:.4f}"
         grouped = "-" if row["grouped_auc"] is None else f"{row['grouped_auc']:.4f}"
-        table.add_row(
-            name, f"{row['impressions']:,}", f"{row['auc']:.4f}", interval, grouped, f"{row['logloss']:.4f}", best
-        )
+        best = [f"{row['best_possible_auc']:.4f}"] if known else []
+        cells = [f"{row['impressions']:,}", f"{row['auc']:.4f}", interval, grouped, f"{row['logloss']:.4f}"]
+        table.add_row(name, *cells, *best)
     console.print(table, soft_wrap=False)
 
 

@@ -46,6 +46,8 @@ class TrainingConfig(Strict):
     """Stop after this many epochs without a better validation AUC; the best epoch's weights are kept."""
     batch_events: int = Field(4096, ge=1)
     """Events of a batch, padding included; users go into a batch whole."""
+    min_batches: int = Field(25, ge=1)
+    """Batches of a small log are made smaller, so that an epoch has about this many steps."""
     seed: int = Field(0, ge=0)
     threads: int = Field(0, ge=0)
     """CPU threads; 0 leaves PyTorch's own choice."""
@@ -69,6 +71,7 @@ class Fit:
     ) -> None:
         self.model, self.data, self.training, self.folder = model, data, training, folder
         self.clip_norm = optimizer.clip_norm
+        self.batch_events = min(training.batch_events, max(1, data.num_training_events // training.min_batches))
         self.optimizer, self.network = build_optimizer(model, optimizer)
         self.state = FitState(fingerprint=fingerprint)
 
@@ -94,7 +97,7 @@ class Fit:
         batch_number = 0
         with Progress(f"training epoch {epoch + 1}", self.data.num_impressions(TRAIN), "impressions") as progress:
             for sequences, generator in self.data.epoch(self.training.seed, epoch):
-                for _, batch in iterate_batches(sequences, TRAIN, self.training.batch_events, generator):
+                for _, batch in iterate_batches(sequences, TRAIN, self.batch_events, generator):
                     batch_number += 1
                     if batch_number <= self.state.batches_done:
                         progress.advance(len(batch.label))

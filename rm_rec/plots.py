@@ -15,7 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from rm_rec.metrics import CalibrationBins
-from rm_rec.report import Estimate, Report
+from rm_rec.report import Estimate, Report, shortest_of
 
 # Okabe and Ito 2008: told apart by colour-blind readers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -57,7 +57,7 @@ def training_curves(
     return figure
 
 
-def calibration(bins: CalibrationBins, predictions: Float[np.ndarray, " row"]) -> Figure:
+def calibration(bins: CalibrationBins, predictions: Float[np.ndarray, " row"], name: str) -> Figure:
     """Draw the click rate against the predicted probability, with how the predictions are spread beneath."""
     figure = _figure(5.6)
     curve, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -80,7 +80,7 @@ def calibration(bins: CalibrationBins, predictions: Float[np.ndarray, " row"]) -
     curve.set_xlim(0, end)
     curve.set_ylim(0, end)
     curve.legend(loc="upper left", frameon=False, fontsize=10)
-    _dress(curve, f"Calibration: expected error {bins.expected_error:.4f}", "", "Click rate")
+    _dress(curve, f"Calibration of {name}: expected error {bins.expected_error:.4f}", "", "Click rate")
     histogram.hist(predictions, bins=np.linspace(0, end, 51), color=COLOURS[0], alpha=0.55)
     _dress(histogram, "", "Predicted click probability", "Impressions")
     histogram.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -92,8 +92,7 @@ def auc_by_history(reports: Mapping[str, Report]) -> Figure:
     """Draw each model's AUC in every bucket of history length, with 95 % intervals and the bucket's impressions."""
     figure = _figure(5.0)
     curve, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    buckets = list(dict.fromkeys(name for report in reports.values() for name in report.by_history))
-    buckets.sort(key=lambda name: int(name.partition("-")[0].rstrip("+")))
+    buckets = sorted({name for report in reports.values() for name in report.by_history}, key=shortest_of)
     for place, (model, report) in enumerate(reports.items()):
         shift = (place - (len(reports) - 1) / 2) * min(0.12, 0.7 / len(reports))  # so that intervals stand side by side
         known = [(at, report.by_history[name].auc) for at, name in enumerate(buckets) if name in report.by_history]

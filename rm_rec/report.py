@@ -221,6 +221,15 @@ def bucket_names(history_buckets: Sequence[int]) -> list[str]:
     return [str(low) if low == high else f"{low}-{high}" for low, high in ranges] + [f"{history_buckets[-1]}+"]
 
 
+def shortest_of(bucket: str) -> int:
+    """Return the shortest history of a named bucket, to sort by.
+
+    >>> sorted(["100-199", "0", "1000+", "32-99"], key=shortest_of)
+    ['0', '32-99', '100-199', '1000+']
+    """
+    return int(bucket.partition("-")[0].rstrip("+"))
+
+
 def bucket_of(
     history_lengths: Shaped[np.ndarray, " row"], history_buckets: Sequence[int]
 ) -> Shaped[np.ndarray, " row"]:

@@ -54,8 +54,14 @@ class UserMemory(nn.Module):
         """Return the state of users with no history."""
         return self.machine.initial(num_users) if self.machine is not None else {}
 
-    def stretch(self, tokens: Float[Tensor, "user event dim"], time: Tensor, lengths: Tensor) -> Stretch:
-        """Cut whole histories, padded at their ends, into segments."""
+    def stretch(
+        self, tokens: Float[Tensor, "user event dim"], time: Tensor, lengths: Tensor, num_folded: int = 0
+    ) -> Stretch:
+        """Cut histories, padded at their ends, into segments.
+
+        To go on from a state, put each user's recent window (its last full segments, then its tail) before what is new,
+        and say by `num_folded` how many full segments that is: they are seen by the window and not folded again.
+        """
         length = self.config.segment_length
         num_segments = max(-(-tokens.shape[1] // length), 1)  # one of padding where there is no event at all
         missing = num_segments * length - tokens.shape[1]
@@ -66,7 +72,7 @@ class UserMemory(nn.Module):
             tokens=tokens.view(*shape, tokens.shape[-1]),
             valid=valid.view(shape),
             time=nn.functional.pad(time, (0, missing)).view(shape),
-            num_folded=0,
+            num_folded=num_folded,
         )
 
     def queries(
@@ -75,13 +81,14 @@ class UserMemory(nn.Module):
         user: Tensor | list[int],
         num_earlier: Tensor | list[int],
         time: Tensor | list[int],
+        num_folded: int = 0,
     ) -> Queries:
-        """Ask about whole histories: each query sees its user's first `num_earlier` events."""
+        """Ask about a stretch: each query sees the first `num_earlier` events that its user has there."""
         seen = torch.as_tensor(num_earlier, device=tokens.device)
         return Queries(
             tokens=tokens,
             user=torch.as_tensor(user, device=tokens.device),
-            boundary=seen // self.config.segment_length,
+            boundary=seen // self.config.segment_length - num_folded,
             num_visible=seen,
             time=torch.as_tensor(time, device=tokens.device),
         )

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rm_rec.config import MemoryConfig, RehearsalMemory
 from rm_rec.machines.base import State
 from rm_rec.segments import Queries, Stretch
 from rm_rec.user_memory import UserMemory
@@ -25,6 +26,25 @@ SETTINGS = [("none", "none"), *((kind, encoder) for kind in KINDS for encoder in
 def memory(request: pytest.FixtureRequest) -> UserMemory:
     machine, encoder, window = request.param
     return user_memory(machine=machine, encoder=encoder, window=WINDOWS[window])
+
+
+def test_going_on_from_a_state_and_a_window_equals_one_pass_through_the_public_face() -> None:
+    torch.manual_seed(0)
+    memory = UserMemory(MemoryConfig(token_dim=8, segment_length=4, machine=RehearsalMemory(num_slots=3, slot_dim=8)))
+    tokens, time = torch.randn(1, 23, 8), torch.arange(23).view(1, 23)
+    target = torch.randn(1, 8)
+
+    def whole(num_events: int) -> tuple[Tensor, State]:
+        stretch = memory.stretch(tokens[:, :num_events], time[:, :num_events], torch.tensor([num_events]))
+        answers, state, _ = memory(stretch, memory.queries(target, [0], [num_events], [50]))
+        return answers, state
+
+    _, state = whole(14)  # three full segments and a tail of two: the window is events 8 to 13
+    stretch = memory.stretch(tokens[:, 8:], time[:, 8:], torch.tensor([15]), num_folded=1)
+    answers, later, _ = memory(stretch, memory.queries(target, [0], [15], [50], num_folded=1), state)
+    expected, expected_state = whole(23)
+    torch.testing.assert_close(answers, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(later, expected_state, atol=1e-5, rtol=0)
 
 
 def user_memory(**settings: Any) -> UserMemory:

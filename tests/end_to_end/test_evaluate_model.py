@@ -49,6 +49,23 @@ def test_every_impression_and_a_log_of_other_users(trained: Path, log: Path, tmp
     assert (both["prediction"] - both["prediction_before"]).abs().max() < 1e-6
 
 
+def test_columns_of_other_names_are_read_with_the_models_features(trained: Path, log: Path, tmp_path: Path) -> None:
+    table = pq.read_table(log).slice(0, 500)
+    renamed = {"user_id": "uid", "timestamp": "ts"}
+    pq.write_table(
+        table.rename_columns([renamed.get(name, name) for name in table.column_names]), tmp_path / "r.parquet"
+    )
+    pq.write_table(table, tmp_path / "same.parquet")
+    said = ["--data.columns.user", "uid", "--data.columns.time", "ts", "--data.columns.item", "item_id"]
+    found = []
+    for name, more in (("same", []), ("r", said)):
+        out = tmp_path / name
+        argv = ["--model", str(trained / "model"), "--data.log", str(tmp_path / f"{name}.parquet"), *more]
+        assert main([*argv, "--split", "null", "--out", str(out), "--metrics.resamples", "0"]) == 0
+        found.append(pq.read_table(out / "predictions.parquet")["prediction"])
+    assert found[0].equals(found[1])
+
+
 def test_mistakes_are_named(trained: Path, log: Path, tmp_path: Path) -> None:
     model, out = str(trained / "model"), str(tmp_path / "out")
     with pytest.raises(SettingsError, match=r"give both --model FOLDER and --data\.log PATH"):
@@ -62,7 +79,7 @@ def test_mistakes_are_named(trained: Path, log: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is not a model: it has no model\.safetensors"):
         main(["--model", str(tmp_path), "--data.log", str(log), "--out", out])
     with pytest.raises(DataError, match="the model reads other features"):
-        main(["--model", model, "--data.log", str(log), "--out", out, "--data.columns.item_features", "category_id"])
+        main(["--model", model, "--data.log", str(log), "--out", out, "--data.columns.event_features", "deciding_age"])
     with pytest.raises(DataError, match="split 'holdout': must be one of train, validation, test"):
         main(["--model", model, "--data.log", str(log), "--out", out, "--split", "holdout"])
     with pytest.raises(DataError, match="no impression falls in the test split; choose another"):

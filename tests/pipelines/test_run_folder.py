@@ -15,7 +15,7 @@ def settings(lr: float = 0.1, **training: Any) -> dict[str, Any]:
 
 def test_another_config_is_refused_by_the_name_of_what_differs(tmp_path: Path) -> None:
     with claimed(tmp_path / "run", settings()):
-        pass
+        (tmp_path / "run" / "checkpoint").mkdir()
     with pytest.raises(DataError) as caught, claimed(tmp_path / "run", settings(lr=0.2)):
         pass
     assert str(caught.value) == (
@@ -23,6 +23,15 @@ def test_another_config_is_refused_by_the_name_of_what_differs(tmp_path: Path) -
         "give another --out, or delete that folder to train anew"
     )
     with pytest.raises(DataError, match=r"and 1 other settings differ"), claimed(tmp_path / "run", settings(2, seed=1)):
+        pass
+
+
+def test_a_start_that_came_to_nothing_leaves_the_folder_free(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no column"), claimed(tmp_path, settings()):
+        raise DataError("no column 'user_id'")
+    with claimed(tmp_path, settings(lr=0.2)):
+        (tmp_path / "checkpoint").mkdir()
+    with pytest.raises(DataError, match=r"optimizer.lr is 0.2 there, 0.1 here"), claimed(tmp_path, settings()):
         pass
 
 

@@ -199,7 +199,7 @@ def test_help_lists_every_key_within_the_width(capsys: pytest.CaptureFixture[str
     assert "kind slots: Writes to slots.\n      --model.machine.num_slots (integer; at least 1; default 4)" in text
     assert "--epochs (integer or null; at least 1; default null)" in text
     assert "rehearsal: Off (null) by default." in text
-    assert "--columns (list of text; default [])" in text
+    assert "--columns (a,b: list of text; default [])" in text
 
 
 def test_resolved_and_flatten_are_plain() -> None:

@@ -52,7 +52,7 @@ def test_training_curves_of_one_epoch_and_no_auc() -> None:
 def test_calibration_draws_the_bins(rows: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     labels, predictions, _ = rows
     bins = calibration_bins(labels, predictions, 8)
-    figure = plots.calibration(bins, predictions)
+    figure = plots.calibration(bins, predictions, "mine")
     drawn(figure)
     np.testing.assert_allclose(figure.axes[0].lines[1].get_xdata(), bins.mean_prediction)
     np.testing.assert_allclose(figure.axes[0].lines[1].get_ydata(), bins.click_rate)
@@ -61,7 +61,7 @@ def test_calibration_draws_the_bins(rows: tuple[np.ndarray, np.ndarray, np.ndarr
 
 def test_calibration_of_a_constant_zero() -> None:
     predictions = np.zeros(5)
-    drawn(plots.calibration(calibration_bins(np.zeros(5), predictions), predictions))
+    drawn(plots.calibration(calibration_bins(np.zeros(5), predictions), predictions, "mine"))
 
 
 def test_auc_by_history_shows_every_bucket_and_its_rows(reported: Report) -> None:
