@@ -115,7 +115,7 @@ def code_version() -> str:
         return version("rm-rec")
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603 - ours
     except (OSError, subprocess.CalledProcessError):
         return version("rm-rec")
     return found

@@ -99,5 +99,5 @@ class _SmallTable(torch.autograd.Function):
 
 
 def _look_up(table: Float[Tensor, "row column"], rows: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape column"]:
-    found: Tensor = _SmallTable.apply(table, rows)  # type: ignore[no-untyped-call]
+    found: Tensor = _SmallTable.apply(table, rows)  # type: ignore[no-untyped-call]  # torch does not type it
     return found
