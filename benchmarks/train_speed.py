@@ -21,8 +21,8 @@ import torch
 
 from feature_store.sequences import UserSequences
 from pipelines.batches import plan_batches, to_batch
-from pipelines.training import OptimizerConfig, build_optimizer, training_step
-from rm_rec.config import FeatureSpace, ModelConfig, NoMachine, WholeHistory
+from pipelines.training import Learner, OptimizerConfig, build_optimizer, training_step
+from rm_rec.config import FeatureSpace, ModelConfig, NoMachine, RehearsalConfig, WholeHistory
 from rm_rec.model import ClickModel
 
 NUM_ITEMS, NUM_CATEGORIES = 100_000, 1_000
@@ -71,13 +71,16 @@ def measure(name: str, users: UserSequences, num_batches: int, profile: bool) ->
         events=("item", "category"),
         targets=("item", "category"),
     )
-    model = ClickModel(MODELS[name], features).train()
-    optimizer, network = build_optimizer(model, OptimizerConfig())
+    learner = Learner(
+        ClickModel(MODELS[name], features), RehearsalConfig(recollection_weight=0, familiarity_weight=0)
+    ).train()
+    optimizer = build_optimizer(learner, OptimizerConfig())
+    random = torch.Generator().manual_seed(0)
     plan = plan_batches(users, BATCH_EVENTS[name], np.random.default_rng(0))
 
     def step(index: int) -> int:
         batch = to_batch(users.select(plan[index % len(plan)], None))
-        training_step(model, optimizer, batch, network, 1.0)
+        training_step(learner, optimizer, batch, 1.0, random)
         return len(batch.label)
 
     step(0)  # the first step allocates the optimiser's state

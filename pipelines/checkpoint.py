@@ -6,10 +6,11 @@ step-E-B/       after E epochs and B batches: weights, optimiser, random state, 
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
 from feature_store.errors import DataError
@@ -28,6 +29,8 @@ class Epoch(Strict):
     loss: float
     validation_auc: float
     train_seconds: float
+    rehearsal: dict[str, float] = Field(default_factory=dict)
+    """Rehearsal's losses and successes, where there is one."""
 
 
 class FitState(Strict):
@@ -40,11 +43,19 @@ class FitState(Strict):
     """Batches of the running epoch."""
     loss_sum: float = 0.0
     num_impressions: int = 0
+    rehearsal_sums: dict[str, float] = Field(default_factory=dict)
+    """Rehearsal's figures of the running epoch, each times the impressions it is of."""
+    rehearsal_impressions: dict[str, int] = Field(default_factory=dict)
 
     @property
     def mean_loss(self) -> float:
         """Mean loss of the running epoch so far."""
         return self.loss_sum / max(1, self.num_impressions)
+
+    @property
+    def mean_rehearsal(self) -> dict[str, float]:
+        """Means of rehearsal's figures over the running epoch so far."""
+        return {name: total / self.rehearsal_impressions[name] for name, total in self.rehearsal_sums.items()}
 
     @property
     def best(self) -> Epoch | None:
@@ -56,13 +67,21 @@ class FitState(Strict):
         waited = len(self.epochs) - self.best.number if self.best else 0
         return len(self.epochs) >= max_epochs or waited >= patience
 
-    def after_batch(self, loss_sum: float, num_impressions: int) -> "FitState":
-        """Count one batch."""
+    def after_batch(
+        self, loss_sum: float, num_impressions: int, rehearsal: Mapping[str, float] | None = None
+    ) -> "FitState":
+        """Count one batch; its rehearsal's figures are means over its impressions."""
+        sums, impressions = dict(self.rehearsal_sums), dict(self.rehearsal_impressions)
+        for name, mean in (rehearsal or {}).items():
+            sums[name] = sums.get(name, 0.0) + mean * num_impressions
+            impressions[name] = impressions.get(name, 0) + num_impressions
         return self.model_copy(
             update={
                 "batches_done": self.batches_done + 1,
                 "loss_sum": self.loss_sum + loss_sum,
                 "num_impressions": self.num_impressions + num_impressions,
+                "rehearsal_sums": sums,
+                "rehearsal_impressions": impressions,
             }
         )
 

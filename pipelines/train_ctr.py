@@ -29,9 +29,9 @@ from pipelines.job import DONE, result_console, run_job, this_python
 from pipelines.predictions import PredictionColumns
 from pipelines.settings import load_settings, resolved
 from pipelines.tracking import TrackingConfig
-from pipelines.training import PREDICTED_COLUMNS, Fit, OptimizerConfig, TrainingConfig, predict
+from pipelines.training import PREDICTED_COLUMNS, Fit, Learner, OptimizerConfig, TrainingConfig, predict
 from rm_rec import plots
-from rm_rec.config import ModelConfig
+from rm_rec.config import ModelConfig, RehearsalConfig
 from rm_rec.model import ClickModel
 from rm_rec.report import Report
 
@@ -48,6 +48,7 @@ class TrainCtr(Strict):
 
     data: DataConfig
     model: ModelConfig = ModelConfig()
+    rehearsal: RehearsalConfig = RehearsalConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -96,8 +97,9 @@ def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console
         torch.set_num_threads(settings.training.threads)
     torch.manual_seed(settings.training.seed)
     features = feature_space(settings.data.columns, settings.data.impressions, data.vocabularies)
-    model = ClickModel(settings.model, features).to(device)
-    fit = Fit(model, data, settings.optimizer, settings.training, out / "checkpoint", fingerprint)
+    model = ClickModel(settings.model, features)
+    learner = Learner(model, settings.rehearsal).to(device)
+    fit = Fit(learner, data, settings.optimizer, settings.training, out / "checkpoint", fingerprint)
     if fit.resume():
         console.print(f"resuming {out} after epoch {len(fit.state.epochs)}, batch {fit.state.batches_done}")
     manifest = data.prepared.manifest
@@ -211,8 +213,10 @@ def _check_held_out(settings: TrainCtr, data: LogData) -> None:
 
 
 def _report_epoch(console: Console, epoch: Epoch) -> None:
+    accuracy = epoch.rehearsal.get("recollection_accuracy")
+    recalled = f"recollection {accuracy:.1%}, " if accuracy is not None else ""
     console.print(
-        f"epoch {epoch.number}: loss {epoch.loss:.4f}, validation AUC {epoch.validation_auc:.4f}, "
+        f"epoch {epoch.number}: loss {epoch.loss:.4f}, validation AUC {epoch.validation_auc:.4f}, {recalled}"
         f"{epoch.train_seconds:.0f} s"
     )
     _track_epoch(epoch)
@@ -220,7 +224,9 @@ def _report_epoch(console: Console, epoch: Epoch) -> None:
 
 def _track_epoch(epoch: Epoch) -> None:
     # Not `validation_auc`, which is the finished model's.
-    tracking.log_once({"loss": epoch.loss, "epoch_validation_auc": epoch.validation_auc}, step=epoch.number)
+    tracking.log_once(
+        {"loss": epoch.loss, "epoch_validation_auc": epoch.validation_auc, **epoch.rehearsal}, step=epoch.number
+    )
 
 
 def _print_metrics(console: Console, metrics: dict[str, Any]) -> None:

@@ -1,14 +1,16 @@
 """The fit: epochs over users, early stopping on validation, and checkpoints from which it goes on as if unbroken."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from feature_store.schema import SPLITS, Strict
 from feature_store.sequences import UserSequences
@@ -17,8 +19,10 @@ from pipelines.checkpoint import Epoch, FitState, best_weights, load_checkpoint,
 from pipelines.data import TRAIN, VALIDATION, LogData
 from pipelines.job import Progress
 from rm_rec.batch import UserBatch
+from rm_rec.config import RehearsalConfig
 from rm_rec.metrics import auc
 from rm_rec.model import ClickModel
+from rm_rec.rehearsal.objective import RehearsalObjective
 
 # What predictions.parquet holds beside the columns that a recipe carries along.
 PREDICTED_COLUMNS = ("user_id", "item_id", "timestamp", "split", "label", "history_length", "prediction")
@@ -57,27 +61,36 @@ class TrainingConfig(Strict):
     """A checkpoint is written at least this often, and after each epoch."""
 
 
+class Learner(nn.Module):
+    """All that is trained: the model, and the rehearsal that is no part of it."""
+
+    def __init__(self, model: ClickModel, rehearsal: RehearsalConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.rehearsal = RehearsalObjective(rehearsal, model) if rehearsal.is_on else None
+
+
 class Fit:
     """One training run of one model on one log, in one folder of checkpoints."""
 
     def __init__(
         self,
-        model: ClickModel,
+        learner: Learner,
         data: LogData,
         optimizer: OptimizerConfig,
         training: TrainingConfig,
         folder: Path,
         fingerprint: str,
     ) -> None:
-        self.model, self.data, self.training, self.folder = model, data, training, folder
+        self.learner, self.data, self.training, self.folder = learner, data, training, folder
         self.clip_norm = optimizer.clip_norm
         self.batch_events = min(training.batch_events, max(1, data.num_training_events // training.min_batches))
-        self.optimizer, self.network = build_optimizer(model, optimizer)
+        self.optimizer = build_optimizer(learner, optimizer)
         self.state = FitState(fingerprint=fingerprint)
 
     def resume(self) -> bool:
         """Go on from the folder's checkpoint, if there is one of the same config and data."""
-        state = load_checkpoint(self.folder, self.model, self.optimizer, self.state.fingerprint)
+        state = load_checkpoint(self.folder, self.learner, self.optimizer, self.state.fingerprint)
         if state is not None:
             self.state = state
         return state is not None
@@ -86,14 +99,14 @@ class Fit:
         """Train until no epoch helps, then leave the best epoch's weights in the model."""
         while not self.state.is_finished(self.training.epochs, self.training.patience):
             after_epoch(self._epoch())
-        self.model.load_state_dict(best_weights(self.folder))
-        self.model.eval()
+        self.learner.load_state_dict(best_weights(self.folder))
+        self.learner.eval()
         return self.state
 
     def _epoch(self) -> Epoch:
         epoch = len(self.state.epochs)
         started = last_saved = time.monotonic()
-        self.model.train()
+        self.learner.train()
         batch_number = 0
         with Progress(f"training epoch {epoch + 1}", self.data.num_impressions(TRAIN), "impressions") as progress:
             for sequences, generator in self.data.epoch(self.training.seed, epoch):
@@ -102,49 +115,82 @@ class Fit:
                     if batch_number <= self.state.batches_done:
                         progress.advance(len(batch.label))
                         continue
-                    loss = training_step(
-                        self.model, self.optimizer, batch.to(self.training.device), self.network, self.clip_norm
+                    # Drawn from the batch's number, so that a run taken up again rehearses as if it was unbroken.
+                    draws = np.random.SeedSequence([self.training.seed, epoch, batch_number]).generate_state(1)
+                    random = torch.Generator(self.training.device).manual_seed(int(draws[0]))
+                    step = training_step(
+                        self.learner, self.optimizer, batch.to(self.training.device), self.clip_norm, random
                     )
-                    self.state = self.state.after_batch(loss, len(batch.label))
+                    self.state = self.state.after_batch(step.loss_sum, len(batch.label), step.rehearsal)
                     progress.advance(len(batch.label), note=f"loss {self.state.mean_loss:.4f}")
                     if time.monotonic() - last_saved > 60 * self.training.checkpoint_minutes:
-                        save_checkpoint(self.folder, self.model, self.optimizer, self.state)
+                        save_checkpoint(self.folder, self.learner, self.optimizer, self.state)
                         last_saved = time.monotonic()
         trained_for = time.monotonic() - started
-        predictions = predict(self.model, self.data, VALIDATION, self.training)
+        predictions = predict(self.learner.model, self.data, VALIDATION, self.training)
         validation_auc = auc(predictions["label"].to_numpy(), predictions["prediction"].to_numpy())
         done = Epoch(
-            number=epoch + 1, loss=self.state.mean_loss, validation_auc=validation_auc, train_seconds=trained_for
+            number=epoch + 1,
+            loss=self.state.mean_loss,
+            validation_auc=validation_auc,
+            train_seconds=trained_for,
+            rehearsal=self.state.mean_rehearsal,
         )
         self.state = self.state.after_epoch(done)
-        save_checkpoint(self.folder, self.model, self.optimizer, self.state)
+        save_checkpoint(self.folder, self.learner, self.optimizer, self.state)
         return done
 
 
-def build_optimizer(model: ClickModel, config: OptimizerConfig) -> tuple[torch.optim.Optimizer, list[nn.Parameter]]:
-    """Return the optimiser of all weights, and the network's weights: those that are not embeddings."""
-    network = [p for name, p in model.named_parameters() if not name.startswith("embedding.")]
+def build_optimizer(learner: Learner, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Return the optimiser of all weights, in groups: embeddings, the model's network, the rehearsal's."""
     groups = [
-        {"params": list(model.embedding.parameters()), "lr": config.embedding_lr, "weight_decay": 0.0},
-        {"params": network, "weight_decay": config.weight_decay},
+        {"params": list(learner.model.embedding.parameters()), "lr": config.embedding_lr, "weight_decay": 0.0},
+        {"params": _network(learner.model), "weight_decay": config.weight_decay},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, fused=True), network
+    if learner.rehearsal is not None:
+        groups.append({"params": list(learner.rehearsal.parameters()), "weight_decay": config.weight_decay})
+    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimiser step came to."""
+
+    loss_sum: float
+    """Of the click losses of the batch's impressions."""
+    rehearsal: dict[str, float] = field(default_factory=dict)
+    """Rehearsal's figures, means over the batch's impressions."""
 
 
 def training_step(
-    model: ClickModel, optimizer: torch.optim.Optimizer, batch: UserBatch, network: Sequence[Tensor], clip_norm: float
-) -> float:
-    """Take one optimiser step on a batch, stretch by stretch; return the sum of its impressions' losses."""
+    learner: Learner, optimizer: torch.optim.Optimizer, batch: UserBatch, clip_norm: float, generator: torch.Generator
+) -> Step:
+    """Take one optimiser step on a batch, stretch by stretch."""
     optimizer.zero_grad(set_to_none=True)
-    total = 0.0
+    model, loss_sum = learner.model, 0.0
+    figures: Counter[str] = Counter()
+    rehearsal = learner.rehearsal.begin(model, batch, generator) if learner.rehearsal is not None else None
     for output in model.stretches(batch):
         label = batch.label.index_select(0, output.impression)
-        loss = nn.functional.binary_cross_entropy_with_logits(output.logits, label, reduction="sum")
-        torch.autograd.backward(loss / len(batch.label))
-        total += loss.item()
-    nn.utils.clip_grad_norm_(network, clip_norm)
+        click_loss = nn.functional.binary_cross_entropy_with_logits(output.logits, label, reduction="sum")
+        loss_sum += click_loss.item()
+        loss = click_loss / len(batch.label)
+        rehearsed = rehearsal.loss(output) if rehearsal is not None else None
+        if rehearsed is not None:
+            share = len(label) / len(batch.label)  # stretches weigh by their impressions, as in the click loss
+            loss = loss + share * rehearsed.loss
+            figures.update({name: share * value for name, value in rehearsed.figures.items()})
+        torch.autograd.backward(loss)
+    nn.utils.clip_grad_norm_(_network(model), clip_norm)
+    if learner.rehearsal is not None:
+        nn.utils.clip_grad_norm_(learner.rehearsal.parameters(), clip_norm)
     optimizer.step()
-    return total
+    return Step(loss_sum, dict(figures))
+
+
+def _network(model: ClickModel) -> list[nn.Parameter]:
+    """Return the weights that are not embeddings."""
+    return [weight for name, weight in model.named_parameters() if not name.startswith("embedding.")]
 
 
 def predict(model: ClickModel, data: LogData, split: int, training: TrainingConfig) -> pa.Table:

@@ -132,6 +132,66 @@ class ModelConfig(MemoryConfig):
     head: ClickHead = ClickHead()
 
 
+class UniformSampler(Settings):
+    """Every fragment is as likely."""
+
+    kind: Literal["uniform"] = "uniform"
+
+
+class TeacherSampler(Settings):
+    """Fragments that matter to clicks are likelier: attention from targets to the fragments of the whole history."""
+
+    kind: Literal["teacher"] = "teacher"
+    uniform_share: float = Field(0.5, ge=0.0, le=1.0)
+    """Share of the fragments that are drawn uniformly all the same, so that none is never rehearsed."""
+    max_queries: int = Field(512, ge=1)
+    """The teacher learns from at most this many impressions of a batch."""
+
+
+class StudentSampler(Settings):
+    """Fragments that look as if they would matter: the teacher's attention, learnt without its queries."""
+
+    kind: Literal["student"] = "student"
+    uniform_share: float = Field(0.5, ge=0.0, le=1.0)
+    """Share of the fragments that are drawn uniformly all the same, so that none is never rehearsed."""
+    max_queries: int = Field(512, ge=1)
+    """The teacher learns from at most this many impressions of a batch."""
+
+
+Sampler = Annotated[UniformSampler | TeacherSampler | StudentSampler, Field(discriminator="kind")]
+
+
+class RehearsalConfig(Settings):
+    """What `RehearsalObjective` is built from; a weight of 0 leaves a part out."""
+
+    recollection_weight: float = Field(0.5, ge=0.0)
+    """Of the loss of picking masked events out from candidates, beside the click loss."""
+    familiarity_weight: float = Field(0.0, ge=0.0)
+    """Of the loss of telling true fragments from mixed ones, beside the click loss."""
+    fragments_per_user: int = Field(2, ge=1)
+    fragment_length: int = Field(16, ge=2)
+    """Events of a fragment."""
+    mask_ratio: float = Field(0.5, gt=0.0, lt=1.0)
+    """Share of a fragment's events that are masked."""
+    replace_ratio: float = Field(0.5, gt=0.0, le=1.0)
+    """Share of a false fragment's unmasked events that are another user's."""
+    candidates: Literal["fragment", "batch", "sampled"] = "batch"
+    """What a masked event is picked out from: its fragment's other masked events, the batch's, or sampled events."""
+    num_candidates: int = Field(256, ge=1)
+    """At most this many wrong candidates (of the batch, or sampled)."""
+    num_layers: int = Field(1, ge=1, le=8)
+    num_heads: int = Field(4, ge=1)
+    """Of the decoder; must divide token_dim."""
+    warm_up_steps: int = Field(0, ge=0)
+    """Steps over which the weights rise from 0."""
+    sampler: Sampler = UniformSampler()
+
+    @property
+    def is_on(self) -> bool:
+        """Say whether any part of it has a weight."""
+        return self.recollection_weight > 0 or self.familiarity_weight > 0
+
+
 class FeatureSpace(Settings):
     """The features that the data has, and the rows of each one's embedding table; events and targets share tables."""
 

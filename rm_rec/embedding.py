@@ -40,6 +40,7 @@ class FeatureEmbedding(nn.Module):
             )
         )
         self.collection = EmbeddingCollection(tables=tables)
+        self._places = {place for table in tables for place in table.feature_names}
 
     def forward(
         self,
@@ -61,8 +62,15 @@ class FeatureEmbedding(nn.Module):
             return event_tokens, target_tokens, target_tokens.new_zeros(len(target_tokens), 0)
         return event_tokens, target_tokens, torch.cat(context_vectors, dim=1)
 
+    def content(self, events: dict[str, Int[Tensor, " event"]]) -> Float[Tensor, "event dim"]:
+        """Embed events as what happened, without the time that passed before."""
+        vectors = self._look_up({f"event.{name}": events[name] for name in self.features.events})
+        return _sum([vectors[f"event.{name}"] for name in self.features.events])
+
     def _look_up(self, ids: dict[str, Tensor]) -> dict[str, Tensor]:
         """Look all features up in one call; a feature is one jagged row, since places differ in length."""
+        nothing = next(iter(ids.values()))[:0]
+        ids = ids | dict.fromkeys(self._places - set(ids), nothing)  # the collection wants all that it has
         values = list(ids.values())
         lengths = torch.tensor([len(v) for v in values], dtype=torch.int32, device=values[0].device)
         jagged = KeyedJaggedTensor(keys=list(ids), values=torch.cat(values), lengths=lengths)

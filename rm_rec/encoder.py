@@ -34,7 +34,7 @@ class SegmentTransformer(nn.Module):
         super().__init__()
         self.position = nn.Parameter(torch.zeros(segment_length, token_dim))
         self.blocks = nn.ModuleList(
-            _Block(token_dim, config.num_heads, config.feedforward_dim) for _ in range(config.num_layers)
+            TransformerBlock(token_dim, config.num_heads, config.feedforward_dim) for _ in range(config.num_layers)
         )
 
     def forward(
@@ -51,7 +51,9 @@ class SegmentTransformer(nn.Module):
         return x.view(tokens.shape)
 
 
-class _Block(nn.Module):
+class TransformerBlock(nn.Module):
+    """Pre-norm self-attention and a feed-forward layer; both begin by adding nothing."""
+
     def __init__(self, dim: int, num_heads: int, feedforward_dim: int) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -65,7 +67,10 @@ class _Block(nn.Module):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "row event dim"], mask: Bool[Tensor, "row 1 event event"] | None = None
+    ) -> Float[Tensor, "row event dim"]:
+        """Let events of a row see each other, where the mask is true."""
         rows, length, dim = x.shape
         heads = self.project(self.norm_attention(x)).view(rows, length, 3, self.num_heads, dim // self.num_heads)
         query, key, value = heads.permute(2, 0, 3, 1, 4)

@@ -25,8 +25,10 @@ class StretchOutput:
 
     logits: Float[Tensor, " impression"]
     impression: Tensor  # [impressions of the stretch] which of the batch's they are
+    queries: Queries
     stretch: Stretch
     trace: StateTrace
+    start: int  # the boundary, counted from the histories' beginning, at which the stretch starts
 
 
 class ClickModel(nn.Module):
@@ -106,7 +108,7 @@ class ClickModel(nn.Module):
         answers, state, trace = self.memory(stretch, queries, state)
         context = torch.cat([context, batch.context_dense.index_select(0, rows)], dim=1)
         logits = self.head(target_tokens, answers, num_earlier, context)
-        return StretchOutput(logits, rows, stretch, trace), state
+        return StretchOutput(logits, rows, queries, stretch, trace, start), state
 
 
 def _at(values: Tensor, position: Tensor) -> Tensor:

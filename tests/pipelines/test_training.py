@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.training import Fit, OptimizerConfig, TrainingConfig
+from pipelines.training import Fit, Learner, OptimizerConfig, TrainingConfig
+from rm_rec.config import RehearsalConfig
 from rm_rec.model import ClickModel
 from tests.fakes import FEATURES, model_config
 
@@ -14,6 +15,6 @@ from tests.fakes import FEATURES, model_config
 @pytest.mark.parametrize(("events", "expected"), [(10_000_000, 4096), (102_400, 4096), (10_000, 400), (3, 1)])
 def test_batches_of_a_small_log_are_smaller(events: int, expected: int, tmp_path: Path) -> None:
     data: Any = SimpleNamespace(num_training_events=events)
-    model = ClickModel(model_config(), FEATURES)
-    fit = Fit(model, data, OptimizerConfig(), TrainingConfig(), tmp_path, fingerprint="")
+    learner = Learner(ClickModel(model_config(), FEATURES), RehearsalConfig())
+    fit = Fit(learner, data, OptimizerConfig(), TrainingConfig(), tmp_path, fingerprint="")
     assert fit.batch_events == expected

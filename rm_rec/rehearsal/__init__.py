@@ -1,0 +1,1 @@
+"""Rehearsal: an auxiliary loss that makes a memory keep what happened long ago and what matters."""

@@ -1,0 +1,184 @@
+"""RehearsalObjective: asks a memory for fragments of what it has folded. Given to training, never part of a model.
+
+Suffixes: F fragment, B event of a fragment, M masked event of a fragment, D dim.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rm_rec.batch import UserBatch
+from rm_rec.config import RehearsalConfig
+from rm_rec.machines.base import Slots
+from rm_rec.model import ClickModel, StretchOutput
+from rm_rec.rehearsal.decoder import FragmentDecoder
+from rm_rec.rehearsal.familiarity import Familiarity, others_events
+from rm_rec.rehearsal.fragments import (
+    FragmentGrid,
+    Fragments,
+    count_fragments,
+    fragment_grid,
+    known_events,
+    locate,
+)
+from rm_rec.rehearsal.recollection import Recollection, event_keys
+from rm_rec.rehearsal.sampler import Clicks, HistorySampler, draw_uniform
+
+
+@dataclass(frozen=True)
+class RehearsalLoss:
+    """What rehearsal adds to the loss of one stretch, and figures to look at: its parts' losses and successes."""
+
+    loss: Float[Tensor, ""]
+    figures: dict[str, float]
+
+
+class RehearsalObjective(nn.Module):
+    """Recollection and familiarity on fragments that a sampler draws, asked of states that have folded them.
+
+    It attaches to any machine through its slots; without a machine (the baselines) masked events are predicted from
+    their fragment alone. It has weights of its own, for training only.
+    """
+
+    def __init__(self, config: RehearsalConfig, model: ClickModel) -> None:
+        super().__init__()
+        dim, machine = model.config.token_dim, model.memory.machine
+        self.config = config
+        self.segment_length = model.config.segment_length
+        self.decoder = FragmentDecoder(
+            token_dim=dim,
+            slot_dim=machine.slot_dim if machine is not None else None,
+            fragment_length=config.fragment_length,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+        )
+        self.recollection = Recollection(dim) if config.recollection_weight else None
+        self.familiarity = Familiarity(dim) if config.familiarity_weight else None
+        self.sampler = HistorySampler(config.sampler, dim, config.fragment_length)
+        self.num_masked = min(max(1, round(config.fragment_length * config.mask_ratio)), config.fragment_length - 1)
+        num_unmasked = config.fragment_length - self.num_masked
+        self.num_replaced = max(1, round(num_unmasked * config.replace_ratio))
+        self.steps_done: Tensor
+        self.register_buffer("steps_done", torch.zeros((), dtype=torch.int64))
+
+    def begin(self, model: ClickModel, batch: UserBatch, generator: torch.Generator) -> "Rehearsal":
+        """Begin to rehearse one batch; in training, count a step of the warm-up."""
+        grid = None
+        if self.sampler.teacher is not None:
+            with torch.no_grad():
+                grid = fragment_grid(batch, model.embedding.content(batch.events), self.config.fragment_length)
+        warmth = min(1.0, (int(self.steps_done) + 1) / (self.config.warm_up_steps + 1))
+        if self.training:
+            self.steps_done += 1
+        return Rehearsal(self, model, batch, grid, warmth, generator)
+
+
+class Rehearsal:
+    """The rehearsal of one batch."""
+
+    def __init__(
+        self,
+        objective: RehearsalObjective,
+        model: ClickModel,
+        batch: UserBatch,
+        grid: FragmentGrid | None,
+        warmth: float,
+        generator: torch.Generator,
+    ) -> None:
+        self.objective, self.config = objective, objective.config
+        self.model, self.batch, self.grid = model, batch, grid
+        self.warmth, self.generator = warmth, generator
+
+    def loss(self, output: StretchOutput) -> RehearsalLoss | None:
+        """Rehearse with the states of one stretch; None if no state of it has folded a whole fragment."""
+        weights, sampler_loss = None, None
+        if self.grid is not None:
+            weights, sampler_loss = self.objective.sampler(self.grid, self._clicks(output), self.generator)
+        fragments = self._draw(output, weights)
+        if not len(fragments):
+            return None
+        slots = None
+        if self.model.memory.machine is not None:
+            slots = self.model.memory.slots(output.trace, fragments.user, fragments.boundary - output.start)
+        return self._ask(fragments, slots, sampler_loss)
+
+    def _clicks(self, output: StretchOutput) -> Clicks:
+        rows = output.impression
+        return Clicks(
+            user=output.queries.user,
+            target=output.queries.tokens.detach(),
+            num_earlier=self.batch.num_earlier.index_select(0, rows),
+            label=self.batch.label.index_select(0, rows),
+        )
+
+    def _draw(self, output: StretchOutput, weights: Tensor | None) -> Fragments:
+        """Draw, for each user, states of the stretch and older fragments to ask them for."""
+        segment_length, length = self.objective.segment_length, self.config.fragment_length
+        end = output.start + output.stretch.tokens.shape[1] - output.stretch.num_folded
+        first = output.start + 1  # the state that came in has no gradient
+        last_U = (known_events(self.batch) // segment_length).clamp(max=end)
+        user_F = (last_U >= first).nonzero().squeeze(1).repeat_interleave(self.config.fragments_per_user)
+        boundary_F = first + draw_uniform(last_U.index_select(0, user_F) - first + 1, self.generator)
+        available_F = count_fragments(boundary_F * segment_length, length)
+        user_F, boundary_F, available_F = (x[available_F > 0] for x in (user_F, boundary_F, available_F))
+        weight_FG = weights.index_select(0, user_F) if weights is not None else None
+        place_F = self.objective.sampler.draw(weight_FG, available_F, self.generator)
+        return Fragments(user_F, boundary_F, place_F, locate(self.batch, user_F, place_F, length))
+
+    def _ask(self, fragments: Fragments, slots: Slots | None, sampler_loss: Tensor | None) -> RehearsalLoss:
+        """Mask fragments, mix strange events into copies of them, and ask for what is masked and what is true."""
+        objective, num_masked = self.objective, self.objective.num_masked
+        num, length = fragments.position.shape
+        device = fragments.position.device
+        order_FB = torch.rand(num, length, generator=self.generator, device=device).argsort(dim=1)
+        masked_FM, shown_FB = order_FB[:, :num_masked], order_FB[:, num_masked:]
+        is_masked_FB = torch.zeros(num, length, dtype=torch.bool, device=device).scatter_(1, masked_FM, True)
+        content_FBD, key_FB = self._content(fragments.position)
+        loss = content_FBD.new_zeros(())
+        figures: dict[str, float] = {}
+        first_FD, decoded_FBD = objective.decoder(content_FBD, is_masked_FB, slots)
+        if objective.recollection is not None:
+            at_FMD = masked_FM[..., None].expand(-1, -1, content_FBD.shape[2])
+            true_FMD, true_key_FM = content_FBD.gather(1, at_FMD), key_FB.gather(1, masked_FM)
+            candidates, candidate_keys = self._candidates(true_FMD, true_key_FM)
+            value, picked = objective.recollection(
+                decoded_FBD.gather(1, at_FMD), true_FMD, true_key_FM, candidates, candidate_keys
+            )
+            loss = loss + self.config.recollection_weight * value
+            figures |= {"recollection_loss": value.item(), "recollection_accuracy": picked.float().mean().item()}
+        if objective.familiarity is not None:
+            others = others_events(self.batch, fragments.user, objective.num_replaced, self.generator)
+            if others is not None:
+                at_FRD = shown_FB[:, : objective.num_replaced, None].expand(-1, -1, content_FBD.shape[2])
+                mixed_FBD = content_FBD.scatter(1, at_FRD, self._content(others)[0])
+                mixed_first_FD, _ = objective.decoder(mixed_FBD, is_masked_FB, slots)
+                value, told = objective.familiarity(first_FD, mixed_first_FD)
+                loss = loss + self.config.familiarity_weight * value
+                figures |= {"familiarity_loss": value.item(), "familiarity_accuracy": told.item()}
+        loss = loss * self.warmth
+        if sampler_loss is not None:
+            loss = loss + sampler_loss
+            figures["sampler_loss"] = sampler_loss.item()
+        return RehearsalLoss(loss, figures)
+
+    def _content(self, position_FB: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the vectors of events, and their keys."""
+        events = {name: ids.index_select(0, position_FB.flatten()) for name, ids in self.batch.events.items()}
+        content = self.model.embedding.content(events)
+        return content.view(*position_FB.shape, -1), event_keys(events).view(position_FB.shape)
+
+    def _candidates(self, true_FMD: Tensor, true_key_FM: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what true events are to be told from: [F or 1, C, D] and their keys."""
+        if self.config.candidates == "fragment":
+            return true_FMD, true_key_FM
+        if self.config.candidates == "batch":
+            vectors, keys = true_FMD.flatten(0, 1), true_key_FM.flatten()
+            chosen = torch.randperm(len(keys), generator=self.generator, device=keys.device)[
+                : self.config.num_candidates
+            ]
+            return vectors[chosen][None], keys[chosen][None]
+        num_events = int(self.batch.event_lengths.sum())
+        drawn = torch.full((1, self.config.num_candidates), num_events, device=true_key_FM.device)
+        return self._content(draw_uniform(drawn, self.generator))
