@@ -22,7 +22,7 @@ import torch
 from feature_store.sequences import UserSequences
 from pipelines.batches import plan_batches, to_batch
 from pipelines.training import Learner, OptimizerConfig, build_optimizer, training_step
-from rm_rec.config import FeatureSpace, ModelConfig, NoMachine, RehearsalConfig, WholeHistory
+from rm_rec.config import FeatureSpace, ModelConfig, NoMachine, WholeHistory
 from rm_rec.model import ClickModel
 
 NUM_ITEMS, NUM_CATEGORIES = 100_000, 1_000
@@ -71,9 +71,7 @@ def measure(name: str, users: UserSequences, num_batches: int, profile: bool) ->
         events=("item", "category"),
         targets=("item", "category"),
     )
-    learner = Learner(
-        ClickModel(MODELS[name], features), RehearsalConfig(recollection_weight=0, familiarity_weight=0)
-    ).train()
+    learner = Learner(ClickModel(MODELS[name], features), None).train()
     optimizer = build_optimizer(learner, OptimizerConfig())
     random = torch.Generator().manual_seed(0)
     plan = plan_batches(users, BATCH_EVENTS[name], np.random.default_rng(0))

@@ -48,7 +48,8 @@ class TrainCtr(Strict):
 
     data: DataConfig
     model: ModelConfig = ModelConfig()
-    rehearsal: RehearsalConfig = RehearsalConfig()
+    rehearsal: RehearsalConfig | None = RehearsalConfig()
+    """Auxiliary loss that makes the memory keep what happened; null trains without."""
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     tracking: TrackingConfig = TrackingConfig()

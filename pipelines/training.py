@@ -64,10 +64,10 @@ class TrainingConfig(Strict):
 class Learner(nn.Module):
     """All that is trained: the model, and the rehearsal that is no part of it."""
 
-    def __init__(self, model: ClickModel, rehearsal: RehearsalConfig) -> None:
+    def __init__(self, model: ClickModel, rehearsal: RehearsalConfig | None) -> None:
         super().__init__()
         self.model = model
-        self.rehearsal = RehearsalObjective(rehearsal, model) if rehearsal.is_on else None
+        self.rehearsal = RehearsalObjective(rehearsal, model) if rehearsal is not None else None
 
 
 class Fit:

@@ -50,15 +50,26 @@ class RehearsalMemory(Settings):
     """Added to the update gate: how much a slot prefers, at the start of training, what it holds to what is new."""
 
 
+class AssociativeMemory(Settings):
+    """Slots that compete for each event and add up what they win."""
+
+    kind: Literal["associative"] = "associative"
+    num_slots: int = Field(31, ge=1, le=1024)
+    slot_dim: int = Field(32, ge=1, le=1024)
+    """num_slots x (slot_dim + 1) numbers a user: 31 x 33 are 2,046 bytes in float16."""
+    keep_bias: float = Field(4.0, ge=-5.0, le=10.0)
+    """A slot keeps sigmoid(keep_bias) of what it holds at each segment, at the start of training."""
+
+
 Encoder = Annotated[NoEncoder | TransformerEncoder, Field(discriminator="kind")]
-Machine = Annotated[RehearsalMemory | MeanPool | NoMachine, Field(discriminator="kind")]
+Machine = Annotated[AssociativeMemory | RehearsalMemory | MeanPool | NoMachine, Field(discriminator="kind")]
 
 
 class AttentionReader(Settings):
     """The target attends to the slots."""
 
     kind: Literal["attention"] = "attention"
-    num_heads: int = Field(4, ge=1)
+    num_heads: int = Field(1, ge=1)
     """Must divide token_dim."""
 
 
@@ -111,7 +122,7 @@ class MemoryConfig(Settings):
     bptt_segments: int = Field(32, ge=1)
     """Gradients pass through at most this many writes; memory use does not grow beyond them."""
     encoder: Encoder = NoEncoder()
-    machine: Machine = RehearsalMemory()
+    machine: Machine = AssociativeMemory()
     reader: Reader = AttentionReader()
     window: Window = RecentSegments()
 
@@ -129,6 +140,8 @@ class ModelConfig(MemoryConfig):
 
     embedding_std: float = Field(0.3, gt=0.0, le=1.0)
     """Spread of the embeddings before training."""
+    token_dropout: float = Field(0.2, ge=0.0, lt=1.0)
+    """Share of the numbers of events' and targets' vectors that training sets to 0, lest it learn them by heart."""
     head: ClickHead = ClickHead()
 
 
@@ -186,10 +199,11 @@ class RehearsalConfig(Settings):
     """Steps over which the weights rise from 0."""
     sampler: Sampler = UniformSampler()
 
-    @property
-    def is_on(self) -> bool:
-        """Say whether any part of it has a weight."""
-        return self.recollection_weight > 0 or self.familiarity_weight > 0
+    @model_validator(mode="after")
+    def _has_a_part(self) -> "RehearsalConfig":
+        if not self.recollection_weight and not self.familiarity_weight:
+            raise ValueError("recollection_weight and familiarity_weight are both 0: to train without, set it to null")
+        return self
 
 
 class FeatureSpace(Settings):

@@ -39,6 +39,7 @@ class ClickModel(nn.Module):
         self.config = config
         self.features = features
         self.embedding = FeatureEmbedding(features, config.token_dim, config.embedding_std)
+        self.token_dropout = nn.Dropout(config.token_dropout)
         self.memory = UserMemory(config)
         num_context = config.token_dim * len(features.context) + features.num_context_dense
         self.head = _Head(config.head, config.token_dim, self.memory, num_context)
@@ -91,6 +92,7 @@ class ClickModel(nn.Module):
             {name: ids.index_select(0, rows) for name, ids in batch.targets.items()},
             {name: ids.index_select(0, rows) for name, ids in batch.context.items()},
         )
+        event_tokens, target_tokens = self.token_dropout(event_tokens), self.token_dropout(target_tokens)
         stretch = Stretch(
             tokens=event_tokens.view(*index.position.shape, event_tokens.shape[1]),
             valid=index.valid,

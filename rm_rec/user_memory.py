@@ -25,8 +25,8 @@ class UserMemory(nn.Module):
     >>> stretch = memory.stretch(tokens, time=torch.arange(24).view(2, 12), lengths=lengths)
     >>> queries = memory.queries(torch.randn(3, 8), user=[0, 0, 1], num_earlier=[12, 3, 5], time=[99, 99, 99])
     >>> answers, state, _ = memory(stretch, queries)
-    >>> answers.shape == (3, memory.num_features), state["slots"].shape
-    (True, torch.Size([2, 16, 64]))
+    >>> answers.shape == (3, memory.num_features), state["sum"].shape
+    (True, torch.Size([2, 31, 32]))
     """
 
     def __init__(self, config: MemoryConfig) -> None:

@@ -32,7 +32,7 @@ def model_config(**settings: Any) -> ModelConfig:
     small: dict[str, Any] = {
         "token_dim": 8,
         "segment_length": 4,
-        "machine": "rehearsal",
+        "machine": "associative",
         "encoder": "none",
         "window": {"kind": "segments"},
         "reader": {"kind": "attention", "num_heads": 2},
@@ -41,7 +41,7 @@ def model_config(**settings: Any) -> ModelConfig:
     for name in ("machine", "encoder"):
         if isinstance(small[name], str):
             small[name] = {"kind": small[name]}
-    if small["machine"] == {"kind": "rehearsal"}:
+    if small["machine"] in ({"kind": "rehearsal"}, {"kind": "associative"}):
         small["machine"] |= {"num_slots": 3, "slot_dim": 6}
     return ModelConfig.model_validate(small)
 

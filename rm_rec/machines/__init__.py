@@ -3,12 +3,14 @@
 from typing import Final
 
 from rm_rec.config import Machine, NoMachine
+from rm_rec.machines.associative import AssociativeMachine
 from rm_rec.machines.base import MemoryMachine
 from rm_rec.machines.mean_pool import MeanPoolMachine
 from rm_rec.machines.rehearsal import RehearsalMachine
 
 MACHINES: Final[dict[str, type[MemoryMachine]]] = {
     "rehearsal": RehearsalMachine,
+    "associative": AssociativeMachine,
     "mean_pool": MeanPoolMachine,
 }
 

@@ -139,7 +139,7 @@ REFUSED = {
         ("training.epochs = 'many'", "must be a valid integer"), arguments=("--training.epochs", "many")
     ),
     "unknown kind": Case(
-        ("model.machine.kind = 'lstm'", "must be one of rehearsal"), arguments=("--model.machine.kind", "lstm")
+        ("model.machine.kind = 'lstm'", "must be one of associative"), arguments=("--model.machine.kind", "lstm")
     ),
     "heads do not divide": Case(("does not divide token_dim 8",), arguments=("--model.window.num_heads", "3")),
     "missing config file": Case(

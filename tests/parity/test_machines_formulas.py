@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rm_rec.config import MeanPool, RehearsalMemory
+from rm_rec.config import AssociativeMemory, MeanPool, RehearsalMemory
+from rm_rec.machines.associative import AssociativeMachine
 from rm_rec.machines.mean_pool import MeanPoolMachine
 from rm_rec.machines.rehearsal import RehearsalMachine
 from tests.fakes import scrambled
@@ -72,6 +73,37 @@ def test_the_rehearsal_machine_is_its_formula() -> None:
             np.testing.assert_allclose(trace[user, segment], slots, atol=1e-6)
             slots = rehearsal_write(machine, slots, real_events(segments, valid, user, segment))
         np.testing.assert_allclose(trace[user, 4], slots, atol=1e-6)
+
+
+@torch.no_grad()
+def test_the_associative_machine_is_its_formula() -> None:
+    machine = scrambled(AssociativeMachine(AssociativeMemory(num_slots=4, slot_dim=6), DIM))
+    segments, valid = histories()
+    trace = machine.scan(machine.initial(len(LENGTHS)), segments, valid)
+    key, value = numpy_of(machine.key.weight), numpy_of(machine.value.weight)
+    address, keep = numpy_of(machine.address), sigmoid(numpy_of(machine.keep))
+    for user in range(len(LENGTHS)):
+        sums, counts = np.zeros((4, 6)), np.zeros(4)
+        for segment in range(4):
+            np.testing.assert_allclose(trace["sum"][user, segment].numpy(), sums, atol=1e-6)
+            events = real_events(segments, valid, user, segment)
+            if events:
+                sums, counts = sums * keep[:, None], counts * keep
+            for event in events:
+                weight = np.exp(address @ (key @ event))
+                weight /= weight.sum()
+                for k in range(4):
+                    sums[k] += weight[k] * (value @ event)
+                    counts[k] += weight[k]
+        np.testing.assert_allclose(trace["sum"][user, 4].numpy(), sums, atol=1e-5)
+        np.testing.assert_allclose(trace["count"][user, 4].numpy(), counts, atol=1e-5)
+        slots = machine.slots({name: values[user : user + 1, 4] for name, values in trace.items()})
+        for k in range(4):
+            content = sums[k] / math.sqrt(1.0 + counts[k])
+            np.testing.assert_allclose(slots.values[0, k].numpy(), [*content, math.log1p(counts[k])], atol=1e-5)
+            seen = [*(content + address[k]), math.log1p(counts[k])]
+            np.testing.assert_allclose(slots.keys[0, k].numpy(), seen, atol=1e-5)
+            assert bool(slots.valid[0, k]) == (counts[k] > 0)
 
 
 @torch.no_grad()

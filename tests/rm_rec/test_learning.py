@@ -75,7 +75,8 @@ def on_user_histories(items: Tensor, targets: Tensor, label: Tensor) -> UserBatc
 
 
 def planted_config(machine: dict[str, Any]) -> ModelConfig:
-    return model_config(token_dim=16, segment_length=16, machine=machine, head={"hidden_dims": (32,)})
+    head = {"hidden_dims": (32,)}
+    return model_config(token_dim=16, segment_length=16, machine=machine, head=head, token_dropout=0.0)
 
 
 def test_what_happened_long_ago_is_remembered() -> None:
@@ -84,6 +85,7 @@ def test_what_happened_long_ago_is_remembered() -> None:
         machine["kind"]: auc(fit(planted_config(machine), lambda step: planted(64, step), steps=200), held_out)
         for machine in (
             {"kind": "rehearsal", "num_slots": 4, "slot_dim": 16},
+            {"kind": "associative", "num_slots": 4, "slot_dim": 16},
             {"kind": "mean_pool"},
             {"kind": "none"},
         )
