@@ -61,7 +61,7 @@ def fragment_grid(batch: UserBatch, content: Float[Tensor, "event dim"], length:
     there_UG = place_G < count_U[:, None]
     user_F, place_F = there_UG.nonzero(as_tuple=True)
     position_FB = locate(batch, user_F, place_F, length)
-    mean_FD = content.index_select(0, position_FB.flatten()).view(*position_FB.shape, -1).mean(dim=1)
+    content_FBD = content.index_select(0, position_FB.flatten()).view(*position_FB.shape, content.shape[1])
     summary_UGD = content.new_zeros(*there_UG.shape, content.shape[1])
-    summary_UGD[there_UG] = mean_FD
+    summary_UGD[there_UG] = content_FBD.mean(dim=1)
     return FragmentGrid(count_U, summary_UGD)
