@@ -117,12 +117,13 @@ class Rehearsal:
         """Draw, for each user, states of the stretch and older fragments to ask them for."""
         segment_length, length = self.objective.segment_length, self.config.fragment_length
         end = output.start + output.stretch.tokens.shape[1] - output.stretch.num_folded
-        first = output.start + 1  # the state that came in has no gradient
+        # The state that came in has no gradient, and no state before `whole` has folded a whole fragment.
+        whole = -(-length // segment_length)
+        first = max(output.start + 1, whole)
         last_U = (known_events(self.batch) // segment_length).clamp(max=end)
         user_F = (last_U >= first).nonzero().squeeze(1).repeat_interleave(self.config.fragments_per_user)
         boundary_F = first + draw_uniform(last_U.index_select(0, user_F) - first + 1, self.generator)
         available_F = count_fragments(boundary_F * segment_length, length)
-        user_F, boundary_F, available_F = (x[available_F > 0] for x in (user_F, boundary_F, available_F))
         weight_FG = weights.index_select(0, user_F) if weights is not None else None
         place_F = self.objective.sampler.draw(weight_FG, available_F, self.generator)
         return Fragments(user_F, boundary_F, place_F, locate(self.batch, user_F, place_F, length))
