@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rm_rec.batch import UserBatch
 from rm_rec.config import RehearsalConfig
+from rm_rec.errors import ConfigError
 from rm_rec.machines.base import Slots
 from rm_rec.model import ClickModel, StretchOutput
 from rm_rec.rehearsal.decoder import FragmentDecoder
@@ -45,6 +46,8 @@ class RehearsalObjective(nn.Module):
     def __init__(self, config: RehearsalConfig, model: ClickModel) -> None:
         super().__init__()
         dim, machine = model.config.token_dim, model.memory.machine
+        if dim % config.num_heads:
+            raise ConfigError(f"rehearsal.num_heads is {config.num_heads}, which does not divide token_dim {dim}")
         self.config = config
         self.segment_length = model.config.segment_length
         self.decoder = FragmentDecoder(
