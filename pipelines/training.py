@@ -159,7 +159,7 @@ class Step:
     loss_sum: float
     """Of the click losses of the batch's impressions."""
     rehearsal: dict[str, float] = field(default_factory=dict)
-    """Rehearsal's figures, means over the batch's impressions."""
+    """Rehearsal's figures, means over the impressions of the stretches that have them."""
 
 
 def training_step(
@@ -169,6 +169,7 @@ def training_step(
     optimizer.zero_grad(set_to_none=True)
     model, loss_sum = learner.model, 0.0
     figures: Counter[str] = Counter()
+    shares: Counter[str] = Counter()
     rehearsal = learner.rehearsal.begin(model, batch, generator) if learner.rehearsal is not None else None
     for output in model.stretches(batch):
         label = batch.label.index_select(0, output.impression)
@@ -180,12 +181,13 @@ def training_step(
             share = len(label) / len(batch.label)  # stretches weigh by their impressions, as in the click loss
             loss = loss + share * rehearsed.loss
             figures.update({name: share * value for name, value in rehearsed.figures.items()})
+            shares.update(dict.fromkeys(rehearsed.figures, share))
         torch.autograd.backward(loss)
     nn.utils.clip_grad_norm_(_network(model), clip_norm)
     if learner.rehearsal is not None:
         nn.utils.clip_grad_norm_(learner.rehearsal.parameters(), clip_norm)
     optimizer.step()
-    return Step(loss_sum, dict(figures))
+    return Step(loss_sum, {name: value / shares[name] for name, value in figures.items()})
 
 
 def _network(model: ClickModel) -> list[nn.Parameter]:
