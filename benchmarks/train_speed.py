@@ -27,11 +27,11 @@ from rm_rec.model import ClickModel
 
 NUM_ITEMS, NUM_CATEGORIES = 100_000, 1_000
 MODELS = {
-    "rehearsal": ModelConfig(),
+    "default": ModelConfig(),
     "din_full": ModelConfig(machine=NoMachine(), window=WholeHistory()),
 }
 # Events of a batch: what each model trains fastest with. DIN-full's attention is queries x events of each user.
-BATCH_EVENTS = {"rehearsal": 16_000, "din_full": 4_000}
+BATCH_EVENTS = {"default": 16_000, "din_full": 4_000}
 
 
 def make_users(num_users: int, num_events: int, impressions: str, generator: np.random.Generator) -> UserSequences:
@@ -63,15 +63,20 @@ def make_users(num_users: int, num_events: int, impressions: str, generator: np.
     )
 
 
-def measure(name: str, users: UserSequences, num_batches: int, profile: bool) -> float:
-    """Return the median of impressions a second of process time, over whole training steps."""
-    torch.manual_seed(0)
+def model_of(config: ModelConfig) -> ClickModel:
+    """Make a model of the users' features."""
     features = FeatureSpace(
         rows={"item": NUM_ITEMS, "category": NUM_CATEGORIES},
         events=("item", "category"),
         targets=("item", "category"),
     )
-    learner = Learner(ClickModel(MODELS[name], features), None).train()
+    return ClickModel(config, features)
+
+
+def measure(name: str, users: UserSequences, num_batches: int, profile: bool) -> float:
+    """Return the median of impressions a second of process time, over whole training steps."""
+    torch.manual_seed(0)
+    learner = Learner(model_of(MODELS[name]), None).train()
     optimizer = build_optimizer(learner, OptimizerConfig())
     random = torch.Generator().manual_seed(0)
     plan = plan_batches(users, BATCH_EVENTS[name], np.random.default_rng(0))
@@ -111,7 +116,7 @@ def main() -> None:
     for kind in ("dense", "sparse", "single"):
         users = make_users(arguments.users, arguments.events, kind, np.random.default_rng(0))
         for name in MODELS:
-            key = kind if name == "rehearsal" else f"{kind}_{name}"
+            key = kind if name == "default" else f"{kind}_{name}"
             print(f"{key}: {arguments.users:,} users x {arguments.events:,} events", flush=True)
             rate = measure(name, users, arguments.batches, arguments.profile)
             figures[key] = round(rate, 1)

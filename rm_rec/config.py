@@ -177,11 +177,11 @@ Sampler = Annotated[UniformSampler | TeacherSampler | StudentSampler, Field(disc
 class RehearsalConfig(Settings):
     """What `RehearsalObjective` is built from; a weight of 0 leaves a part out."""
 
-    recollection_weight: float = Field(0.5, ge=0.0)
+    recollection_weight: float = Field(0.2, ge=0.0)
     """Of the loss of picking masked events out from candidates, beside the click loss."""
-    familiarity_weight: float = Field(0.0, ge=0.0)
+    familiarity_weight: float = Field(0.1, ge=0.0)
     """Of the loss of telling true fragments from mixed ones, beside the click loss."""
-    fragments_per_user: int = Field(2, ge=1)
+    fragments_per_user: int = Field(4, ge=1)
     fragment_length: int = Field(16, ge=2)
     """Events of a fragment."""
     mask_ratio: float = Field(0.5, gt=0.0, lt=1.0)
@@ -195,8 +195,8 @@ class RehearsalConfig(Settings):
     num_layers: int = Field(1, ge=1, le=8)
     num_heads: int = Field(4, ge=1)
     """Of the decoder; must divide token_dim."""
-    warm_up_steps: int = Field(0, ge=0)
-    """Steps over which the weights rise from 0."""
+    warm_up_steps: int = Field(300, ge=0)
+    """Steps over which the weights rise from 0: at full weight from the start, clicks are learnt far slower."""
     sampler: Sampler = UniformSampler()
 
     @model_validator(mode="after")
