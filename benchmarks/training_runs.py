@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mlflow
+
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "pipelines" / "recipes"
 MADE = "quickstart"  # the recipe whose log is made, not given
@@ -47,6 +49,8 @@ def run_all(runs: Sequence[TrainingRun], data: Path, out: Path, jobs: int) -> di
     if not made.exists() and any(run.recipe == MADE for run in runs):
         make = [sys.executable, "-m", "pipelines.make_log", "--out", str(made)]
         subprocess.run(make, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    # Two runs at once would both create the database, and one of them fail.
+    mlflow.MlflowClient(_tracking_uri(out)).search_experiments()
 
     def one(run: TrainingRun) -> dict[str, Any] | None:
         return _run(run, made if run.recipe == MADE else data / f"{run.recipe}.parquet", out)
@@ -62,7 +66,7 @@ def _run(run: TrainingRun, log: Path, out: Path) -> dict[str, Any] | None:
     command = ["-m", "pipelines.train_ctr", "--config", str(RECIPES / f"{run.recipe}.yaml"), *run.settings]
     command += ["--data.log", str(log), "--data.seed", str(run.seed), "--out", str(folder)]
     command += ["--training.seed", str(run.seed), "--training.threads", "1"]
-    command += ["--tracking.uri", f"sqlite:///{out}/mlflow.db", "--tracking.experiment", f"{out.name}-{run.recipe}"]
+    command += ["--tracking.uri", _tracking_uri(out), "--tracking.experiment", f"{out.name}-{run.recipe}"]
     command += ["--tracking.register_as", "null"]
     metrics, asked = folder / "metrics.json", folder / "command.json"
     if not (metrics.exists() and asked.exists() and json.loads(asked.read_text()) == command):
@@ -78,6 +82,10 @@ def _run(run: TrainingRun, log: Path, out: Path) -> dict[str, Any] | None:
             return None
     found: dict[str, Any] = json.loads(metrics.read_text())
     return found
+
+
+def _tracking_uri(out: Path) -> str:
+    return f"sqlite:///{out}/mlflow.db"
 
 
 def mean_and_spread(values: Sequence[float]) -> str:

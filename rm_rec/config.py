@@ -43,9 +43,9 @@ class RehearsalMemory(Settings):
     """Slot-to-item attention and a gated update (Rehearsal Memory, ICML 2021, as described)."""
 
     kind: Literal["rehearsal"] = "rehearsal"
-    num_slots: int = Field(16, ge=1, le=1024)
-    slot_dim: int = Field(64, ge=1, le=1024)
-    """num_slots x slot_dim numbers a user: 16 x 64 are 2 KB in float16."""
+    num_slots: int = Field(32, ge=1, le=1024)
+    slot_dim: int = Field(32, ge=1, le=1024)
+    """num_slots x slot_dim numbers a user: 32 x 32 are 2 KB in float16."""
     keep_bias: float = Field(1.0, ge=-5.0, le=5.0)
     """Added to the update gate: how much a slot prefers, at the start of training, what it holds to what is new."""
 

@@ -24,6 +24,7 @@ from rm_rec.rehearsal.fragments import (
     known_events,
     locate,
 )
+from rm_rec.rehearsal.masking import at_places, draw_masking, replaced
 from rm_rec.rehearsal.recollection import Recollection, event_keys
 from rm_rec.rehearsal.sampler import Clicks, HistorySampler, draw_uniform
 
@@ -34,6 +35,14 @@ class RehearsalLoss:
 
     loss: Float[Tensor, ""]
     figures: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Part:
+    name: str
+    weight: float
+    loss: Float[Tensor, ""]
+    accuracy: Float[Tensor, ""]
 
 
 class RehearsalObjective(nn.Module):
@@ -105,7 +114,14 @@ class Rehearsal:
         slots = None
         if self.model.memory.machine is not None:
             slots = self.model.memory.slots(output.trace, fragments.user, fragments.boundary - output.start)
-        return self._ask(fragments, slots, sampler_loss)
+        parts = self._ask(fragments, slots)
+        figures = {f"{part.name}_loss": part.loss.item() for part in parts}
+        figures |= {f"{part.name}_accuracy": part.accuracy.item() for part in parts}
+        losses = [self.warmth * part.weight * part.loss for part in parts]
+        if sampler_loss is not None:
+            losses.append(sampler_loss)
+            figures["sampler_loss"] = sampler_loss.item()
+        return RehearsalLoss(torch.stack(losses).sum(), figures) if losses else None
 
     def _clicks(self, output: StretchOutput) -> Clicks:
         rows = output.impression
@@ -131,41 +147,28 @@ class Rehearsal:
         place_F = self.objective.sampler.draw(weight_FG, available_F, self.generator)
         return Fragments(user_F, boundary_F, place_F, locate(self.batch, user_F, place_F, length))
 
-    def _ask(self, fragments: Fragments, slots: Slots | None, sampler_loss: Tensor | None) -> RehearsalLoss:
-        """Mask fragments, mix strange events into copies of them, and ask for what is masked and what is true."""
-        objective, num_masked = self.objective, self.objective.num_masked
-        num, length = fragments.position.shape
-        device = fragments.position.device
-        order_FB = torch.rand(num, length, generator=self.generator, device=device).argsort(dim=1)
-        masked_FM, shown_FB = order_FB[:, :num_masked], order_FB[:, num_masked:]
-        is_masked_FB = torch.zeros(num, length, dtype=torch.bool, device=device).scatter_(1, masked_FM, True)
+    def _ask(self, fragments: Fragments, slots: Slots | None) -> list[_Part]:
+        """Mask fragments; ask what is masked, and, of copies with strange events in them, which are true."""
+        objective, (num, length) = self.objective, fragments.position.shape
+        masking = draw_masking(num, length, objective.num_masked, self.generator)
         content_FBD, key_FB = self._content(fragments.position)
-        loss = content_FBD.new_zeros(())
-        figures: dict[str, float] = {}
-        first_FD, decoded_FBD = objective.decoder(content_FBD, is_masked_FB, slots)
+        first_FD, decoded_FBD = objective.decoder(content_FBD, masking.is_masked, slots)
+        parts = []
         if objective.recollection is not None:
-            at_FMD = masked_FM[..., None].expand(-1, -1, content_FBD.shape[2])
-            true_FMD, true_key_FM = content_FBD.gather(1, at_FMD), key_FB.gather(1, masked_FM)
+            true_FMD, true_key_FM = at_places(content_FBD, masking.masked), key_FB.gather(1, masking.masked)
             candidates, candidate_keys = self._candidates(true_FMD, true_key_FM)
-            value, picked = objective.recollection(
-                decoded_FBD.gather(1, at_FMD), true_FMD, true_key_FM, candidates, candidate_keys
-            )
-            loss = loss + self.config.recollection_weight * value
-            figures |= {"recollection_loss": value.item(), "recollection_accuracy": picked.float().mean().item()}
+            answers_FMD = at_places(decoded_FBD, masking.masked)
+            loss, picked = objective.recollection(answers_FMD, true_FMD, true_key_FM, candidates, candidate_keys)
+            parts.append(_Part("recollection", self.config.recollection_weight, loss, picked.float().mean()))
         if objective.familiarity is not None:
-            others = others_events(self.batch, fragments.user, objective.num_replaced, self.generator)
-            if others is not None:
-                at_FRD = shown_FB[:, : objective.num_replaced, None].expand(-1, -1, content_FBD.shape[2])
-                mixed_FBD = content_FBD.scatter(1, at_FRD, self._content(others)[0])
-                mixed_first_FD, _ = objective.decoder(mixed_FBD, is_masked_FB, slots)
-                value, told = objective.familiarity(first_FD, mixed_first_FD)
-                loss = loss + self.config.familiarity_weight * value
-                figures |= {"familiarity_loss": value.item(), "familiarity_accuracy": told.item()}
-        loss = loss * self.warmth
-        if sampler_loss is not None:
-            loss = loss + sampler_loss
-            figures["sampler_loss"] = sampler_loss.item()
-        return RehearsalLoss(loss, figures)
+            strange = others_events(self.batch, fragments.user, objective.num_replaced, self.generator)
+            if strange is not None:
+                places_FR = masking.shown[:, : objective.num_replaced]
+                mixed_FBD = replaced(content_FBD, places_FR, self._content(strange)[0])
+                mixed_first_FD, _ = objective.decoder(mixed_FBD, masking.is_masked, slots)
+                loss, told = objective.familiarity(first_FD, mixed_first_FD)
+                parts.append(_Part("familiarity", self.config.familiarity_weight, loss, told))
+        return parts
 
     def _content(self, position_FB: Tensor) -> tuple[Tensor, Tensor]:
         """Return the vectors of events, and their keys."""
