@@ -67,6 +67,15 @@ class TrainCtr(Strict):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _rehearsal_fits_the_model(self) -> Self:
+        if self.rehearsal is not None and self.model.token_dim % self.rehearsal.num_heads:
+            raise ValueError(
+                f"rehearsal.num_heads is {self.rehearsal.num_heads}, which does not divide model.token_dim "
+                f"{self.model.token_dim}"
+            )
+        return self
+
 
 def main(argv: list[str]) -> int:
     """Run the job; see the module's docstring."""

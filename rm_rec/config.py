@@ -151,24 +151,25 @@ class UniformSampler(Settings):
     kind: Literal["uniform"] = "uniform"
 
 
-class TeacherSampler(Settings):
+class LearntSampler(Settings):
+    """What teacher and student have in common."""
+
+    uniform_share: float = Field(0.5, ge=0.0, le=1.0)
+    """Share of the fragments that are drawn uniformly all the same, so that none is never rehearsed."""
+    max_queries: int = Field(512, ge=1)
+    """The teacher learns from at most this many impressions of a batch."""
+
+
+class TeacherSampler(LearntSampler):
     """Fragments that matter to clicks are likelier: attention from targets to the fragments of the whole history."""
 
     kind: Literal["teacher"] = "teacher"
-    uniform_share: float = Field(0.5, ge=0.0, le=1.0)
-    """Share of the fragments that are drawn uniformly all the same, so that none is never rehearsed."""
-    max_queries: int = Field(512, ge=1)
-    """The teacher learns from at most this many impressions of a batch."""
 
 
-class StudentSampler(Settings):
+class StudentSampler(LearntSampler):
     """Fragments that look as if they would matter: the teacher's attention, learnt without its queries."""
 
     kind: Literal["student"] = "student"
-    uniform_share: float = Field(0.5, ge=0.0, le=1.0)
-    """Share of the fragments that are drawn uniformly all the same, so that none is never rehearsed."""
-    max_queries: int = Field(512, ge=1)
-    """The teacher learns from at most this many impressions of a batch."""
 
 
 Sampler = Annotated[UniformSampler | TeacherSampler | StudentSampler, Field(discriminator="kind")]
@@ -177,11 +178,12 @@ Sampler = Annotated[UniformSampler | TeacherSampler | StudentSampler, Field(disc
 class RehearsalConfig(Settings):
     """What `RehearsalObjective` is built from; a weight of 0 leaves a part out."""
 
-    recollection_weight: float = Field(0.2, ge=0.0)
+    recollection_weight: float = Field(0.2, ge=0.0, le=1000.0)
     """Of the loss of picking masked events out from candidates, beside the click loss."""
-    familiarity_weight: float = Field(0.1, ge=0.0)
+    familiarity_weight: float = Field(0.1, ge=0.0, le=1000.0)
     """Of the loss of telling true fragments from mixed ones, beside the click loss."""
     fragments_per_user: int = Field(4, ge=1)
+    """Drawn anew at each step."""
     fragment_length: int = Field(16, ge=2)
     """Events of a fragment."""
     mask_ratio: float = Field(0.5, gt=0.0, lt=1.0)
@@ -193,6 +195,7 @@ class RehearsalConfig(Settings):
     num_candidates: int = Field(256, ge=1)
     """At most this many wrong candidates (of the batch, or sampled)."""
     num_layers: int = Field(1, ge=1, le=8)
+    """Of the decoder."""
     num_heads: int = Field(4, ge=1)
     """Of the decoder; must divide token_dim."""
     warm_up_steps: int = Field(300, ge=0)

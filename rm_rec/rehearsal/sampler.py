@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rm_rec.config import Sampler, StudentSampler, UniformSampler
+from rm_rec.config import LearntSampler, Sampler, StudentSampler
 from rm_rec.rehearsal.fragments import FragmentGrid, count_fragments
 from rm_rec.segments import NUM_TIME_BINS, time_bins
 
@@ -33,9 +33,9 @@ class HistorySampler(nn.Module):
 
     def __init__(self, config: Sampler, token_dim: int, fragment_length: int) -> None:
         super().__init__()
-        self.config = config
+        self.learnt = config if isinstance(config, LearntSampler) else None
         self.fragment_length = fragment_length
-        self.teacher = None if isinstance(config, UniformSampler) else FragmentTeacher(token_dim)
+        self.teacher = FragmentTeacher(token_dim) if self.learnt is not None else None
         self.student = FragmentStudent(token_dim) if isinstance(config, StudentSampler) else None
 
     def forward(
@@ -43,10 +43,10 @@ class HistorySampler(nn.Module):
     ) -> tuple[Float[Tensor, "user fragment"], Tensor]:
         """Return how likely each fragment is, up to a factor a user, and the loss that teaches the sampler itself."""
         assert self.teacher is not None
-        assert not isinstance(self.config, UniformSampler)
+        assert self.learnt is not None
         num_older_Q = count_fragments(clicks.num_earlier, self.fragment_length)
         chosen = (num_older_Q > 0).nonzero().squeeze(1)
-        order = torch.randperm(len(chosen), generator=generator, device=chosen.device)[: self.config.max_queries]
+        order = torch.randperm(len(chosen), generator=generator, device=chosen.device)[: self.learnt.max_queries]
         chosen = chosen[order]
         user_Q = clicks.user[chosen]
         logits_Q, share_QG = self.teacher(clicks.target[chosen], grid.summary[user_Q], num_older_Q[chosen])
@@ -71,12 +71,11 @@ class HistorySampler(nn.Module):
     ) -> Int[Tensor, " fragment"]:
         """Draw one of the first fragments for each row: by weight, but for a share that is drawn uniformly."""
         place_F = draw_uniform(num_available, generator)
-        if weight_FG is None:
+        if weight_FG is None or self.learnt is None:
             return place_F
-        assert not isinstance(self.config, UniformSampler)
         older_FG = torch.arange(weight_FG.shape[1], device=weight_FG.device) < num_available[:, None]
         weight_FG = weight_FG.masked_fill(~older_FG, 0.0)
-        by_weight = torch.rand(len(place_F), generator=generator, device=place_F.device) >= self.config.uniform_share
+        by_weight = torch.rand(len(place_F), generator=generator, device=place_F.device) >= self.learnt.uniform_share
         by_weight &= weight_FG.sum(dim=1) > 0
         if bool(by_weight.any()):
             place_F[by_weight] = torch.multinomial(weight_FG[by_weight], 1, generator=generator).squeeze(1)
