@@ -50,7 +50,7 @@ class TrainingConfig(Strict):
     """Stop after this many epochs without a better validation AUC; the best epoch's weights are kept."""
     batch_events: int = Field(4096, ge=1)
     """Events of a batch, padding included; users go into a batch whole."""
-    min_batches: int = Field(25, ge=1)
+    min_batches: int = Field(100, ge=1)
     """Batches of a small log are made smaller, so that an epoch has about this many steps."""
     seed: int = Field(0, ge=0)
     threads: int = Field(0, ge=0)
