@@ -1,0 +1,173 @@
+"""Rehearsal is trained beside the model, taken up again bit for bit, and no part of what is saved."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+from torch import Tensor
+
+from feature_store.schema import ITEM, Columns, LabelColumn
+from feature_store.vocabularies import COUNT, Vocabularies
+from feature_store.vocabulary import Vocabulary
+from pipelines import training
+from pipelines.artifact import load_model, save_model
+from pipelines.tensor_files import read_tensors
+from pipelines.training import Fit, Learner, OptimizerConfig, Step, TrainingConfig, build_optimizer, training_step
+from rm_rec.config import FeatureSpace, RehearsalConfig
+from rm_rec.model import ClickModel
+from tests.fakes import KINDS, model_config, user_batch
+from tests.rehearsed import random, rehearsal_config
+
+SPACE = FeatureSpace(rows={ITEM: 30}, events=(ITEM,), targets=(ITEM,))
+BATCH = user_batch([27, 16, 9, 0], [[27, 11, 3], [16, 8], [5], [0]], features=SPACE)
+
+
+WITH = rehearsal_config(sampler="student", warm_up_steps=3)
+
+
+def learner(kind: str = "rehearsal", rehearsal: RehearsalConfig | None = WITH, token_dropout: float = 0.0) -> Learner:
+    torch.manual_seed(0)
+    model = ClickModel(model_config(machine=kind, bptt_segments=2, token_dropout=token_dropout), SPACE)
+    return Learner(model, rehearsal)
+
+
+def stepped(seed: int, kind: str = "rehearsal", rehearsal: RehearsalConfig | None = WITH) -> tuple[Learner, Step]:
+    """A learner without dropout after three steps; what is drawn elsewhere does not matter."""
+    made = learner(kind, rehearsal)
+    optimizer = build_optimizer(made, OptimizerConfig())
+    torch.seed()
+    for number in range(3):
+        step = training_step(made.train(), optimizer, BATCH, 1.0, random(100 * seed + number))
+    return made, step
+
+
+def weights_of(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: values.clone() for name, values in module.state_dict().items()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    assert one.keys() == other.keys()
+    return all(torch.equal(values, other[name]) for name, values in one.items())
+
+
+@pytest.mark.parametrize("kind", ["none", *KINDS])
+def test_one_seed_gives_the_same_weights_and_figures_another_gives_others(kind: str) -> None:
+    first, step = stepped(5, kind)
+    again, step_again = stepped(5, kind)
+    other, _ = stepped(6, kind)
+    assert same(weights_of(first), weights_of(again))
+    assert step == step_again
+    assert not same(weights_of(first.model), weights_of(other.model))
+    assert int(first.state_dict()["rehearsal.steps_done"]) == 3
+
+
+def test_without_rehearsal_nothing_is_drawn() -> None:
+    first, step = stepped(5, rehearsal=None)
+    other, _ = stepped(6, rehearsal=None)
+    assert first.rehearsal is None
+    assert step.rehearsal == {}
+    assert same(weights_of(first), weights_of(other))
+
+
+@pytest.mark.parametrize("kind", ["none", *KINDS])
+def test_what_is_saved_is_the_model_and_nothing_else(kind: str, tmp_path: Path) -> None:
+    made, _ = stepped(5, kind)
+    assert any("rehearsal" in name for name in made.state_dict()), "the learner itself has it"
+    items = pa.array(list(range(28)))
+    vocabularies = Vocabularies({ITEM: Vocabulary(items, 2)}, (), pa.table({ITEM: items, COUNT: [1] * 28}))
+    save_model(tmp_path / "model", made.model, vocabularies, Columns(), LabelColumn(column="clicked"))
+    (file,) = (tmp_path / "model").rglob("*.safetensors")
+    plain = ClickModel(made.model.config, SPACE)
+    saved = read_tensors(file)
+    assert {name: values.shape for name, values in saved.items()} == {
+        name: values.shape for name, values in plain.state_dict().items()
+    }
+    assert not any("rehearsal" in name for name in saved)
+    with torch.no_grad():
+        assert torch.equal(load_model(tmp_path / "model").model(BATCH), made.model.eval()(BATCH))
+
+
+def test_figures_are_means_over_the_impressions_that_were_rehearsed() -> None:
+    # The first stretch answers three impressions of four, and no state of it has folded a fragment of 16 events.
+    made = learner(rehearsal=rehearsal_config(fragment_length=16))
+    batch = user_batch([20, 3], [[20], [3, 2, 1]], features=SPACE)
+    found = []
+    assert made.rehearsal is not None
+    with torch.no_grad():
+        rehearsal = made.rehearsal.begin(made.model, batch, random())
+        found = [rehearsal.loss(output) for output in made.model.stretches(batch)]
+    assert [loss is None for loss in found] == [True, False]
+    assert found[1] is not None
+    step = training_step(made, build_optimizer(made, OptimizerConfig()), batch, 1.0, random())
+    assert step.rehearsal == pytest.approx(found[1].figures)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def seeds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What each step's generator was seeded with."""
+    found: list[int] = []
+    step = training.training_step
+
+    def listened(*arguments: Any) -> Step:
+        found.append(arguments[-1].initial_seed())
+        return step(*arguments)
+
+    batches = [user_batch([9, 14], [[9, 5], [14]], seed, SPACE) for seed in range(4)]
+    predicted = pa.table({"label": [0.0, 1.0], "prediction": [0.4, 0.6]})
+    monkeypatch.setattr(training, "training_step", listened)
+    monkeypatch.setattr(training, "iterate_batches", lambda *_: iter([(None, batch) for batch in batches]))
+    monkeypatch.setattr(training, "predict", lambda *_: predicted)
+    return found
+
+
+def fit(folder: Path, seed: int = 0, epochs: int = 2) -> Fit:
+    """Two epochs of four batches, with a checkpoint after each batch."""
+    data: Any = SimpleNamespace(
+        num_training_events=100, num_impressions=lambda _: 12, epoch=lambda seed, epoch: [(None, None)]
+    )
+    settings = TrainingConfig(seed=seed, epochs=epochs, checkpoint_minutes=1e-9)
+    return Fit(learner(token_dropout=0.2), data, OptimizerConfig(), settings, folder, fingerprint="f")
+
+
+def test_a_run_taken_up_again_rehearses_as_if_unbroken(
+    tmp_path: Path, seeds: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fit(tmp_path / "whole")
+    state = whole.run(lambda epoch: None)
+    unbroken = seeds.copy()
+    assert len(set(unbroken)) == 8, "each batch of each epoch draws for itself"
+
+    seeds.clear()
+    with monkeypatch.context() as during:
+        step = training.training_step
+
+        def killed_at_the_seventh(*arguments: Any) -> Step:
+            if len(seeds) == 6:
+                raise Killed
+            return step(*arguments)
+
+        during.setattr(training, "training_step", killed_at_the_seventh)
+        with pytest.raises(Killed):
+            fit(tmp_path / "broken").run(lambda epoch: None)
+    resumed = fit(tmp_path / "broken")
+    torch.seed()
+    assert resumed.resume()
+    assert resumed.state.batches_done == 2
+    again = resumed.run(lambda epoch: None)
+    assert seeds == unbroken
+    assert same(weights_of(resumed.learner), weights_of(whole.learner))
+    assert [epoch.rehearsal for epoch in again.epochs] == [epoch.rehearsal for epoch in state.epochs]
+    assert again.epochs[0].rehearsal["recollection_loss"] > 0
+
+
+def test_another_seed_rehearses_otherwise(tmp_path: Path, seeds: list[int]) -> None:
+    for seed in (0, 1):
+        fit(tmp_path / str(seed), seed, epochs=1).run(lambda epoch: None)
+    assert len(set(seeds)) == len(seeds) == 8
