@@ -65,3 +65,25 @@ def count_earlier(event_time: Ids, event_offsets: Ids, time: Ids, offsets: Ids) 
     event_key = owners(event_offsets) * width + np.searchsorted(moments, event_time)
     key = owners(offsets) * width + np.searchsorted(moments, time)
     return np.asarray(np.searchsorted(event_key, key, side="left") - np.repeat(event_offsets[:-1], np.diff(offsets)))
+
+
+def last_equal(event_key: Ids, event_offsets: Ids, key: Ids, row: Ids, num_earlier: Ids) -> Ids:
+    """Find for each moment [I] the last of its row's first `num_earlier` events with the same key: its place, or -1.
+
+    >>> events, offsets, key, row = np.array([5, 7, 5]), np.array([0, 3]), np.array([5, 5, 8]), np.array([0, 0, 0])
+    >>> last_equal(events, offsets, key, row, num_earlier=np.array([3, 2, 3])).tolist()
+    [2, 0, -1]
+    """
+    event_row = owners(event_offsets)
+    # Pairs of row and key, then pairs and places, as one integer each, small enough whatever the keys are.
+    keys, code = np.unique(np.concatenate([event_key, key]), return_inverse=True)
+    pair = np.unique(np.concatenate([event_row, row]) * (len(keys) + 1) + code, return_inverse=True)[1]
+    event_pair, pair = pair[: len(event_key)], pair[len(event_key) :]
+    width = int(np.diff(event_offsets).max(initial=0)) + 1
+    place = np.arange(len(event_key)) - event_offsets[event_row]
+    order = np.argsort(event_pair, kind="stable")
+    before = np.searchsorted((event_pair * width + place)[order], pair * width + num_earlier, side="left") - 1
+    if not len(order):
+        return np.full(len(key), -1, np.int64)
+    found = order[before]
+    return np.where((before >= 0) & (event_pair[found] == pair), place[found], -1)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_store.ragged import count_earlier, count_earlier_in_row, offsets_of, owners, ranges, runs
+from feature_store.ragged import count_earlier, count_earlier_in_row, last_equal, offsets_of, owners, ranges, runs
 
 rows_of_times = st.lists(st.lists(st.integers(-(2**62), 2**62) | st.integers(0, 4), max_size=8), max_size=6)
 
@@ -44,3 +44,23 @@ def test_ranges_equal_a_slow_loop(pairs: list[tuple[int, int]]) -> None:
 def test_runs(chunks: list[list[int]]) -> None:
     ids, offsets = runs(pa.chunked_array(chunks, pa.int64()))
     assert (ids.to_pylist(), offsets.tolist()) == (([1, 4], [0, 3, 4]) if len(chunks) == 2 else ([], [0]))
+
+
+moments = st.tuples(st.integers(0, 4), st.integers(0, 8))
+
+
+@given(st.lists(st.tuples(st.lists(st.integers(0, 4), max_size=8), st.lists(moments, max_size=5)), max_size=6))
+@settings(deadline=None)
+def test_the_last_equal_event_equals_a_slow_loop(rows: list[tuple[list[int], list[tuple[int, int]]]]) -> None:
+    expected, key, row, num_earlier = [], [], [], []
+    for place, (events, asked) in enumerate(rows):
+        for wanted, earlier in asked:
+            known = events[: min(earlier, len(events))]
+            expected.append(max((at for at, event in enumerate(known) if event == wanted), default=-1))
+            key.append(wanted - 2**62)  # keys may be anything
+            row.append(place)
+            num_earlier.append(len(known))
+    events = np.array([event - 2**62 for events, _ in rows for event in events], np.int64)
+    offsets = offsets_of(np.array([len(events) for events, _ in rows], int))
+    arrays = (np.array(values, np.int64) for values in (key, row, num_earlier))
+    assert last_equal(events, offsets, *arrays).tolist() == expected
