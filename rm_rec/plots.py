@@ -2,47 +2,53 @@
 
     auc_by_history({"memory": report}).savefig("auc.png")
 
-They are 800 pixels wide as saved. No pyplot: its global state leaks figures in long jobs and is not thread-safe.
+They are 800 pixels wide as saved.
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from rm_rec.figure_style import (
+    COLOURS,
+    FAINT,
+    INK,
+    curve_above_counts,
+    dress,
+    dress_counts,
+    ends_of,
+    errorbar,
+    legend_above,
+    new_figure,
+    shift_of,
+)
 from rm_rec.metrics import CalibrationBins
 from rm_rec.report import Estimate, Report, shortest_of
-
-# Okabe and Ito 2008: told apart by colour-blind readers.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_INK, _FAINT = "#333333", "#8a8a8a"
-_DOTS_PER_INCH = 100
 
 
 def training_curves(
     losses: Sequence[float], validation_aucs: Sequence[float | None], best_epoch: int | None = None
 ) -> Figure:
     """Draw the training loss and the validation AUC of every epoch; epochs count from 1, the best one is marked."""
-    figure = _figure(4.2)
+    figure = new_figure(4.2)
     loss_axes, auc_axes = figure.subplots(1, 2)
     epochs = np.arange(1, len(losses) + 1)
     aucs = np.array([np.nan if value is None else value for value in validation_aucs])
     loss_axes.plot(epochs, losses, color=COLOURS[0], marker="o", markersize=5, linewidth=2)
     auc_axes.plot(np.arange(1, len(aucs) + 1), aucs, color=COLOURS[1], marker="o", markersize=5, linewidth=2)
-    _dress(loss_axes, "Training loss", "Epoch", "Loss per impression (nats)")
-    _dress(auc_axes, "Validation AUC", "Epoch", "AUC")
+    dress(loss_axes, "Training loss", "Epoch", "Loss per impression (nats)")
+    dress(auc_axes, "Validation AUC", "Epoch", "AUC")
     for axes in (loss_axes, auc_axes):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.margins(x=0.08, y=0.15)
         if best_epoch is not None:
-            axes.axvline(best_epoch, color=_FAINT, linestyle="--", linewidth=1, zorder=0)
+            axes.axvline(best_epoch, color=FAINT, linestyle="--", linewidth=1, zorder=0)
     if best_epoch is not None and np.isfinite(aucs[best_epoch - 1]):
         best = float(aucs[best_epoch - 1])
-        auc_axes.plot([best_epoch], [best], marker="o", markersize=11, markerfacecolor="none", color=_INK)
+        auc_axes.plot([best_epoch], [best], marker="o", markersize=11, markerfacecolor="none", color=INK)
         leftwards = best_epoch > len(aucs) / 2
         auc_axes.annotate(
             f"best: epoch {best_epoch}, {best:.4f}",
@@ -51,7 +57,7 @@ def training_curves(
             textcoords="offset points",
             ha="right" if leftwards else "left",
             fontsize=10,
-            color=_INK,
+            color=INK,
         )
         auc_axes.margins(x=0.08, y=0.25)
     return figure
@@ -59,11 +65,11 @@ def training_curves(
 
 def calibration(bins: CalibrationBins, predictions: Float[np.ndarray, " row"], name: str) -> Figure:
     """Draw the click rate against the predicted probability, with how the predictions are spread beneath."""
-    figure = _figure(5.6)
+    figure = new_figure(5.6)
     curve, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     most = float(max(bins.mean_prediction.max(), bins.click_rate.max(), np.quantile(predictions, 0.999)))
     end = min(1.0, 1.08 * most) if most > 0 else 1.0
-    curve.plot([0, end], [0, end], color=_FAINT, linestyle="--", linewidth=1.2, label="perfect")
+    curve.plot([0, end], [0, end], color=FAINT, linestyle="--", linewidth=1.2, label="perfect")
     spread = 1.96 * np.sqrt(bins.click_rate * (1 - bins.click_rate) / bins.num_rows)
     curve.errorbar(
         bins.mean_prediction,
@@ -80,9 +86,9 @@ def calibration(bins: CalibrationBins, predictions: Float[np.ndarray, " row"], n
     curve.set_xlim(0, end)
     curve.set_ylim(0, end)
     curve.legend(loc="upper left", frameon=False, fontsize=10)
-    _dress(curve, f"Calibration of {name}: expected error {bins.expected_error:.4f}", "", "Click rate")
+    dress(curve, f"Calibration of {name}: expected error {bins.expected_error:.4f}", "", "Click rate")
     histogram.hist(predictions, bins=np.linspace(0, end, 51), color=COLOURS[0], alpha=0.55)
-    _dress(histogram, "", "Predicted click probability", "Impressions")
+    dress(histogram, "", "Predicted click probability", "Impressions")
     histogram.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     histogram.yaxis.set_major_locator(MaxNLocator(3))
     return figure
@@ -90,28 +96,17 @@ def calibration(bins: CalibrationBins, predictions: Float[np.ndarray, " row"], n
 
 def auc_by_history(reports: Mapping[str, Report]) -> Figure:
     """Draw each model's AUC in every bucket of history length, with 95 % intervals and the bucket's impressions."""
-    figure = _figure(5.0)
-    curve, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     buckets = sorted({name for report in reports.values() for name in report.by_history}, key=shortest_of)
+    rows = [max(r.by_history[name].rows for r in reports.values() if name in r.by_history) for name in buckets]
+    figure, curve, counts = curve_above_counts(buckets, rows)
     for place, (model, report) in enumerate(reports.items()):
-        shift = (place - (len(reports) - 1) / 2) * min(0.12, 0.7 / len(reports))  # so that intervals stand side by side
+        shift = shift_of(place, len(reports))
         known = [(at, report.by_history[name].auc) for at, name in enumerate(buckets) if name in report.by_history]
         points = [(at + shift, estimate) for at, estimate in known if estimate.value is not None]
-        _errorbar(curve, points, COLOURS[place % len(COLOURS)], model)
-    title_above = 6
-    if len(reports) > 1:
-        curve.legend(frameon=False, fontsize=10, ncols=3, loc="lower left", bbox_to_anchor=(-0.02, 1.0), borderpad=0)
-        title_above = 10 + 18 * -(-len(reports) // 3)  # points: room for the legend's lines, three models in each
-    _dress(curve, "AUC by length of history", "", "AUC (95 % interval)", title_above)
-    rows = [max(r.by_history[name].rows for r in reports.values() if name in r.by_history) for name in buckets]
-    bars = counts.bar(range(len(buckets)), rows, color=_FAINT, alpha=0.5, width=0.6)
-    counts.bar_label(bars, [f"{count:,}" for count in rows], fontsize=9, color=_INK, padding=2)
-    counts.margins(y=0.35)
-    counts.set_xticks(range(len(buckets)), buckets)
-    counts.set_xlim(-0.6, len(buckets) - 0.4)
-    _dress(counts, "", "Events before the impression", "Impressions")
-    counts.yaxis.set_major_locator(MaxNLocator(2))
-    counts.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        errorbar(curve, points, COLOURS[place % len(COLOURS)], model)
+    title_above = legend_above(curve, len(reports)) if len(reports) > 1 else 6
+    dress(curve, "AUC by length of history", "", "AUC (95 % interval)", title_above)
+    dress_counts(counts, "Events before the impression", "Impressions")
     return figure
 
 
@@ -124,10 +119,10 @@ def comparison(
     that their lengths can be compared. `reference` is a named value to measure against, drawn as a line.
     """
     names = [name for name, estimate in estimates.items() if estimate.value is not None]
-    figure = _figure(1.9 + 0.55 * len(names))
+    figure = new_figure(1.9 + 0.55 * len(names))
     axes = figure.subplots()
     values = np.array([estimates[name].value for name in names], dtype=np.float64)
-    ends = [_ends(estimates[name]) for name in names]
+    ends = [ends_of(estimates[name]) for name in names]
     errors = np.array([[v - low, high - v] for v, (low, high) in zip(values, ends, strict=True)]).reshape(-1, 2).T
     axes.barh(
         names,
@@ -136,7 +131,7 @@ def comparison(
         height=0.6,
         color=[COLOURS[place % len(COLOURS)] for place in range(len(names))],
         xerr=np.clip(errors, 0, None),
-        error_kw={"ecolor": _INK, "elinewidth": 1.4, "capsize": 4},
+        error_kw={"ecolor": INK, "elinewidth": 1.4, "capsize": 4},
     )
     furthest = max([*(high for _, high in ends), reference[1] if reference else baseline, baseline])
     nearest = min([*(low for low, _ in ends), baseline])
@@ -150,50 +145,16 @@ def comparison(
             textcoords="offset points",
             va="center",
             fontsize=10,
-            color=_INK,
+            color=INK,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
         )
-    axes.axvline(baseline, color=_INK, linewidth=1)
+    axes.axvline(baseline, color=INK, linewidth=1)
     if reference is not None:
         name, value = reference
-        axes.axvline(value, color=_FAINT, linestyle="--", linewidth=1.2, zorder=0, label=f"{name}: {value:.4f}")
+        axes.axvline(value, color=FAINT, linestyle="--", linewidth=1.2, zorder=0, label=f"{name}: {value:.4f}")
         axes.legend(frameon=False, fontsize=10, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)
     axes.invert_yaxis()
-    _dress(axes, f"{metric} by model", f"{metric} (95 % interval over users)", "")
+    dress(axes, f"{metric} by model", f"{metric} (95 % interval over users)", "")
     axes.grid(visible=False, axis="y")
     axes.grid(visible=True, axis="x", color="#e6e6e6")
     return figure
-
-
-def _figure(height: float) -> Figure:
-    """Start a figure 800 pixels wide, `height` in hundreds of pixels."""
-    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
-    return Figure(figsize=(8, height), dpi=_DOTS_PER_INCH, layout=layout, facecolor="white")
-
-
-def _dress(axes: Axes, title: str, x_label: str, y_label: str, title_above: int = 6) -> None:
-    axes.set_title(title, loc="left", pad=title_above, fontsize=13, fontweight="bold", color=_INK)
-    axes.set_xlabel(x_label, fontsize=11, color=_INK)
-    axes.set_ylabel(y_label, fontsize=11, color=_INK)
-    axes.tick_params(labelsize=10, colors=_INK, length=3)
-    axes.grid(visible=True, axis="y", color="#e6e6e6")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_FAINT)
-
-
-def _errorbar(axes: Axes, points: Sequence[tuple[float, Estimate]], colour: str, label: str) -> None:
-    at = [place for place, _ in points]
-    values = [estimate.value or 0.0 for _, estimate in points]
-    ends = [_ends(estimate) for _, estimate in points]
-    below = [max(value - low, 0.0) for value, (low, _) in zip(values, ends, strict=True)]
-    above = [max(high - value, 0.0) for value, (_, high) in zip(values, ends, strict=True)]
-    axes.errorbar(
-        at, values, yerr=[below, above], color=colour, marker="o", markersize=6, linewidth=1.6, capsize=3, label=label
-    )
-
-
-def _ends(estimate: Estimate) -> tuple[float, float]:
-    """Return the interval, or the value twice where no interval is known."""
-    value = estimate.value or 0.0
-    return (value if estimate.low is None else estimate.low, value if estimate.high is None else estimate.high)
