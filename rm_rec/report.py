@@ -152,7 +152,7 @@ def score(
         users_left_out=inside.users_left_out,
         calibration_ratio=metrics.calibration_ratio(labels, predictions),
         calibration_error=metrics.calibration_bins(labels, predictions, num_bins).expected_error,
-        **{name: Estimate(value, *_interval(drawn[name], value)) for name, value in values.items()},
+        **{name: Estimate(value, *interval(drawn[name], value)) for name, value in values.items()},
     )
 
 
@@ -206,7 +206,7 @@ def compare(
         gaps = gaps[np.isfinite(gaps)]
         better = gaps < 0 if name in LOWER_IS_BETTER else gaps > 0
         share = float(better.mean()) if len(gaps) else None
-        differences.append(Difference(name, value, *_interval(gaps, value), share))
+        differences.append(Difference(name, value, *interval(gaps, value), share))
     return tuple(differences)
 
 
@@ -239,7 +239,8 @@ def bucket_of(
     return np.searchsorted(np.asarray(history_buckets), history_lengths, side="right") - 1
 
 
-def _interval(drawn: Float[np.ndarray, " resample"], value: float | None) -> tuple[float | None, float | None]:
+def interval(drawn: Float[np.ndarray, " resample"], value: float | None) -> tuple[float | None, float | None]:
+    """Return the 95 % interval of a metric drawn over resampled users; None where it is undefined."""
     drawn = drawn[np.isfinite(drawn)]
     if value is None or not len(drawn):
         return None, None
