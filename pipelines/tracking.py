@@ -79,9 +79,19 @@ def log_once(values: Mapping[str, float], step: int = 0) -> None:
         mlflow.log_metrics(new, step=step)
 
 
-def log_report(values: Mapping[str, Any], figures: Mapping[str, Figure]) -> None:
-    """Keep the whole evaluation and its figures with the run."""
-    mlflow.log_dict(dict(values), "report.json")
+def log_curve(name: str, points: Mapping[int, float]) -> None:
+    """Keep a metric's values by step; where the run has another value for a step, the new one is the later."""
+    run = mlflow.active_run()
+    assert run is not None
+    known = {point.step: point.value for point in mlflow.MlflowClient().get_metric_history(run.info.run_id, name)}
+    for step, value in points.items():
+        if known.get(step) != value:
+            mlflow.log_metric(name, value, step=step)
+
+
+def log_report(values: Mapping[str, Any], figures: Mapping[str, Figure], file: str = "report.json") -> None:
+    """Keep a whole evaluation and its figures with the run."""
+    mlflow.log_dict(dict(values), file)
     for name, figure in figures.items():
         mlflow.log_figure(figure, f"figures/{name}")
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,13 +21,15 @@ from rich.table import Table
 from feature_store.errors import DataError
 from feature_store.schema import SPLITS, DataConfig, NextEvent, Strict
 from pipelines import run_folder, tracking
-from pipelines.artifact import save_model
+from pipelines.artifact import load_model, save_model
 from pipelines.batches import feature_space
 from pipelines.checkpoint import Epoch, FitState
 from pipelines.data import TEST, VALIDATION, LogData
 from pipelines.evaluate import MetricsConfig, evaluate_predictions, figures_of
 from pipelines.job import DONE, result_console, run_job, this_python
 from pipelines.predictions import PredictionColumns
+from pipelines.retention import DECIDING_AGE, RetentionConfig
+from pipelines.retention_report import RetentionStep
 from pipelines.settings import load_settings, resolved
 from pipelines.tracking import TrackingConfig
 from pipelines.training import PREDICTED_COLUMNS, Fit, Learner, OptimizerConfig, TrainingConfig, predict
@@ -54,17 +57,22 @@ class TrainCtr(Strict):
     training: TrainingConfig = TrainingConfig()
     tracking: TrackingConfig = TrackingConfig()
     metrics: MetricsConfig = MetricsConfig()
+    retention: RetentionConfig = RetentionConfig()
     out: str = "runs/train_ctr"
     """Folder for checkpoints, model, predictions.parquet and metrics.json; a run that was killed goes on from it."""
 
     @model_validator(mode="after")
-    def _carried_columns_hide_no_prediction(self) -> Self:
-        if not isinstance(self.data.impressions, NextEvent):
-            taken = [name for name in self.data.impressions.carry if name in PREDICTED_COLUMNS]
-            if taken:
-                raise ValueError(
-                    f"data.impressions.carry: {taken[0]!r} names a column of predictions.parquet itself: rename yours"
-                )
+    def _carried_columns_are_as_named(self) -> Self:
+        carried = () if isinstance(self.data.impressions, NextEvent) else self.data.impressions.carry
+        taken = [name for name in carried if name in PREDICTED_COLUMNS]
+        if taken:
+            raise ValueError(
+                f"data.impressions.carry: {taken[0]!r} names a column of predictions.parquet itself: rename yours"
+            )
+        age = self.retention.age_column
+        if age != DECIDING_AGE and age not in carried:
+            names = ", ".join(carried) or "none"
+            raise ValueError(f"retention.age_column: {age!r} is not carried; data.impressions.carry has {names}")
         return self
 
     @model_validator(mode="after")
@@ -94,17 +102,28 @@ def main(argv: list[str]) -> int:
 
 
 def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console) -> int:
+    retention = RetentionStep(settings.retention, settings.metrics, out)
     data = LogData.prepare(settings.data, out / "prepared", report=console.print)
     _check_held_out(settings, data)
+    retention.check(data, settings.model.segment_length)
     fingerprint = _fingerprint(settings, data)
-    finished = run_folder.read_metrics(out, fingerprint)
-    if finished is not None:
-        console.print(f"{out} holds this very run, finished; nothing to do. Delete the folder to train anew.")
-        _print_metrics(console, finished)
-        return DONE
-
+    tags = {"data_sha256": data.prepared.manifest.fingerprint, "fingerprint": fingerprint}
+    tracked = partial(tracking.tracked_run, settings.tracking, out, resolved(settings), tags)
     if settings.training.threads:
         torch.set_num_threads(settings.training.threads)
+    finished = run_folder.read_metrics(out, fingerprint)
+    if finished is not None:
+        due = retention.is_due(fingerprint, data, settings.model.segment_length)
+        what = "measuring what it retains" if due else "nothing to do"
+        console.print(f"{out} holds this very run, finished; {what}. Delete the folder to train anew.")
+        if due:
+            model = load_model(out / "model").model.to(device)
+            with tracked():
+                retention.run(data, model, fingerprint)
+        _print_metrics(console, finished)
+        retention.print(console)
+        return DONE
+
     torch.manual_seed(settings.training.seed)
     features = feature_space(settings.data.columns, settings.data.impressions, data.vocabularies)
     model = ClickModel(settings.model, features)
@@ -113,8 +132,7 @@ def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console
     if fit.resume():
         console.print(f"resuming {out} after epoch {len(fit.state.epochs)}, batch {fit.state.batches_done}")
     manifest = data.prepared.manifest
-    tags = {"data_sha256": manifest.fingerprint, "fingerprint": fingerprint}
-    with tracking.tracked_run(settings.tracking, out, resolved(settings), tags):
+    with tracked():
         tracking.log_data_set(Path(settings.data.log).stem, manifest.fingerprint, {"events": manifest.events})
         for epoch in fit.state.epochs:  # a kill may have come between an epoch's checkpoint and its line in MLflow
             _track_epoch(epoch)
@@ -122,8 +140,12 @@ def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console
         metrics = _finish(settings, data, model, state, fingerprint)
         uri = tracking.register(out / "model", settings.tracking.register_as, tags)
     run_folder.write_json(out / run_folder.METRICS, metrics)
+    if retention.is_due(fingerprint, data, settings.model.segment_length):  # killed here, it is taken up as finished
+        with tracked():
+            retention.run(data, model, fingerprint)
 
     _print_metrics(console, metrics)
+    retention.print(console)
     console.print(f"\nModel       {out / 'model'}" + (f", registered as {uri} (alias candidate)" if uri else ""))
     console.print(f"Predictions {out / 'predictions.parquet'}")
     if state.best is not None and state.best.number == settings.training.epochs:

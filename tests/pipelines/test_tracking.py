@@ -10,7 +10,7 @@ import pytest
 
 from feature_store.errors import DataError
 from pipelines import tracking
-from pipelines.tracking import TrackingConfig, code_version, log_once, register, tracked_run
+from pipelines.tracking import TrackingConfig, code_version, log_curve, log_once, register, tracked_run
 
 Config = Callable[..., TrackingConfig]
 
@@ -61,6 +61,15 @@ def test_a_folder_has_one_run(config: TrackingConfig, tmp_path: Path) -> None:
     # Its files were deleted, and another config is trained here: another run.
     with tracked_run(config, tmp_path, settings, {"fingerprint": "g"}) as third:
         assert third != first
+
+
+def test_a_curve_is_kept_once_and_a_new_value_is_the_later(config: TrackingConfig, tmp_path: Path) -> None:
+    with tracked_run(config, tmp_path, {}, {"fingerprint": "f"}) as run:
+        log_curve("auc", {0: 0.5, 3: 0.75})
+        log_curve("auc", {0: 0.5, 3: 0.75})
+        log_curve("auc", {0: 0.5, 3: 0.25})
+    kept = mlflow.MlflowClient(config.uri).get_metric_history(run, "auc")
+    assert sorted((point.step, point.value) for point in kept) == [(0, 0.5), (3, 0.25), (3, 0.75)]
 
 
 def test_a_run_that_failed_is_taken_up(config: TrackingConfig, tmp_path: Path) -> None:
