@@ -19,7 +19,7 @@ RUN, METRICS, _LOCK = "run.json", "metrics.json", ".lock"
 _WORK = ("checkpoint", METRICS, "model")  # what a run has made once it trains
 # Where the log lies, and how much memory or how many checkpoints a run may take, do not change what comes out.
 _WITHOUT_EFFECT = ("data.log", "data.impressions.path", "data.memory_limit_mb", "training.checkpoint_minutes")
-_DECIDING_BLOCKS = ("data", "model", "optimizer", "training", "metrics")
+_DECIDING_BLOCKS = ("data", "model", "rehearsal", "optimizer", "training", "metrics")
 
 
 def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,19 @@ def test_what_has_no_effect_on_the_result_may_change(tmp_path: Path) -> None:
         pass
 
 
+def test_with_rehearsal_and_without_are_two_runs(tmp_path: Path) -> None:
+    rehearsed = {**settings(), "rehearsal": {"recollection_weight": 0.2}}
+    with claimed(tmp_path, rehearsed):
+        (tmp_path / "checkpoint").mkdir()
+    with (
+        pytest.raises(DataError, match=r"rehearsal.recollection_weight is 0.2 there, None here"),
+        claimed(tmp_path, {**settings(), "rehearsal": None}),
+    ):
+        pass
+    with claimed(tmp_path, {**rehearsed, "retention": {"enabled": True}}):
+        pass
+
+
 def test_a_second_process_is_refused_until_the_first_ends(tmp_path: Path) -> None:
     with (
         claimed(tmp_path, settings()),
