@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter
 
 from rm_rec.figure_style import (
     COLOURS,
@@ -43,7 +43,7 @@ def recollection_by_age(models: Mapping[str, Recollection], segment_length: int)
         _age_curve(curve, ages, recollection.alone.by_age, colour, alone[model], shift, linestyle="--")
     curve.axhline(chance, color=FAINT, linestyle=":", linewidth=1.4, label=guess)
     curve.set_ylim(bottom=0)
-    curve.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    curve.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g}%"))  # never rounded: 2.5 %, 5 %
     title_above = legend_above(curve, 2 * len(models) + 1, columns=2, order=[*models, guess, *alone.values()])
     label = f"Masked events picked out\nof {round(1 / chance)} candidates (95 % interval)"
     dress(curve, "Recollection by age of the event", "", label, title_above)
