@@ -20,6 +20,7 @@ import mlflow
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "pipelines" / "recipes"
 MADE = "quickstart"  # the recipe whose log is made, not given
+_COMMAND = "command.json"
 
 
 @dataclass(frozen=True)
@@ -37,51 +38,70 @@ def add_arguments(parser: argparse.ArgumentParser, seeds: int) -> None:
     """Give a benchmark the arguments that all such benchmarks have."""
     parser.add_argument("--data", type=Path, required=True, help="folder of NAME.parquet for each recipe")
     parser.add_argument("--out", type=Path, required=True, help="folder of all runs")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; 0 only reports those that are finished")
     parser.add_argument("--seeds", type=int, default=seeds, help="at most this many")
 
 
 def run_all(runs: Sequence[TrainingRun], data: Path, out: Path, jobs: int) -> dict[TrainingRun, dict[str, Any]]:
     """Do what is not finished yet, in order; return the metrics of each run that did not fail."""
     out = out.resolve()
+    if not jobs:
+        commands = {run: _command(run, data, out) for run in runs}
+        return {run: _metrics(run, out) for run, command in commands.items() if _is_finished(run, out, command)}
     out.mkdir(parents=True, exist_ok=True)
-    made = out / "synthetic.parquet"
-    if not made.exists() and any(run.recipe == MADE for run in runs):
-        make = [sys.executable, "-m", "pipelines.make_log", "--out", str(made)]
+    if any(run.recipe == MADE for run in runs) and not _log(MADE, data, out).exists():
+        make = [sys.executable, "-m", "pipelines.make_log", "--out", str(_log(MADE, data, out))]
         subprocess.run(make, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     # Two runs at once would both create the database, and one of them fail.
     mlflow.MlflowClient(_tracking_uri(out)).search_experiments()
-
-    def one(run: TrainingRun) -> dict[str, Any] | None:
-        return _run(run, made if run.recipe == MADE else data / f"{run.recipe}.parquet", out)
-
     with ThreadPoolExecutor(jobs) as pool:
-        found = dict(zip(runs, pool.map(one, runs), strict=True))
-    return {run: metrics for run, metrics in found.items() if metrics is not None}
+        done = pool.map(lambda run: _run(run, _command(run, data, out), out), runs)
+        return {run: _metrics(run, out) for run, succeeded in zip(runs, done, strict=True) if succeeded}
 
 
-def _run(run: TrainingRun, log: Path, out: Path) -> dict[str, Any] | None:
-    folder = out / run.recipe / f"{run.name}-{run.seed}"
+def _run(run: TrainingRun, command: list[str], out: Path) -> bool:
+    """Do one run, unless it is finished; say whether it is now."""
+    if _is_finished(run, out, command):
+        return True
+    folder = _folder(run, out)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / _COMMAND).write_text(json.dumps(command))
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with (folder / "log.txt").open("a") as text:
+        ended = subprocess.run(
+            [sys.executable, *command], stdout=text, stderr=subprocess.STDOUT, env=environment, check=False
+        )
+    result = "done" if ended.returncode == 0 else f"FAILED, see {folder / 'log.txt'}"
+    print(f"{run.recipe} {run.name} seed {run.seed}: {result}", flush=True)
+    return ended.returncode == 0
+
+
+def _command(run: TrainingRun, data: Path, out: Path) -> list[str]:
+    """Return the arguments of a run's Python: what it is known by."""
     command = ["-m", "pipelines.train_ctr", "--config", str(RECIPES / f"{run.recipe}.yaml"), *run.settings]
-    command += ["--data.log", str(log), "--data.seed", str(run.seed), "--out", str(folder)]
-    command += ["--training.seed", str(run.seed), "--training.threads", "1"]
+    command += ["--data.log", str(_log(run.recipe, data, out)), "--data.seed", str(run.seed)]
+    command += ["--out", str(_folder(run, out)), "--training.seed", str(run.seed), "--training.threads", "1"]
     command += ["--tracking.uri", _tracking_uri(out), "--tracking.experiment", f"{out.name}-{run.recipe}"]
-    command += ["--tracking.register_as", "null"]
-    metrics, asked = folder / "metrics.json", folder / "command.json"
-    if not (metrics.exists() and asked.exists() and json.loads(asked.read_text()) == command):
-        asked.write_text(json.dumps(command))
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        with (folder / "log.txt").open("a") as text:
-            ended = subprocess.run(
-                [sys.executable, *command], stdout=text, stderr=subprocess.STDOUT, env=environment, check=False
-            )
-        result = "done" if ended.returncode == 0 else f"FAILED, see {folder / 'log.txt'}"
-        print(f"{run.recipe} {run.name} seed {run.seed}: {result}", flush=True)
-        if ended.returncode:
-            return None
-    found: dict[str, Any] = json.loads(metrics.read_text())
+    return [*command, "--tracking.register_as", "null"]
+
+
+def _is_finished(run: TrainingRun, out: Path, command: list[str]) -> bool:
+    folder = _folder(run, out)
+    asked = folder / _COMMAND
+    return (folder / "metrics.json").exists() and asked.exists() and json.loads(asked.read_text()) == command
+
+
+def _metrics(run: TrainingRun, out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((_folder(run, out) / "metrics.json").read_text())
     return found
+
+
+def _folder(run: TrainingRun, out: Path) -> Path:
+    return out / run.recipe / f"{run.name}-{run.seed}"
+
+
+def _log(recipe: str, data: Path, out: Path) -> Path:
+    return out / "synthetic.parquet" if recipe == MADE else data / f"{recipe}.parquet"
 
 
 def _tracking_uri(out: Path) -> str:

@@ -38,7 +38,7 @@ def test_the_python_of_the_readme_runs() -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     ran = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, env=environment, check=False)
     assert ran.returncode == 0, ran.stderr
-    assert "{'slots': (2, 16, 64)}" in ran.stdout
+    assert "{'sum': (2, 31, 32), 'count': (2, 31)}" in ran.stdout
 
 
 @pytest.mark.parametrize(("job", "argv"), commands(), ids=lambda value: value if isinstance(value, str) else "")
