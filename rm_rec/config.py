@@ -180,7 +180,7 @@ class RehearsalConfig(Settings):
 
     recollection_weight: float = Field(0.2, ge=0.0, le=1000.0)
     """Of the loss of picking masked events out from candidates, beside the click loss."""
-    familiarity_weight: float = Field(0.1, ge=0.0, le=1000.0)
+    familiarity_weight: float = Field(0.0, ge=0.0, le=1000.0)
     """Of the loss of telling true fragments from mixed ones, beside the click loss."""
     fragments_per_user: int = Field(4, ge=1)
     """Drawn anew at each step."""
