@@ -87,7 +87,7 @@ def main() -> None:
         for name in variants[log]:
             seeds = [seed for seed in range(arguments.seeds) if (log, name, seed) in auc]
             if not seeds:
-                print(f"| {name} | 0 | failed | | | |")
+                print(f"| {name} | 0 | not finished | | | |")
                 continue
             base = BASES.get(name, "none")
             cells = [name, str(len(seeds))]

@@ -109,5 +109,7 @@ def _tracking_uri(out: Path) -> str:
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
-    """Write the mean of several seeds, plus and minus half of their range."""
+    """Write the mean of several seeds, plus and minus half of their range; of one seed, its value."""
+    if len(values) == 1:
+        return f"{values[0]:.4f}"
     return f"{statistics.mean(values):.4f} ± {(max(values) - min(values)) / 2:.4f}"
