@@ -96,7 +96,7 @@ def real_log(name: str) -> Path | None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_trains_on_a_stand_in(name: str, tmp_path: Path, quickstart: Callable[..., list[str]]) -> None:
     if real_log(name) is not None:
-        pytest.skip("its real log is there")
+        pytest.skip("its real log is there, and the next test trains on that")
     settings = settings_of(*config(name))
     pq.write_table(stand_in(settings), tmp_path / "log.parquet")
     metrics = train(tmp_path, quickstart, name, tmp_path / "log.parquet")

@@ -81,7 +81,7 @@ def test_comparison_writes_each_value_and_leaves_out_the_undefined() -> None:
     drawn(figure)
     axes = figure.axes[0]
     assert [text.get_text() for text in axes.texts] == ["0.7000", "0.4500"]
-    assert [bar.get_width() for bar in axes.patches] == pytest.approx([0.2, -0.05])  # type: ignore[attr-defined]
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([0.2, -0.05])
     assert axes.get_xlim()[0] <= 0.45
 
 

@@ -109,12 +109,12 @@ def test_a_paired_difference_sees_what_intervals_apart_do_not() -> None:
     area, loss = by_name["auc"], by_name["logloss"]
     first, second = score(labels, worse, users).auc, score(labels, truth, users).auc
     assert None not in (area.low, first.high, second.low, area.share_better, loss.high, loss.share_better)
-    assert area.value == pytest.approx(second.value - first.value)  # type: ignore[operator]
-    assert second.low < first.high  # type: ignore[operator]
-    assert area.low > 0  # type: ignore[operator]
-    assert area.share_better > 0.975  # type: ignore[operator]
-    assert loss.high < 0  # type: ignore[operator]
-    assert loss.share_better > 0.975  # type: ignore[operator]
+    assert area.value == pytest.approx(second.value - first.value)
+    assert second.low < first.high
+    assert area.low > 0
+    assert area.share_better > 0.975
+    assert loss.high < 0
+    assert loss.share_better > 0.975
 
 
 def test_a_model_is_not_better_than_itself() -> None:

@@ -14,7 +14,7 @@ def log() -> pa.Table:
     return make_synthetic_log(CONFIG)
 
 
-def columns(log: pa.Table, *names: str) -> list[NDArray]:  # type: ignore[type-arg]
+def columns(log: pa.Table, *names: str) -> list[NDArray]:
     return [log[name].to_numpy() for name in names]
 
 
