@@ -142,6 +142,14 @@ REFUSED = {
         ("model.machine.kind = 'lstm'", "must be one of associative"), arguments=("--model.machine.kind", "lstm")
     ),
     "heads do not divide": Case(("does not divide token_dim 8",), arguments=("--model.window.num_heads", "3")),
+    "rehearsal's heads do not divide": Case(
+        ("rehearsal.num_heads is 3, which does not divide model.token_dim 8",),
+        arguments=("--rehearsal.num_heads", "3"),
+    ),
+    "rehearsal without a part": Case(
+        ("recollection_weight and familiarity_weight are both 0: to train without, set it to null",),
+        arguments=("--rehearsal.recollection_weight", "0", "--rehearsal.familiarity_weight", "0"),
+    ),
     "missing config file": Case(
         ("nowhere.yaml: cannot be read: No such file",), arguments=("--config", "nowhere.yaml")
     ),
