@@ -176,9 +176,12 @@ def training_step(
         click_loss = nn.functional.binary_cross_entropy_with_logits(output.logits, label, reduction="sum")
         loss_sum += click_loss.item()
         loss = click_loss / len(batch.label)
+        share = len(label) / len(batch.label)  # stretches weigh by their impressions, as in the click loss
+        penalty = model.memory.penalty(output.trace)
+        if penalty is not None:
+            loss = loss + share * penalty
         rehearsed = rehearsal.loss(output) if rehearsal is not None else None
         if rehearsed is not None:
-            share = len(label) / len(batch.label)  # stretches weigh by their impressions, as in the click loss
             loss = loss + share * rehearsed.loss
             figures.update({name: share * value for name, value in rehearsed.figures.items()})
             shares.update(dict.fromkeys(rehearsed.figures, share))

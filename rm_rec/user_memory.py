@@ -122,6 +122,12 @@ class UserMemory(nn.Module):
         segments = self.encoder(stretch.tokens[:, stretch.num_folded :], full)
         return self.machine.scan(state, segments, full)
 
+    def penalty(self, trace: StateTrace) -> Float[Tensor, ""] | None:
+        """Return the machine's own addition to the training loss, from the states at a stretch's end."""
+        if self.machine is None:
+            return None
+        return self.machine.penalty({name: values[:, -1] for name, values in trace.items()})
+
     def slots(self, trace: StateTrace, user: Tensor, boundary: Tensor) -> Slots:
         """Show the slots of some users at some boundaries, as readers see them; the machine must be there."""
         assert self.machine is not None

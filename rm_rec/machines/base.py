@@ -29,6 +29,7 @@ class MemoryMachine(nn.Module, ABC):
     """Folds segments of events into a state of fixed size that a reader can attend to."""
 
     slot_dim: int  # size of a slot's key and value
+    exact_parts: tuple[str, ...] = ()  # parts of a state that are stored as float32 even where others are float16
 
     @abstractmethod
     def state_spec(self) -> StateSpec:
@@ -45,6 +46,13 @@ class MemoryMachine(nn.Module, ABC):
     @abstractmethod
     def slots(self, state: State) -> Slots:
         """Show the state as slots."""
+
+    def penalty(self, state: State) -> Float[Tensor, ""] | None:
+        """Return what training adds to the loss for states like these, weighted and averaged over users; None: nothing.
+
+        It is for a machine whose source has a regulariser of its memory.
+        """
+        return None
 
     def scan(
         self,

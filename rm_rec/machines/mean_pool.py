@@ -10,8 +10,11 @@ from rm_rec.machines.base import MemoryMachine, Slots, State, StateSpec, StateTr
 class MeanPoolMachine(MemoryMachine):
     """Keeps the sum and the number of a user's events; its one slot is their mean.
 
-    The sum, not the mean, so that every order of folding and every way to cut it into calls gives the same state.
+    The sum, not the mean, so that every order of folding and every way to cut it into calls gives the same state. It
+    grows with the history: float16 would stop counting after some thousand events.
     """
+
+    exact_parts = ("sum", "count")
 
     def __init__(self, config: MeanPool, token_dim: int) -> None:
         super().__init__()
