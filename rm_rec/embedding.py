@@ -62,13 +62,28 @@ class FeatureEmbedding(nn.Module):
             return event_tokens, target_tokens, target_tokens.new_zeros(len(target_tokens), 0)
         return event_tokens, target_tokens, torch.cat(context_vectors, dim=1)
 
+    def events(
+        self, events: dict[str, Int[Tensor, " event"]], gaps: Int[Tensor, " event"]
+    ) -> Float[Tensor, "event dim"]:
+        """Embed events alone, as `forward` does."""
+        ids = {f"event.{name}": events[name] for name in self.features.events} | {f"event.{_GAP}": gaps}
+        vectors = self._look_up(ids)
+        return _sum([vectors[name] for name in ids])
+
     def content(self, events: dict[str, Int[Tensor, " event"]]) -> Float[Tensor, "event dim"]:
         """Embed events as what happened, without the time that passed before."""
         vectors = self._look_up({f"event.{name}": events[name] for name in self.features.events})
         return _sum([vectors[f"event.{name}"] for name in self.features.events])
 
+    def event_weights(self) -> list[str]:
+        """Name the weights, among this module's, that events are embedded with."""
+        return [f"collection.embeddings.{name}.weight" for name in (*self.features.events, _GAP)]
+
     def _look_up(self, ids: dict[str, Tensor]) -> dict[str, Tensor]:
         """Look all features up in one call; a feature is one jagged row, since places differ in length."""
+        if not torch.is_grad_enabled():  # the same rows, without what it costs to lay out a jagged tensor
+            tables = self.collection.embeddings
+            return {place: tables[place.partition(".")[2]](rows) for place, rows in ids.items()}
         nothing = next(iter(ids.values()))[:0]
         ids = ids | dict.fromkeys(self._places - set(ids), nothing)  # the collection wants all that it has
         values = list(ids.values())

@@ -15,6 +15,7 @@ from rm_rec.batch import UserBatch
 from rm_rec.config import ClickHead, FeatureSpace, ModelConfig
 from rm_rec.embedding import FeatureEmbedding
 from rm_rec.machines.base import State, StateTrace
+from rm_rec.memories import Candidates, Events, Joined, UserMemories, no_memories
 from rm_rec.segments import Queries, Stretch, gap_bins, segment_index
 from rm_rec.user_memory import UserMemory
 
@@ -77,6 +78,109 @@ class ClickModel(nn.Module):
                 yield output
             state = {name: values.detach() for name, values in state.items()}
             start, end = end, end + step
+
+    def no_memories(self, num_users: int) -> UserMemories:
+        """Return the memories of users with no history; ConfigError where the model's window is the whole history."""
+        weight = self.memory.window.age_bias
+        state = self.memory.initial(num_users)
+        return no_memories(state, num_users, self.memory.shape, self.features.events, weight.device)
+
+    def fold(self, memories: UserMemories, events: Events) -> UserMemories:
+        """Return the memories with events added, which are later than those they hold (or as late).
+
+        Folding day by day gives what folding all days at once gives.
+        """
+        shape, length, steps = self.memory.shape, self.config.segment_length, self.config.bptt_segments
+        joined = Joined.of(memories, events, shape)
+        start = length * shape.num_full(memories.num_events)
+        num_segments = (joined.lengths - start) // length
+        most = int(num_segments.max()) if len(num_segments) else 0
+        state = memories.state
+        for first in range(0, most, steps):  # so that memory use does not grow with a history's length
+            count = min(steps, most - first)
+            place, valid = joined.places(start + first * length, count * length, start + num_segments * length)
+            flat = place.flatten()
+            tokens = self.embedding.events({name: ids[flat] for name, ids in joined.features.items()}, joined.gap[flat])
+            stretch = Stretch(
+                tokens=tokens.view(len(place), count, length, -1),
+                valid=valid.view(len(place), count, length),
+                time=joined.time[flat].view(len(place), count, length),
+                num_folded=0,
+            )
+            state = {name: values[:, -1] for name, values in self.memory.fold(stretch, state).items()}
+        num_events = memories.num_events + events.lengths
+        kept = shape.window_length(num_events)
+        place, _ = joined.places(joined.lengths - kept, shape.places, joined.lengths)
+        last = (joined.first + joined.lengths - 1).clamp(min=0)
+
+        def window(values: Tensor) -> Tensor:
+            return _at(values, place.flatten()).view(place.shape)
+
+        return UserMemories(
+            state=state,
+            num_events=num_events,
+            last_time=torch.where(events.lengths > 0, _at(joined.time, last), memories.last_time),
+            window_time=window(joined.time),
+            window_gap=window(joined.gap),
+            window_features={name: window(ids) for name, ids in joined.features.items()},
+        )
+
+    def score(self, memories: UserMemories, candidates: Candidates) -> Float[Tensor, " candidate"]:
+        """Return the logit of a click on each candidate, from its user's memory alone."""
+        if not len(candidates.user):
+            return candidates.context_dense.new_zeros(0)
+        num_full = self.memory.shape.num_full(memories.num_events)
+        least, most = (int(bound) for bound in torch.aminmax(num_full))
+        if least == most:
+            return self._score(memories, candidates, most)
+        logits = candidates.context_dense.new_zeros(len(candidates.user))
+        place = torch.empty_like(num_full)
+        for count in range(least, most + 1):  # users with as many full segments in their windows are scored together
+            users = torch.nonzero(num_full == count).squeeze(1)
+            place[users] = torch.arange(len(users), device=users.device)
+            rows = torch.nonzero(num_full[candidates.user] == count).squeeze(1)
+            if not len(rows):
+                continue
+            chosen = candidates.select(rows, place)
+            logits = logits.index_put((rows,), self._score(memories.select(users), chosen, count))
+        return logits
+
+    def _score(self, memories: UserMemories, candidates: Candidates, num_full: int) -> Tensor:
+        length = self.config.segment_length
+        width = (num_full + 1) * length
+        kept = self.memory.shape.window_length(memories.num_events)
+        event_tokens, target_tokens, context = self.embedding(
+            {name: ids[:, :width].flatten() for name, ids in memories.window_features.items()},
+            memories.window_gap[:, :width].flatten(),
+            candidates.targets,
+            candidates.context,
+        )
+        shape = (len(kept), num_full + 1, length)
+        stretch = Stretch(
+            tokens=event_tokens.view(*shape, -1),
+            valid=(torch.arange(width, device=kept.device) < kept[:, None]).view(shape),
+            time=memories.window_time[:, :width].reshape(shape),
+            num_folded=num_full,
+        )
+        queries = Queries(
+            tokens=target_tokens,
+            user=candidates.user,
+            boundary=torch.zeros_like(candidates.user),
+            num_visible=kept[candidates.user],
+            time=candidates.time,
+        )
+        trace = {name: values[:, None] for name, values in memories.state.items()}
+        answers = self.memory.answer(stretch, queries, trace)
+        context = torch.cat([context, candidates.context_dense], dim=1)
+        logits: Tensor = self.head(target_tokens, answers, memories.num_events[candidates.user], context)
+        return logits
+
+    def writing_weights(self) -> dict[str, Tensor]:
+        """Return, by their names, the weights that decide what is written: all others only read memories."""
+        tables = {f"embedding.{name}" for name in self.embedding.event_weights()}
+        places = ("memory.encoder.", "memory.machine.")
+        weights = self.state_dict()
+        return {name: weight for name, weight in weights.items() if name in tables or name.startswith(places)}
 
     def _stretch(
         self, batch: UserBatch, gaps: Tensor, start: int, end: int, rows: Tensor, state: State

@@ -100,22 +100,27 @@ class QueryBlocks:
 
 # Relative cost of a block beside its queries: its state and window are gathered and projected.
 _BLOCK_COST = 16
+_WIDTHS = [2**power for power in range(9)]
 
 
 def group_queries(user: Int[Tensor, " query"], boundary: Int[Tensor, " query"]) -> QueryBlocks:
     """Group queries by (user, boundary) into blocks, of the width that wastes least; large groups take several."""
     key = user * (int(boundary.max()) + 1 if len(boundary) else 1) + boundary
+    if 0 < len(key) <= _WIDTHS[-1] and bool((key == key[0]).all()):  # one user's candidates: what is served online
+        every = torch.arange(len(key), device=key.device)
+        return QueryBlocks(user[:1], boundary[:1], every[None], every)
     key, order = torch.sort(key, stable=True)
     _, counts = torch.unique_consecutive(key, return_counts=True)
-    widths = [2**power for power in range(9)]
-    costs = [int((-(-counts // width)).sum()) * (width + _BLOCK_COST) for width in widths]
-    width = widths[costs.index(min(costs))]
+    # Powers of two, and the largest group's size: where all have one size, as in serving, nothing is wasted.
+    widths = torch.tensor([*_WIDTHS, min(int(counts.max()), _WIDTHS[-1]) if len(counts) else 1], device=key.device)
+    costs = ((counts + widths[:, None] - 1) // widths[:, None]).sum(dim=1) * (widths + _BLOCK_COST)
+    width = int(widths[costs.argmin()])
 
-    blocks_before = torch.cumsum(-(-counts // width), 0) - (-(-counts // width))
-    num_blocks = int((-(-counts // width)).sum())
+    blocks = (counts + width - 1) // width
     rank = torch.arange(len(key), device=key.device) - (counts.cumsum(0) - counts).repeat_interleave(counts)
-    block = blocks_before.repeat_interleave(counts) + rank // width
-    place_sorted = block * width + rank % width
+    first_place = (blocks.cumsum(0) - blocks) * width  # a group's blocks follow each other, so its places do
+    place_sorted = first_place.repeat_interleave(counts) + rank
+    num_blocks = int(blocks.sum())
     query = torch.zeros(num_blocks * width, dtype=torch.int64, device=key.device)
     query[place_sorted] = order
     place = torch.empty_like(order)

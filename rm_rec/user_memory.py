@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from rm_rec.config import MemoryConfig
 from rm_rec.encoder import build_encoder
+from rm_rec.errors import ConfigError
 from rm_rec.machines import build_machine
 from rm_rec.machines.base import Slots, State, StateTrace
+from rm_rec.memories import Shape
 from rm_rec.readers import build_reader
 from rm_rec.segments import Queries, Stretch, group_queries
 from rm_rec.window import WindowAttention
@@ -49,6 +51,16 @@ class UserMemory(nn.Module):
         """Where, in an answer, lie the vectors that attention returned: each of token_dim, in the tokens' space."""
         starts = [0] if self.reader is None else [0, self.window.num_features]
         return [slice(start, start + self.config.token_dim) for start in starts]
+
+    @property
+    def shape(self) -> Shape:
+        """How histories are cut; ConfigError where the window is the whole history, which no record can hold."""
+        if self.window.whole_history:
+            raise ConfigError(
+                "the model's window is the whole history: there is no memory of fixed size to keep; expected "
+                "window.kind segments or last_events"
+            )
+        return Shape(self.config.segment_length, self.window.num_segments)
 
     def initial(self, num_users: int) -> State:
         """Return the state of users with no history."""
@@ -101,9 +113,12 @@ class UserMemory(nn.Module):
         Returns the answers, the state after the stretch, and the state at each of its boundaries.
         """
         trace = self.fold(stretch, self.initial(len(stretch.tokens)) if state is None else state)
-        last = {name: values[:, -1] for name, values in trace.items()}
+        return self.answer(stretch, queries, trace), {name: values[:, -1] for name, values in trace.items()}, trace
+
+    def answer(self, stretch: Stretch, queries: Queries, trace: StateTrace) -> Float[Tensor, "query features"]:
+        """Answer queries from the stretch's windows and the state at each one's boundary."""
         if not len(queries.user):
-            return queries.tokens.new_zeros(0, self.num_features), last, trace
+            return queries.tokens.new_zeros(0, self.num_features)
         # With the whole history as window, nothing depends on the boundary: a user's queries share their blocks.
         by_user = self.machine is None and self.window.whole_history
         blocks = group_queries(queries.user, torch.zeros_like(queries.boundary) if by_user else queries.boundary)
@@ -111,7 +126,7 @@ class UserMemory(nn.Module):
         if self.machine is not None and self.reader is not None:
             slots = self.slots(trace, blocks.user, blocks.boundary)
             answers.append(self.reader(blocks.gather(queries.tokens), slots))
-        return blocks.scatter(torch.cat(answers, dim=-1)), last, trace
+        return blocks.scatter(torch.cat(answers, dim=-1))
 
     def fold(self, stretch: Stretch, state: State) -> StateTrace:
         """Return the state at each boundary of a stretch; a segment is folded once all its events are there."""

@@ -50,8 +50,13 @@ class WindowAttention(nn.Module):
             first_B = torch.zeros_like(blocks.boundary)
         else:
             first_segment_B = blocks.boundary + stretch.num_folded - self.num_segments
+            # Each block's window, its segments one after the other.
+            wanted_BS = first_segment_B[:, None] + torch.arange(self.num_segments + 1, device=first_segment_B.device)
+            num_segments = stretch.tokens.shape[1]
+            flat = (blocks.user[:, None] * num_segments + wanted_BS.clamp(0, num_segments - 1)).flatten()
             keys_BWD, values_BWD, time_BW = (
-                self._windows(x, blocks.user, first_segment_B) for x in (keys_USND, values_USND, stretch.time)
+                x.flatten(0, 1).index_select(0, flat).view(len(wanted_BS), -1, *x.shape[3:])
+                for x in (keys_USND, values_USND, stretch.time)
             )
             first_B = first_segment_B * segment_length
 
@@ -69,14 +74,6 @@ class WindowAttention(nn.Module):
         bias_BHQK = _look_up(table, row_BQK).permute(0, 3, 1, 2)
         answer: Tensor = self.attention(blocks.gather(queries.tokens), keys_BWD, values_BWD, bias_BHQK)
         return answer
-
-    def _windows(self, x_USN: Tensor, user_B: Tensor, first_segment_B: Tensor) -> Tensor:
-        """Lay out, for each block, the segments of its window one after the other."""
-        num_segments = x_USN.shape[1]
-        wanted = first_segment_B[:, None] + torch.arange(self.num_segments + 1, device=user_B.device)
-        flat = user_B[:, None] * num_segments + wanted.clamp(0, num_segments - 1)
-        windows = x_USN.flatten(0, 1).index_select(0, flat.flatten())
-        return windows.view(len(user_B), -1, *x_USN.shape[3:])
 
 
 class _SmallTable(torch.autograd.Function):
@@ -99,5 +96,7 @@ class _SmallTable(torch.autograd.Function):
 
 
 def _look_up(table: Float[Tensor, "row column"], rows: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape column"]:
+    if not torch.is_grad_enabled():
+        return functional.embedding(rows, table)
     found: Tensor = _SmallTable.apply(table, rows)  # type: ignore[no-untyped-call]  # torch does not type it
     return found
