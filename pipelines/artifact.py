@@ -18,11 +18,12 @@ from pydantic import ValidationError
 from feature_store.errors import DataError
 from feature_store.schema import Columns, Impressions, Strict
 from feature_store.vocabularies import Vocabularies
+from pipelines.memory_space import space_id
 from pipelines.tensor_files import read_tensors, write_tensors
 from rm_rec.config import FeatureSpace, ModelConfig
 from rm_rec.model import ClickModel
 
-FORMAT = 1
+FORMAT = 2
 _WEIGHTS, _CARD, _VOCABULARY = "model.safetensors", "model.json", "vocabulary"
 
 
@@ -39,6 +40,8 @@ class ModelCard(Strict):
     weights_sha256: str
     vocabulary_sha256: str
     """Over the names and contents of the folder's files."""
+    memory_space: str | None
+    """Which memories it can read; null where its window is the whole history, so that it has none."""
 
 
 class TrainedModel:
@@ -68,6 +71,7 @@ def save_model(
         impressions=impressions,
         weights_sha256=_sha256(partial / _WEIGHTS),
         vocabulary_sha256=_folder_sha256(partial / _VOCABULARY),
+        memory_space=space_id(model, vocabularies),
     )
     (partial / _CARD).write_text(json.dumps(card.model_dump(mode="json"), indent=2))
     shutil.rmtree(folder, ignore_errors=True)
@@ -98,6 +102,12 @@ def load_model(folder: Path) -> TrainedModel:
         vocabularies = Vocabularies.load(folder / _VOCABULARY)
     except (pa.ArrowException, ValueError, KeyError) as error:
         raise DataError(f"{folder / _VOCABULARY} cannot be read: {str(error).splitlines()[0]}") from error
+    found_space = space_id(model, vocabularies)
+    if found_space != card.memory_space:
+        raise DataError(
+            f"{folder / _CARD} is damaged: it names memory space {card.memory_space}, not its weights' {found_space}; "
+            "copy the model anew, or train again"
+        )
     return TrainedModel(model.eval(), vocabularies, card)
 
 

@@ -1,0 +1,46 @@
+"""What makes two memories comparable: the config, the vocabulary and every weight that writes, named by their hash."""
+
+import hashlib
+import json
+
+from torch import Tensor
+
+from feature_store.hashing import stable_hash
+from feature_store.vocabularies import Vocabularies
+from rm_rec.model import ClickModel
+
+FORMAT = 1
+
+
+def space_id(model: ClickModel, vocabularies: Vocabularies) -> str | None:
+    """Name a model's memory space: 16 hexadecimal digits; None where its window is the whole history.
+
+    Readers, click head and context do not count: models that differ in them alone share memories.
+    """
+    if model.memory.window.whole_history:
+        return None
+    config = model.config
+    digest = hashlib.sha256()
+    what = {
+        "format": FORMAT,
+        "token_dim": config.token_dim,
+        "segment_length": config.segment_length,
+        "window_segments": model.memory.window.num_segments,
+        "encoder": config.encoder.model_dump(mode="json"),
+        "machine": config.machine.model_dump(mode="json"),
+        "features": model.features.events,
+        "oov_rows": [vocabularies.features[name].oov_rows for name in model.features.events],
+    }
+    digest.update(json.dumps(what, sort_keys=True).encode())
+    for name in model.features.events:
+        ids = vocabularies.features[name].ids
+        digest.update(f"\0{name}\0{ids.type}\0{len(ids)}\0".encode())
+        digest.update(stable_hash(ids).astype("<u8").tobytes())
+    for name, weight in sorted(model.writing_weights().items()):
+        digest.update(f"\0{name}\0{tuple(weight.shape)}\0".encode())
+        digest.update(_bytes(weight))
+    return digest.hexdigest()[:16]
+
+
+def _bytes(weight: Tensor) -> bytes:
+    return weight.detach().cpu().contiguous().numpy().astype("<f4").tobytes()
