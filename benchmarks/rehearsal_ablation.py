@@ -9,6 +9,7 @@ Killed, it goes on where it was. Test and validation AUC of the epoch that was b
 
 none, recollection, familiarity, both     parts of the loss, fragments drawn uniformly
 both_teacher, both_student                both parts, fragments drawn by the history sampler
+recollection_teacher, _student            the same with recollection alone
 gated_none, gated_both                    the same of slot-to-item attention with a gated update
 din_50, din_full and their _masked        attention over raw events, without and with masked events predicted from their
                                           own fragment: the same self-supervised help, and no memory
@@ -43,6 +44,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "both": rehearsal(RECOLLECTION, FAMILIARITY),
     "both_teacher": rehearsal(RECOLLECTION, FAMILIARITY, "teacher"),
     "both_student": rehearsal(RECOLLECTION, FAMILIARITY, "student"),
+    "recollection_teacher": rehearsal(RECOLLECTION, "0", "teacher"),
+    "recollection_student": rehearsal(RECOLLECTION, "0", "student"),
     "gated_none": (*model("rehearsal"), *OFF),
     "gated_both": (*model("rehearsal"), *rehearsal(RECOLLECTION, FAMILIARITY)),
     "din_50": (*model("din_50"), *OFF),

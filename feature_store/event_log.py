@@ -19,24 +19,32 @@ REJECTS, WORK = "rejects.parquet", ".preparing"
 
 
 def prepare(
-    config: DataConfig, out: Path | str, *, report: Callable[[str], None] = print, for_training: bool = True
+    config: DataConfig,
+    out: Path | str,
+    *,
+    report: Callable[[str], None] = print,
+    for_training: bool = True,
+    events: ParquetSource | None = None,
+    buckets_multiple_of: int = 1,
 ) -> PreparedLog:
     """Check a log and write it to `out` in buckets of whole users, sorted; work already done is reused.
 
     Every row that is left out is counted, reported and written to `out/rejects.parquet` with its reason. The prepared
     log appears whole or not at all: one killed midway is made anew. `for_training=False` skips the checks that there
-    is something to train and test on, for logs that only feed memories.
+    is something to train and test on, for logs that only feed memories. `events` are the log's files, where not all of
+    them are meant. With a number of buckets that is a multiple of n, a bucket's users lie in its own number modulo n.
 
     Raises:
         DataError: in one line, with file, column, row and mend.
     """
     out = Path(out)
-    events = ParquetSource.open(config.log)
+    events = ParquetSource.open(config.log) if events is None else events
     shown = ParquetSource.open(config.impressions.path) if isinstance(config.impressions, ImpressionFile) else None
     tables = {"events": (events, event_columns(events, config))}
     if shown is not None and isinstance(config.impressions, ImpressionFile):
         tables["impressions"] = (shown, impression_columns(shown, config.impressions, events, config))
-    fingerprint = _fingerprint(config, [source for source, _ in tables.values()])
+    num_buckets = buckets_multiple_of * -(-events.num_rows // (config.events_per_bucket * buckets_multiple_of))
+    fingerprint = _fingerprint(config, [source for source, _ in tables.values()], buckets_multiple_of)
     if (out / MANIFEST).is_file():
         try:
             prepared = PreparedLog.open(out)
@@ -52,7 +60,7 @@ def prepare(
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
-        manifest = _write_buckets(config, tables, fingerprint, work, report)
+        manifest = _write_buckets(config, tables, num_buckets, fingerprint, work, report)
         # Until the manifest is in place, the last thing to be renamed, `out` holds no prepared log.
         (out / MANIFEST).unlink(missing_ok=True)
         for name in ("events", "impressions"):
@@ -71,11 +79,13 @@ def prepare(
     return prepared
 
 
-def _fingerprint(config: DataConfig, sources: list[ParquetSource]) -> str:
+def _fingerprint(config: DataConfig, sources: list[ParquetSource], buckets_multiple_of: int) -> str:
     digest = hashlib.sha256(f"{FORMAT_VERSION}\0".encode())
     # Where the log lies and what memory may be used do not change what is made.
     what = config.model_dump_json(exclude={"log": True, "memory_limit_mb": True, "impressions": {"path"}})
     digest.update(what.encode())
+    if buckets_multiple_of > 1:
+        digest.update(f"\0{buckets_multiple_of}\0".encode())
     for source in sources:
         digest.update(source.content_hash().encode())
     return digest.hexdigest()
@@ -84,11 +94,11 @@ def _fingerprint(config: DataConfig, sources: list[ParquetSource]) -> str:
 def _write_buckets(
     config: DataConfig,
     tables: dict[str, tuple[ParquetSource, list[ReadColumn]]],
+    num_buckets: int,
     fingerprint: str,
     work: Path,
     report: Callable[[str], None],
 ) -> Manifest:
-    num_buckets = -(-tables["events"][0].num_rows // config.events_per_bucket)
     rejects: dict[str, int] = {}
     kept = {}
     with open_duckdb(config, work / "spill") as connection:

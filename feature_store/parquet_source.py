@@ -4,8 +4,10 @@ import difflib
 import glob
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -101,10 +103,10 @@ class ParquetSource:
             parts = [part.split("=", 1)[0] for part in file.relative_to(root).parts[:-1] if "=" in part]
             schemas.append(kinds | dict.fromkeys(parts, TEXT))
             counts.append(num_rows)
-        first_row = np.concatenate([[0], np.cumsum(counts)]).tolist()
-        if first_row[-1] == 0:
+        if not any(counts):
             raise DataError(f"{path}: the log is empty (0 rows in {len(files)} files); name one with events")
-        return cls(path, root, tuple(files), tuple(schemas), tuple(first_row[:-1]), first_row[-1])
+        first_row = tuple(accumulate(counts[:-1], initial=0))
+        return cls(path, root, tuple(files), tuple(schemas), first_row, sum(counts))
 
     @property
     def names(self) -> list[str]:
@@ -159,10 +161,37 @@ class ParquetSource:
             )
         return next(iter(seen))
 
+    @cached_property
+    def file_hashes(self) -> list[str]:
+        """The SHA-256 of each file's content."""
+        hashes = []
+        for file in self.files:
+            with file.open("rb") as stream:
+                hashes.append(hashlib.file_digest(stream, "sha256").hexdigest())
+        return hashes
+
+    @property
+    def file_rows(self) -> list[int]:
+        """The number of rows in each file."""
+        return [end - start for start, end in pairwise([*self.first_row, self.num_rows])]
+
     def content_hash(self) -> str:
         """Hash the files' names and contents (SHA-256)."""
         digest = hashlib.sha256()
-        for name, file in zip(self.names, self.files, strict=True):
-            with file.open("rb") as stream:
-                digest.update(f"{name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\0".encode())
+        for name, found in zip(self.names, self.file_hashes, strict=True):
+            digest.update(f"{name}\0{found}\0".encode())
         return digest.hexdigest()
+
+    def only(self, places: Sequence[int]) -> "ParquetSource":
+        """Keep some of the files, in the order given; their rows are counted anew."""
+        counts = [self.file_rows[place] for place in places]
+        kept = ParquetSource(
+            path=self.path,
+            root=self.root,
+            files=tuple(self.files[place] for place in places),
+            schemas=tuple(self.schemas[place] for place in places),
+            first_row=tuple(accumulate(counts[:-1], initial=0)),
+            num_rows=sum(counts),
+        )
+        vars(kept)["file_hashes"] = [self.file_hashes[place] for place in places]  # known, so not computed again
+        return kept

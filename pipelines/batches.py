@@ -67,7 +67,7 @@ def plan_batches(sequences: UserSequences, max_events: int, generator: np.random
     batches: list[Ids] = []
     for start in range(0, len(users), together):
         some = users[start : start + together]
-        batches += _pack(some[np.argsort(lengths[some], kind="stable")], lengths, max_events)
+        batches += pack_users(some, lengths, max_events)
     if generator is not None:
         generator.shuffle(batches)
     return batches
@@ -83,8 +83,9 @@ def iterate_batches(
         yield chosen, to_batch(chosen)
 
 
-def _pack(users: Ids, lengths: Ids, max_events: int) -> list[Ids]:
-    """Cut users, shortest first, into runs whose padded size fits."""
+def pack_users(users: Ids, lengths: Ids, max_events: int) -> list[Ids]:
+    """Cut users, shortest first, into batches whose padded size fits; a longer user is a batch of its own."""
+    users = users[np.argsort(lengths[users], kind="stable")]
     batches, start = [], 0
     for end in range(1, len(users) + 1):
         is_last = end == len(users)

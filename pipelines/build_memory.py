@@ -1,0 +1,146 @@
+"""Fold a log's events into each user's memory: all of them the first time, then each night's.
+
+python -m pipelines.build_memory --model runs/a/model --memories memories --log logs/day=2026-11-20
+
+What a store has consumed it knows by the files' content: files that it knows are skipped, a build that was killed goes on
+where it was, and a build run twice changes nothing the second time.
+"""
+
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from rich.console import Console
+from rich.table import Table
+
+from feature_store.errors import DataError
+from feature_store.memories import create_store, open_store, store_exists
+from feature_store.memories.store import Build, MemoryStore, StoreFacts
+from feature_store.parquet_source import INTEGER, ParquetSource
+from feature_store.schema import Strict
+from pipelines.artifact import TrainedModel, load_model
+from pipelines.build_plan import LatePolicy, ReadConfig, data_config, event_source, how_read, plan_builds
+from pipelines.job import DONE, result_console, run_job, this_python
+from pipelines.memory_builder import MemoryBuilder
+from pipelines.model_files import find_model
+from pipelines.run_folder import write_json
+from pipelines.settings import load_settings
+from pipelines.user_memories import StateType, check_space, memory_schema
+
+PROG = "python -m pipelines.build_memory"
+
+
+class BuildMemory(Strict):
+    """What to fold, and where the memories are kept."""
+
+    model: str
+    """A model's folder, or models:/NAME/VERSION, models:/NAME@ALIAS, runs:/…"""
+    memories: str
+    """A store: a folder (LMDB), parquet:FOLDER, or redis://HOST:PORT/DB?name=NAME; made if it is not there."""
+    log: str
+    """One Parquet file of events, a folder of them or a glob; files consumed before are skipped."""
+    late: LatePolicy = "set-aside"
+    """Events older than what their user's memory holds: write them to OUT/late and count them, or build that user's
+    memory anew from the log, which then must have every file that the store ever consumed."""
+    dtype: StateType = "float16"
+    """Of the states in a new store."""
+    num_buckets: int = Field(64, ge=1, le=65_536)
+    """Of a new store: users are hashed into this many, and one bucket's memories are written in one transaction."""
+    read: ReadConfig = ReadConfig()
+    threads: int = Field(0, ge=0)
+    """CPU threads; 0 leaves PyTorch's own choice."""
+    tracking_uri: str = "sqlite:///mlflow.db"
+    """MLflow's address, for models:/ and runs:/."""
+    out: str = "runs/build_memory"
+    """Folder for metrics.json, late events and rejected rows, and for the sorted log while a build runs."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the job; see the module's docstring."""
+    settings = load_settings(
+        BuildMemory,
+        argv,
+        prog=PROG,
+        description="Fold a log's events into each user's memory: all of them the first time, then each night's.",
+        examples=(
+            f"{PROG} --model runs/quickstart --memories memories --log data/synthetic.parquet",
+            f"{PROG} --model models:/clicks@champion --memories memories --log logs/day=2026-11-20",
+        ),
+    )
+    console = result_console()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    trained = load_model(find_model(settings.model, settings.tracking_uri))
+    source = event_source(settings.log)
+    with _open(settings, trained, source) as store:
+        check_space(trained, store, settings.model)
+        builds = _build(settings, trained, source, store, console)
+        _finish(settings, store, builds, console)
+    return DONE
+
+
+def _open(settings: BuildMemory, trained: TrainedModel, source: ParquetSource) -> MemoryStore:
+    if store_exists(settings.memories):
+        return open_store(settings.memories)
+    space = trained.card.memory_space
+    if space is None:
+        raise DataError(f"{settings.model}: its window is the whole history; there is no memory of fixed size to build")
+    user_type = "int64" if source.kind(trained.card.columns.user) == INTEGER else "string"
+    schema = memory_schema(trained.model, settings.dtype, user_type)
+    return create_store(settings.memories, StoreFacts(space_id=space, memory=schema, num_buckets=settings.num_buckets))
+
+
+def _build(
+    settings: BuildMemory, trained: TrainedModel, source: ParquetSource, store: MemoryStore, console: Console
+) -> list[Build]:
+    config = data_config(trained.card, source, settings.read)
+    builder = MemoryBuilder(trained, store, source, config, Path(settings.out), console.print)
+    done = []
+    with store.writer() as writer:
+        for build in plan_builds(store.journal(), source, how_read(settings.read, settings.late)):
+            again = settings.late == "rebuild-user"
+            done.append(builder.run(writer, build, rebuild_late=again, batch_events=settings.read.batch_events))
+    return done
+
+
+def _finish(settings: BuildMemory, store: MemoryStore, builds: list[Build], console: Console) -> None:
+    """Say what was made, in words and in metrics.json."""
+    total = {name: sum(getattr(build, name) for build in builds) for name in _COUNTED}
+    figures = {
+        **total,
+        "builds": len(builds),
+        "memories": store.count(),
+        "bytes_per_user": store.facts.memory.bytes_per_user,
+        "bytes_on_disk": store.bytes_on_disk(),
+        "memory_space": store.facts.space_id,
+    }
+    out = Path(settings.out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "metrics.json", figures)
+    if not builds:
+        console.print(f"{settings.memories}: every file of {settings.log} was consumed before; nothing to do")
+    table = Table(title=f"Memories in {store.address}", title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in figures.items():
+        words = _COUNTED.get(name, name.replace("_", " "))
+        table.add_row(words, f"{value:,}" if isinstance(value, int) else value)
+    console.print(table, soft_wrap=False)
+    if total["late"] and settings.late == "set-aside":
+        console.print(f"Late events  {out / 'late'}")
+    console.print(
+        f"\nNext: {this_python()} -m pipelines.score_batch --model {settings.model} --memories {settings.memories} "
+        "--candidates CANDIDATES.parquet --out SCORES.parquet"
+    )
+
+
+_COUNTED = {
+    "events": "events folded",
+    "users": "users touched",
+    "late": "late events",
+    "rebuilt_users": "users built anew",
+    "skipped_deleted": "events of deleted users",
+}
+
+if __name__ == "__main__":
+    run_job(main)

@@ -1,0 +1,107 @@
+"""Click probabilities of candidates from their users' memories, and from nothing else."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from feature_store.errors import DataError
+from feature_store.memories.record import Memories
+from feature_store.memories.store import MemoryStore
+from feature_store.ragged import Ids
+from feature_store.vocabulary import canonical
+from pipelines.artifact import TrainedModel
+from pipelines.user_memories import to_model
+from rm_rec.memories import Candidates
+
+_USERS_AT_ONCE, _CANDIDATES_AT_ONCE = 64, 8192  # what fits a core's cache scores fastest
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model says of candidates."""
+
+    probability: NDArray[np.float64]  # [I] of a click
+    cold: int
+    """How many are of users without a memory."""
+
+
+class Scorer:
+    """Scores candidates of many users, of any order, against one store."""
+
+    def __init__(self, trained: TrainedModel, store: MemoryStore) -> None:
+        self.trained, self.store = trained, store
+
+    def score(
+        self,
+        users: pa.ChunkedArray,
+        items: pa.ChunkedArray,
+        time: Ids,
+        context: dict[str, pa.ChunkedArray],
+        context_dense: NDArray[np.float32],
+    ) -> Scores:
+        """Return the click probability of each of [I] candidates; unknown users and items are scored as cold.
+
+        Raises:
+            DataError: ids of another type than the store's or the model's, or a memory that holds an event which is not
+                before its candidate's time.
+        """
+        encoded = users.combine_chunks().dictionary_encode(null_encoding="encode")
+        memories, found = self.store.get(encoded.dictionary)
+        user = encoded.indices.to_numpy().astype(np.int64)
+        self._refuse_later(memories, found, encoded.dictionary, user, time)
+        vocabularies = self.trained.vocabularies
+        targets = vocabularies.targets(canonical(items))
+        rows = {name: vocabularies.features[name].encode(values) for name, values in context.items()}
+        probability = np.zeros(len(user))
+        order = np.argsort(user, kind="stable")
+        place = np.cumsum(found) - 1
+        with torch.inference_mode():
+            for first, last in _runs(user[order]):
+                some = order[first:last]
+                who, theirs = np.unique(user[some], return_inverse=True)
+                known = memories.select(place[who[found[who]]])
+                candidates = Candidates(
+                    user=torch.from_numpy(theirs),
+                    time=torch.from_numpy(time[some]),
+                    targets={name: torch.from_numpy(ids[some]) for name, ids in targets.items()},
+                    context={name: torch.from_numpy(ids[some]) for name, ids in rows.items()},
+                    context_dense=torch.from_numpy(context_dense[some]),
+                )
+                logits = self.trained.model.score(to_model(self.trained.model, known, found[who]), candidates)
+                probability[some] = torch.sigmoid(logits.double()).numpy()
+        return Scores(probability, cold=int((~found)[user].sum()))
+
+    def _refuse_later(
+        self, memories: Memories, found: NDArray[np.bool_], users: pa.Array, user: Ids, time: Ids
+    ) -> None:
+        newest = np.full(len(found), np.iinfo(np.int64).min)
+        newest[found] = memories.records["last_time"]
+        later = np.flatnonzero(newest[user] >= time)
+        if len(later):
+            who = user[later[0]]
+            raise DataError(
+                f"{self.store.address}: the memory of user {users[int(who)].as_py()!r} holds an event at {newest[who]}, "
+                f"which is not before its candidate's time {time[later[0]]}: it would be a look ahead. Score later "
+                "candidates, or build memories of earlier events alone"
+            )
+
+
+def _runs(sorted_user: Ids) -> list[tuple[int, int]]:
+    """Cut candidates, sorted by user, into runs of few users and not too many candidates."""
+    starts = np.flatnonzero(np.diff(sorted_user, prepend=-1))
+    runs, first = [], 0
+    for begin, end in zip(starts, [*starts[1:], len(sorted_user)], strict=True):
+        if begin > first and (
+            end - first > _CANDIDATES_AT_ONCE or sorted_user[begin] - sorted_user[first] >= _USERS_AT_ONCE
+        ):
+            runs.append((first, int(begin)))
+            first = int(begin)
+        while end - first > _CANDIDATES_AT_ONCE:
+            runs.append((first, first + _CANDIDATES_AT_ONCE))
+            first += _CANDIDATES_AT_ONCE
+    if first < len(sorted_user):
+        runs.append((first, len(sorted_user)))
+    return runs
