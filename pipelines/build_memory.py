@@ -2,10 +2,11 @@
 
 python -m pipelines.build_memory --model runs/a/model --memories memories --log logs/day=2026-11-20
 
-What a store has consumed it knows by the files' content: files that it knows are skipped, a build that was killed goes on
+A store knows what it has consumed by the files' content: such files are skipped, a build that was killed goes on
 where it was, and a build run twice changes nothing the second time.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from feature_store.errors import DataError
-from feature_store.memories import create_store, open_store, store_exists
+from feature_store.memories import NoMemoriesError, create_store, open_store
 from feature_store.memories.store import Build, MemoryStore, StoreFacts
 from feature_store.parquet_source import INTEGER, ParquetSource
 from feature_store.schema import Strict
@@ -80,7 +81,7 @@ def main(argv: list[str]) -> int:
 
 
 def _open(settings: BuildMemory, trained: TrainedModel, source: ParquetSource) -> MemoryStore:
-    if store_exists(settings.memories):
+    with suppress(NoMemoriesError):
         return open_store(settings.memories)
     space = trained.card.memory_space
     if space is None:

@@ -9,7 +9,7 @@ from pydantic import Field
 from feature_store.errors import DataError
 from feature_store.memories.store import Build, Journal, SourceFile
 from feature_store.parquet_source import ParquetSource
-from feature_store.schema import DataConfig, LabelColumn, NextEvent, Strict
+from feature_store.schema import DataConfig, Impressions, LabelColumn, NextEvent, Strict
 from pipelines.artifact import ModelCard
 
 LatePolicy = Literal["set-aside", "rebuild-user"]
@@ -39,7 +39,7 @@ def event_source(log: str) -> ParquetSource:
 
 def data_config(card: ModelCard, source: ParquetSource, read: ReadConfig) -> DataConfig:
     """Read a log as the model's was read: with its labels too, where it has them, so that the same rows are bad."""
-    impressions = NextEvent()
+    impressions: Impressions = NextEvent()
     asked = card.impressions
     if isinstance(asked, LabelColumn):
         needed = {asked.column, *asked.context_features, *asked.context_dense, *asked.carry}

@@ -58,7 +58,7 @@ class CandidateNames:
         taken = next((s for s in source.schemas if columns.prediction in s), None)
         if taken is not None:
             raise DataError(
-                f"{source.path}: it has a column {columns.prediction!r} already; name another: --columns.prediction NAME"
+                f"{source.path}: there is a column {columns.prediction!r} already; name another: --columns.prediction X"
             )
         return cls(user, item, time if has_time else None, context, dense)
 
@@ -93,7 +93,7 @@ def _cast(piece: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
 
 
 def times_of(piece: pa.Table, column: str, first_row: int, path: str) -> Ids:
-    """Read times as the log's were: integers as they are, timestamps in microseconds; a null or fraction is an error."""
+    """Read times as the log's are: integers as they are, timestamps in microseconds; a null or fraction is an error."""
     values = piece[column]
     if values.null_count:
         row = first_row + values.is_null().index(True).as_py()

@@ -1,7 +1,7 @@
 """Runs a build of memories: one step a bucket of the store, each in one transaction with the record of it.
 
-Before a step nothing of it is written, after it all is, and the store's journal says so in the same transaction: a build
-that was killed goes on, and no event is folded twice.
+Before a step nothing of it is written, after it all is, and the store's journal says so in the same transaction: a
+build that was killed goes on, and no event is folded twice.
 """
 
 import shutil

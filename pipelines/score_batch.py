@@ -48,7 +48,7 @@ class ScoreBatch(Strict):
     """One Parquet file with a user and an item in each row, a folder of them or a glob."""
     columns: CandidateColumns = CandidateColumns()
     at: int | None = None
-    """The moment of candidates without a time, in the log's unit; without it, the one after the store's newest event."""
+    """The moment of candidates without a time, in the log's unit; by default the one after the store's newest event."""
     out: str
     """The Parquet file to write."""
     part_rows: int = Field(2_000_000, ge=1)
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
         description="Score candidates from their users' memories alone.",
         examples=(
             f"{PROG} --model runs/quickstart --memories memories --candidates today.parquet --out scores.parquet",
-            f"{PROG} --model models:/clicks@champion --memories redis://localhost:6379/0 --candidates c/ --out s.parquet",
+            f"{PROG} --model models:/clicks@champion --memories redis://localhost --candidates in/ --out s.parquet",
         ),
     )
     console = result_console()

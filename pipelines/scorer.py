@@ -83,9 +83,9 @@ class Scorer:
         if len(later):
             who = user[later[0]]
             raise DataError(
-                f"{self.store.address}: the memory of user {users[int(who)].as_py()!r} holds an event at {newest[who]}, "
-                f"which is not before its candidate's time {time[later[0]]}: it would be a look ahead. Score later "
-                "candidates, or build memories of earlier events alone"
+                f"{self.store.address}: the memory of user {users[int(who)].as_py()!r} has an event of {newest[who]}, "
+                f"no earlier than its candidate's time {time[later[0]]}, and would look ahead; score later candidates, "
+                "or build memories of earlier events alone"
             )
 
 

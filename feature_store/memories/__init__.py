@@ -9,7 +9,16 @@ memories, found = open_store("memories").get(users)
 from feature_store.memories.addresses import create_store, open_store
 from feature_store.memories.copying import copy
 from feature_store.memories.record import Memories, MemorySchema, check, make_memories, seal
-from feature_store.memories.store import Build, Journal, MemoryStore, SourceFile, StoreFacts, StoreWriter, UnderWay
+from feature_store.memories.store import (
+    Build,
+    Journal,
+    MemoryStore,
+    NoMemoriesError,
+    SourceFile,
+    StoreFacts,
+    StoreWriter,
+    UnderWay,
+)
 from feature_store.memories.users import bucket_of
 
 __all__ = [
@@ -18,6 +27,7 @@ __all__ = [
     "Memories",
     "MemorySchema",
     "MemoryStore",
+    "NoMemoriesError",
     "SourceFile",
     "StoreFacts",
     "StoreWriter",

@@ -8,7 +8,7 @@ from feature_store.memories import lmdb, parquet_layout
 from feature_store.memories.lmdb import LmdbStore
 from feature_store.memories.parquet import ParquetStore
 from feature_store.memories.redis_address import SCHEMES
-from feature_store.memories.store import MemoryStore, StoreFacts
+from feature_store.memories.store import MemoryStore, NoMemoriesError, StoreFacts
 
 _FOLDERS: dict[str, type[MemoryStore]] = {"lmdb": LmdbStore, "parquet": ParquetStore}
 _NEW_FOLDER = LmdbStore
@@ -48,7 +48,7 @@ def find_kind(address: str, *, new: bool) -> tuple[type[MemoryStore], str]:
     for found, mark in _MARKS.items():
         if (Path(address) / mark).is_file():
             return _FOLDERS[found], address
-    raise DataError(f"{address}: no memories here (none of {', '.join(_MARKS.values())}); build them first")
+    raise NoMemoriesError(f"{address}: no memories here (none of {', '.join(_MARKS.values())}); build them first")
 
 
 def _redis_store() -> type[MemoryStore]:

@@ -21,7 +21,15 @@ from numpy.typing import NDArray
 from feature_store.errors import DataError
 from feature_store.memories import folders
 from feature_store.memories.record import Memories, check, shown
-from feature_store.memories.store import Journal, MemoryStore, StoreFacts, StoreWriter, parse, parse_facts
+from feature_store.memories.store import (
+    Journal,
+    MemoryStore,
+    NoMemoriesError,
+    StoreFacts,
+    StoreWriter,
+    parse,
+    parse_facts,
+)
 from feature_store.memories.users import bucket_of, from_texts, texts, tombstones_of
 
 DATA_FILE = "data.mdb"
@@ -68,7 +76,7 @@ class LmdbStore(MemoryStore):
         self.address = f"lmdb:{place}"
         self._path = path = Path(place)
         if not (path / DATA_FILE).is_file():
-            raise DataError(f"{self.address}: no memories here (no {DATA_FILE}); build them first")
+            raise NoMemoriesError(f"{self.address}: no memories here (no {DATA_FILE}); build them first")
         with _lmdb_told(self.address):
             self._environment, self._can_write = self._open()
             try:

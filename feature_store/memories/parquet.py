@@ -23,7 +23,7 @@ from feature_store.memories.parquet_files import read_bucket
 from feature_store.memories.parquet_layout import FACTS, Deleted, Layout
 from feature_store.memories.parquet_writer import ParquetWriter
 from feature_store.memories.record import Memories
-from feature_store.memories.store import Journal, MemoryStore, StoreFacts, StoreWriter, parse_facts
+from feature_store.memories.store import Journal, MemoryStore, NoMemoriesError, StoreFacts, StoreWriter, parse_facts
 from feature_store.memories.users import bucket_of
 
 _RETRIES = 5
@@ -40,7 +40,7 @@ class ParquetStore(MemoryStore):
         self._layout = Layout(path, self.address)
         with folders.refusals_told(self.address):
             if not (path / FACTS).is_file():
-                raise DataError(f"{self.address}: no memories here (no {FACTS}); build them first")
+                raise NoMemoriesError(f"{self.address}: no memories here (no {FACTS}); build them first")
             self.facts = parse_facts((path / FACTS).read_bytes(), f"{self.address}: {FACTS}")
         self._layout.snapshot()
 

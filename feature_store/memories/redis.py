@@ -17,7 +17,15 @@ from feature_store.errors import DataError
 from feature_store.memories.record import Memories, check
 from feature_store.memories.redis_address import RedisAddress
 from feature_store.memories.redis_connection import WriterLock, connect, key_of, redis_told, refuse_evicting
-from feature_store.memories.store import Journal, MemoryStore, StoreFacts, StoreWriter, parse, parse_facts
+from feature_store.memories.store import (
+    Journal,
+    MemoryStore,
+    NoMemoriesError,
+    StoreFacts,
+    StoreWriter,
+    parse,
+    parse_facts,
+)
 from feature_store.memories.users import bucket_of, from_texts, texts, tombstones_of
 
 _PER_COMMAND = 1_000  # fields of one command: the server serves nobody else while it runs one
@@ -35,7 +43,7 @@ class RedisStore(MemoryStore):
             with redis_told(self.place):
                 facts = self.client.get(self.key("facts"))
             if facts is None:
-                raise DataError(f"{self.address}: no memories here under this name; build them first")
+                raise NoMemoriesError(f"{self.address}: no memories here under this name; build them first")
             self.facts = parse_facts(facts, self.address)
         except BaseException:
             self.client.close()

@@ -20,6 +20,10 @@ FORMAT_VERSION = 1
 Block = TypeVar("Block", bound=Strict)
 
 
+class NoMemoriesError(DataError):
+    """There is no store at an address: one can be made."""
+
+
 class StoreFacts(Strict):
     """What is fixed when a store is made."""
 
