@@ -6,6 +6,7 @@ A store knows what it has consumed by the files' content: such files are skipped
 where it was, and a build run twice changes nothing the second time.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from rich.table import Table
 from feature_store.errors import DataError
 from feature_store.memories import NoMemoriesError, create_store, open_store
 from feature_store.memories.store import Build, MemoryStore, StoreFacts
+from feature_store.memories.users import UserType
 from feature_store.parquet_source import INTEGER, ParquetSource
 from feature_store.schema import Strict
 from pipelines.artifact import TrainedModel, load_model
@@ -72,30 +74,32 @@ def main(argv: list[str]) -> int:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     trained = load_model(find_model(settings.model, settings.tracking_uri))
-    source = event_source(settings.log)
-    with _open(settings, trained, source) as store:
+    with _open(settings, trained) as store:
         check_space(trained, store, settings.model)
-        builds = _build(settings, trained, source, store, console)
+        builds = build_all(settings, trained, store, console.print)
         _finish(settings, store, builds, console)
     return DONE
 
 
-def _open(settings: BuildMemory, trained: TrainedModel, source: ParquetSource) -> MemoryStore:
+def _open(settings: BuildMemory, trained: TrainedModel) -> MemoryStore:
     with suppress(NoMemoriesError):
         return open_store(settings.memories)
     space = trained.card.memory_space
     if space is None:
         raise DataError(f"{settings.model}: its window is the whole history; there is no memory of fixed size to build")
-    user_type = "int64" if source.kind(trained.card.columns.user) == INTEGER else "string"
+    kind = ParquetSource.open(settings.log).kind(trained.card.columns.user)
+    user_type: UserType = "int64" if kind == INTEGER else "string"
     schema = memory_schema(trained.model, settings.dtype, user_type)
     return create_store(settings.memories, StoreFacts(space_id=space, memory=schema, num_buckets=settings.num_buckets))
 
 
-def _build(
-    settings: BuildMemory, trained: TrainedModel, source: ParquetSource, store: MemoryStore, console: Console
+def build_all(
+    settings: BuildMemory, trained: TrainedModel, store: MemoryStore, report: Callable[[str], None]
 ) -> list[Build]:
+    """Do the builds that a store lacks of a log: one that was broken off, then one of the files that are new."""
+    source = event_source(settings.log)
     config = data_config(trained.card, source, settings.read)
-    builder = MemoryBuilder(trained, store, source, config, Path(settings.out), console.print)
+    builder = MemoryBuilder(trained, store, source, config, Path(settings.out), report)
     done = []
     with store.writer() as writer:
         for build in plan_builds(store.journal(), source, how_read(settings.read, settings.late)):

@@ -28,7 +28,7 @@ from pipelines.artifact import TrainedModel, load_model
 from pipelines.candidate_files import CandidateColumns, CandidateNames, dense_of, read_pieces, times_of
 from pipelines.job import DONE, Progress, result_console, run_job
 from pipelines.model_files import find_model
-from pipelines.scorer import Scorer
+from pipelines.scorer import CandidateRows, Scorer
 from pipelines.settings import load_settings
 from pipelines.user_memories import check_space
 
@@ -156,11 +156,13 @@ class ScoringJob:
         moment = np.full(len(piece), self.at, np.int64)
         time = times_of(piece, names.time, first_row, where) if names.time is not None else moment
         scores = self.scorer.score(
-            users=piece[names.user],
-            items=piece[names.item],
-            time=time,
-            context={name: piece[name] for name in names.context},
-            context_dense=dense_of(piece, names.dense, first_row, where),
+            CandidateRows(
+                users=piece[names.user],
+                items=piece[names.item],
+                time=time,
+                context={name: piece[name] for name in names.context},
+                context_dense=dense_of(piece, names.dense, first_row, where),
+            )
         )
         column = pa.array(scores.probability.astype(np.float32))
         return piece.append_column(self.settings.columns.prediction, column), scores.cold

@@ -14,9 +14,69 @@ from feature_store.ragged import Ids
 from feature_store.vocabulary import canonical
 from pipelines.artifact import TrainedModel
 from pipelines.user_memories import to_model
-from rm_rec.memories import Candidates
+from rm_rec.memories import Candidates, UserMemories
 
 _USERS_AT_ONCE, _CANDIDATES_AT_ONCE = 64, 8192  # what fits a core's cache scores fastest
+
+
+@dataclass(frozen=True)
+class CandidateRows:
+    """Candidates as they come: the log's own ids."""
+
+    users: pa.ChunkedArray
+    items: pa.ChunkedArray
+    time: Ids
+    context: dict[str, pa.ChunkedArray]  # feature -> [I]
+    context_dense: NDArray[np.float32]  # [I, number of dense context features]
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """Candidates as a model reads them: embedding rows."""
+
+    time: Ids
+    targets: dict[str, Ids]
+    context: dict[str, Ids]
+    context_dense: NDArray[np.float32]
+
+    def take(self, rows: Ids) -> "EncodedRows":
+        """Keep some of the candidates."""
+        return EncodedRows(
+            time=self.time[rows],
+            targets={name: ids[rows] for name, ids in self.targets.items()},
+            context={name: ids[rows] for name, ids in self.context.items()},
+            context_dense=self.context_dense[rows],
+        )
+
+
+def encode(trained: TrainedModel, candidates: CandidateRows) -> EncodedRows:
+    """Turn ids into embedding rows; an item's features come from the model's own table of items."""
+    vocabularies = trained.vocabularies
+    return EncodedRows(
+        time=candidates.time,
+        targets=vocabularies.targets(canonical(candidates.items)),
+        context={name: vocabularies.features[name].encode(values) for name, values in candidates.context.items()},
+        context_dense=candidates.context_dense,
+    )
+
+
+@torch.inference_mode()
+def click_probability(
+    trained: TrainedModel, memories: UserMemories, user: Ids, candidates: EncodedRows
+) -> NDArray[np.float64]:
+    """Return the click probability of each of [I] candidates; `user` is each one's place among the memories."""
+    logits = trained.model.score(
+        memories,
+        Candidates(
+            user=torch.from_numpy(user),
+            time=torch.from_numpy(candidates.time),
+            targets={name: torch.from_numpy(ids) for name, ids in candidates.targets.items()},
+            context={name: torch.from_numpy(ids) for name, ids in candidates.context.items()},
+            context_dense=torch.from_numpy(candidates.context_dense),
+        ),
+    )
+    probability: NDArray[np.float64] = torch.sigmoid(logits.double()).numpy()
+    return probability
 
 
 @dataclass(frozen=True)
@@ -34,44 +94,26 @@ class Scorer:
     def __init__(self, trained: TrainedModel, store: MemoryStore) -> None:
         self.trained, self.store = trained, store
 
-    def score(
-        self,
-        users: pa.ChunkedArray,
-        items: pa.ChunkedArray,
-        time: Ids,
-        context: dict[str, pa.ChunkedArray],
-        context_dense: NDArray[np.float32],
-    ) -> Scores:
-        """Return the click probability of each of [I] candidates; unknown users and items are scored as cold.
+    def score(self, candidates: CandidateRows) -> Scores:
+        """Score candidates of users in any order; unknown users and items are scored as cold.
 
         Raises:
             DataError: ids of another type than the store's or the model's, or a memory that holds an event which is not
                 before its candidate's time.
         """
-        encoded = users.combine_chunks().dictionary_encode(null_encoding="encode")
-        memories, found = self.store.get(encoded.dictionary)
-        user = encoded.indices.to_numpy().astype(np.int64)
-        self._refuse_later(memories, found, encoded.dictionary, user, time)
-        vocabularies = self.trained.vocabularies
-        targets = vocabularies.targets(canonical(items))
-        rows = {name: vocabularies.features[name].encode(values) for name, values in context.items()}
+        users = candidates.users.combine_chunks().dictionary_encode(null_encoding="encode")
+        memories, found = self.store.get(users.dictionary)
+        user = users.indices.to_numpy().astype(np.int64)
+        self._refuse_later(memories, found, users.dictionary, user, candidates.time)
         probability = np.zeros(len(user))
         order = np.argsort(user, kind="stable")
         place = np.cumsum(found) - 1
-        with torch.inference_mode():
-            for first, last in _runs(user[order]):
-                some = order[first:last]
-                who, theirs = np.unique(user[some], return_inverse=True)
-                known = memories.select(place[who[found[who]]])
-                candidates = Candidates(
-                    user=torch.from_numpy(theirs),
-                    time=torch.from_numpy(time[some]),
-                    targets={name: torch.from_numpy(ids[some]) for name, ids in targets.items()},
-                    context={name: torch.from_numpy(ids[some]) for name, ids in rows.items()},
-                    context_dense=torch.from_numpy(context_dense[some]),
-                )
-                logits = self.trained.model.score(to_model(self.trained.model, known, found[who]), candidates)
-                probability[some] = torch.sigmoid(logits.double()).numpy()
+        encoded = encode(self.trained, candidates)
+        for first, last in _runs(user[order]):
+            some = order[first:last]
+            who, theirs = np.unique(user[some], return_inverse=True)
+            known = to_model(self.trained.model, memories.select(place[who[found[who]]]), found[who])
+            probability[some] = click_probability(self.trained, known, theirs, encoded.take(some))
         return Scores(probability, cold=int((~found)[user].sum()))
 
     def _refuse_later(

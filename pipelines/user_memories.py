@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from feature_store.errors import DataError
 from feature_store.memories.record import Memories, MemorySchema, make_memories
 from feature_store.memories.store import MemoryStore
+from feature_store.memories.users import UserType
 from pipelines.artifact import TrainedModel
 from rm_rec.memories import UserMemories
 from rm_rec.model import ClickModel
@@ -18,7 +18,7 @@ from rm_rec.model import ClickModel
 StateType = Literal["float16", "float32"]
 
 
-def memory_schema(model: ClickModel, dtype: StateType, user_type: str) -> MemorySchema:
+def memory_schema(model: ClickModel, dtype: StateType, user_type: UserType) -> MemorySchema:
     """Say what a record of a model's memories holds; ConfigError where its window is the whole history."""
     machine = model.memory.machine
     return MemorySchema.model_validate(
@@ -46,24 +46,27 @@ def check_space(trained: TrainedModel, store: MemoryStore, model: str) -> None:
 
 def to_model(model: ClickModel, memories: Memories, found: NDArray[np.bool_]) -> UserMemories:
     """Lay out users' memories [U] for a model: those that were `found`, in their order, and none for the others."""
-    empty = model.no_memories(len(found))
-    place = torch.from_numpy(np.flatnonzero(found))
-
-    def filled(nothing: Tensor, values: NDArray[np.generic]) -> Tensor:
-        result = nothing.clone(memory_format=torch.contiguous_format)
-        # A window's last place, which makes its segments whole, is in no record.
-        there = result[:, : values.shape[1]] if values.ndim > 1 else result
-        there[place] = torch.from_numpy(np.ascontiguousarray(values)).to(nothing)
-        return result
-
-    window = memories.window()
+    records = memories.records
+    if not found.all():
+        records = np.zeros(len(found), records.dtype)
+        records[found] = memories.records
+    given = Memories(memories.users, records)
+    state = {name: torch.from_numpy(values) for name, values in given.state().items()}
+    if not found.all():
+        missing = torch.from_numpy(~found)
+        for name, initial in model.memory.initial(int((~found).sum())).items():
+            state[name][missing] = initial
+    # A window is laid out in whole segments: in one place more than a record has.
+    window = {name: np.zeros((len(found), model.memory.shape.places), np.int64) for name in given.window()}
+    for name, values in given.window().items():
+        window[name][:, : values.shape[1]] = values
     return UserMemories(
-        state={name: filled(empty.state[name], values) for name, values in memories.state().items()},
-        num_events=filled(empty.num_events, memories.records["num_events"]),
-        last_time=filled(empty.last_time, memories.records["last_time"]),
-        window_time=filled(empty.window_time, window["time"]),
-        window_gap=filled(empty.window_gap, window["time_gap"]),
-        window_features={name: filled(empty.window_features[name], window[name]) for name in model.features.events},
+        state=state,
+        num_events=torch.from_numpy(records["num_events"].copy()),
+        last_time=torch.from_numpy(records["last_time"].copy()),
+        window_time=torch.from_numpy(window["time"]),
+        window_gap=torch.from_numpy(window["time_gap"]),
+        window_features={name: torch.from_numpy(window[name]) for name in model.features.events},
     )
 
 

@@ -129,7 +129,7 @@ class Memories:
 
     def window(self) -> dict[str, NDArray[Any]]:
         """Give the window's parts, name -> [U, W]: int64 "time", uint8 "time_gap", int32 for each feature."""
-        return {name: np.ascontiguousarray(values) for name, values in self._parts(WINDOW).items()}
+        return {name: values.copy() for name, values in self._parts(WINDOW).items()}
 
     def _parts(self, prefix: str) -> dict[str, NDArray[Any]]:
         names = self.records.dtype.names or ()

@@ -1,0 +1,47 @@
+"""An untrained default model with a vocabulary, and users to build memories of: what the speed benchmarks share."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from feature_store.schema import ITEM, Columns, NextEvent
+from feature_store.vocabularies import COUNT, Vocabularies
+from feature_store.vocabulary import Vocabulary
+from pipelines.artifact import TrainedModel, save_model
+from pipelines.batches import feature_space
+from rm_rec.config import ModelConfig
+from rm_rec.model import ClickModel
+
+NUM_ITEMS = 50_000
+DAY = 86_400
+START = 1_700_000_000
+
+
+def make_model(folder: Path) -> TrainedModel:
+    """Make the quickstart's model: token dimension 32, a state of 2 KB in float16. What it costs does not depend on its weights."""
+    torch.manual_seed(0)
+    columns = Columns()
+    items = pa.array(np.arange(NUM_ITEMS))
+    vocabularies = Vocabularies(
+        {ITEM: Vocabulary(items, 16)}, (), pa.table({ITEM: items, COUNT: np.ones(NUM_ITEMS, np.int64)})
+    )
+    model = ClickModel(ModelConfig(), feature_space(columns, NextEvent(), vocabularies)).eval()
+    return save_model(folder, model, vocabularies, columns, NextEvent())
+
+
+def write_log(path: Path, users: np.ndarray, events: int, first: int, seconds: int) -> None:
+    """Write a log in which each of the users has so many events, at random moments of a stretch of time, in time's order."""
+    generator = np.random.default_rng(first)
+    size = len(users) * events
+    time = np.sort(generator.integers(first, first + seconds, size))
+    table = pa.table(
+        {
+            "user_id": generator.permutation(np.repeat(users, events)),
+            "item_id": generator.zipf(1.2, size) % NUM_ITEMS,
+            "timestamp": time,
+        }
+    )
+    pq.write_table(table, path, compression="zstd")
