@@ -2,10 +2,12 @@
 
 python benchmarks/score_speed.py [--users 2000] [--repeats 200]
 
-ms_per_100_candidates        one user's 100 candidates from the loaded record: ids to rows, record to tensors, the model,
-                             probabilities; median
-candidates_per_core_second   the whole batch job on a file with 100 candidates a user: reading, memories, scores, writing
-length_ratio                 the first figure for a user with 100,000 events over that for one with 1,000; median of ratios
+ms_per_100_candidates        one user's 100 candidates from the loaded record: ids to rows, record to tensors, the
+                             model, probabilities; median
+candidates_per_core_second   the whole batch job on a file with 100 candidates a user: reading, memories, scores,
+                             writing; median of three
+length_ratio                 the first figure for a user with 100,000 events over that for one with 1,000, measured in
+                             turns; median of ratios
 
 One thread, process time. The last line is JSON.
 """

@@ -21,19 +21,18 @@ START = 1_700_000_000
 
 
 def make_model(folder: Path) -> TrainedModel:
-    """Make the quickstart's model: token dimension 32, a state of 2 KB in float16. What it costs does not depend on its weights."""
+    """Make the quickstart's model: token dimension 32, a state of 2 KB in float16; its weights do not change its cost."""
     torch.manual_seed(0)
     columns = Columns()
     items = pa.array(np.arange(NUM_ITEMS))
-    vocabularies = Vocabularies(
-        {ITEM: Vocabulary(items, 16)}, (), pa.table({ITEM: items, COUNT: np.ones(NUM_ITEMS, np.int64)})
-    )
+    counts = pa.table({ITEM: items, COUNT: np.ones(NUM_ITEMS, np.int64)})
+    vocabularies = Vocabularies({ITEM: Vocabulary(items, 16)}, (), counts)
     model = ClickModel(ModelConfig(), feature_space(columns, NextEvent(), vocabularies)).eval()
     return save_model(folder, model, vocabularies, columns, NextEvent())
 
 
 def write_log(path: Path, users: np.ndarray, events: int, first: int, seconds: int) -> None:
-    """Write a log in which each of the users has so many events, at random moments of a stretch of time, in time's order."""
+    """Write a log in time's order, in which each user has so many events at random moments of a stretch of time."""
     generator = np.random.default_rng(first)
     size = len(users) * events
     time = np.sort(generator.integers(first, first + seconds, size))
