@@ -4,8 +4,8 @@ python benchmarks/build_speed.py [--users 20000] [--events 1000] [--daily_events
 
 Users with so many events each are built into a new LMDB store; then one day's events of a twentieth of the users are
 added. One thread of PyTorch; process time of the whole job, DuckDB's threads included: reading, checking and sorting
-the log, ids to rows, folding, writing. matmul_fraction: the floating-point operations of the fold's matrix products, over
-what the machine's 512 x 512 float32 product reaches, measured in the same run. The last line is JSON.
+the log, ids to rows, folding, writing. matmul_fraction: the floating-point operations of the fold's matrix products,
+over what the machine's 512 x 512 float32 product reaches in the same run. The last line is JSON.
 """
 
 import argparse

@@ -21,7 +21,7 @@ START = 1_700_000_000
 
 
 def make_model(folder: Path) -> TrainedModel:
-    """Make the quickstart's model: token dimension 32, a state of 2 KB in float16; its weights do not change its cost."""
+    """Make the quickstart's model: token dimension 32, a state of 2 KB in float16. Weights do not change its cost."""
     torch.manual_seed(0)
     columns = Columns()
     items = pa.array(np.arange(NUM_ITEMS))
