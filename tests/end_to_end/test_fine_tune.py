@@ -25,20 +25,24 @@ def base(folder: Path, quickstart: Callable[..., list[str]], tracking_uri: str) 
     return out
 
 
-def tune(
-    folder: Path, quickstart: Callable[..., list[str]], out: str, *settings: object, start: object
-) -> tuple[int, str, Path]:
-    """Train one epoch more, without the base's model settings."""
-    given = [
-        str(part) for part in quickstart(folder / "runs" / out, "--training.epochs", 1, "--from", start, *settings)
-    ]
-    kept = [
-        part
-        for place, part in enumerate(given)
-        if not part.startswith("--model.") and not (place and given[place - 1].startswith("--model."))
-    ]
-    ended = run_forked(folder, "pipelines.train_ctr", *kept)
-    return ended.returncode, ended.stderr, folder / "runs" / out
+def without_model_settings(arguments: list[str]) -> list[str]:
+    """Leave `--model.… value` out: a model that is trained further keeps its own."""
+    taken = {place for place, part in enumerate(arguments) if part.startswith("--model.")}
+    return [part for place, part in enumerate(arguments) if not {place, place - 1} & taken]
+
+
+@pytest.fixture(scope="module")
+def tune(folder: Path, quickstart: Callable[..., list[str]]) -> Callable[..., Path]:
+    """Train for an epoch from a model: `tune(out, start, *settings)`."""
+
+    def tuned(out: str, start: object, *settings: str) -> Path:
+        one_epoch = ("--training.epochs", "1", "--from", str(start), *settings)
+        given = without_model_settings(quickstart(folder / "runs" / out, *one_epoch))
+        ended = run_forked(folder, "pipelines.train_ctr", *given)
+        assert ended.returncode == 0, ended.stderr
+        return folder / "runs" / out
+
+    return tuned
 
 
 def weights(trained: TrainedModel) -> dict[str, torch.Tensor]:
@@ -46,59 +50,45 @@ def weights(trained: TrainedModel) -> dict[str, torch.Tensor]:
 
 
 def test_a_frozen_writer_keeps_space_and_states_and_changes_the_scores(
-    folder: Path, quickstart: Callable[..., list[str]], base: Path
+    folder: Path, log: Path, base: Path, tune: Callable[..., Path]
 ) -> None:
-    code, stderr, out = tune(folder, quickstart, "tuned", "--freeze-writer", start=f"models:/{NAME}@champion")
-    assert code == 0, stderr
+    out = tune("tuned", f"models:/{NAME}@champion", "--freeze-writer")
     before, after = load_model(base / "model"), load_model(out / "model")
     assert before.card.memory_space == after.card.memory_space
     assert before.card.model == after.card.model
-    writing = before.model.writing_weights().keys()
-    changed = {n for n, w in weights(before).items() if not torch.equal(w, weights(after)[n])}
-    assert changed
-    assert not changed & writing
+    changed = {name for name, weight in weights(before).items() if not torch.equal(weight, weights(after)[name])}
+    assert not changed & before.model.writing_weights().keys()
     assert any(name.startswith("memory.reader.") for name in changed)
     assert any(name.startswith("head.") for name in changed)
-    scores = [pq.read_table(run / "predictions.parquet")["prediction"] for run in (base, out)]
-    assert not pc.all(pc.equal(*scores)).as_py()
-    assert (
-        "rehearsal" not in json.loads((out / "metrics.json").read_text())["epochs"][0]
-        or not (json.loads((out / "metrics.json").read_text())["epochs"][0]["rehearsal"])
-    )
+    assert not json.loads((out / "metrics.json").read_text())["epochs"][0]["rehearsal"]
 
-    memories = ("--memories", "kept")
-    log = quickstart(folder)[quickstart(folder).index("--data.log") + 1]
-    built = run_forked(folder, "pipelines.build_memory", "--model", base, *memories, "--log", log, "--out", "b")
+    store = ("--memories", "kept")
+    built = run_forked(folder, "pipelines.build_memory", "--model", base, *store, "--log", log, "--out", "built")
     assert built.returncode == 0, built.stderr
     pq.write_table(pq.read_table(log, columns=["user_id", "item_id"]).slice(0, 50), folder / "candidates.parquet")
     answers = []
     for number, run in enumerate((base, out)):
-        scored = run_forked(
-            folder, "pipelines.score_batch", "--model", run, *memories, "--candidates", "candidates.parquet",
-            "--out", f"scores-{number}.parquet",
-        )  # fmt: skip
+        scores = folder / f"scores-{number}.parquet"
+        asked = ("--candidates", "candidates.parquet", "--out", scores)
+        scored = run_forked(folder, "pipelines.score_batch", "--model", run, *store, *asked)
         assert scored.returncode == 0, scored.stderr
-        answers.append(pq.read_table(folder / f"scores-{number}.parquet")["prediction"])
+        answers.append(pq.read_table(scores)["prediction"])
     assert not pc.any(pc.equal(*answers)).as_py()
-    again = run_forked(folder, "pipelines.build_memory", "--model", out, *memories, "--log", log, "--out", "b")
+    again = run_forked(folder, "pipelines.build_memory", "--model", out, *store, "--log", log, "--out", "built")
     assert "nothing to do" in again.stdout
 
 
-def test_without_freezing_all_is_trained_and_memories_are_built_anew(
-    folder: Path, quickstart: Callable[..., list[str]], base: Path
-) -> None:
-    code, stderr, out = tune(folder, quickstart, "warm", start=base)
-    assert code == 0, stderr
-    before, after = load_model(base / "model"), load_model(out / "model")
-    assert before.card.memory_space != after.card.memory_space
-    first = [json.loads((run / "metrics.json").read_text())["epochs"][0]["loss"] for run in (base, out)]
-    assert first[1] < first[0]  # it began where the other ended
+def test_without_freezing_all_is_trained_and_memories_are_built_anew(base: Path, tune: Callable[..., Path]) -> None:
+    out = tune("warm", base)
+    assert load_model(base / "model").card.memory_space != load_model(out / "model").card.memory_space
+    cold, warm = (json.loads((run / "metrics.json").read_text())["epochs"][0]["loss"] for run in (base, out))
+    assert warm < cold  # it began where the other ended
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (("--model.token_dim", 4), "its settings are not those of `model` here"),
+        (("--model.token_dim", "4"), "its settings are not those of `model` here"),
         (("--data.columns.event_features", "[]"), "reads other features than"),
         (("--from", "nowhere"), "nowhere is not a model"),
         (("--from", "models:/nobody@champion"), "models:/nobody@champion: MLflow at"),
@@ -106,13 +96,10 @@ def test_without_freezing_all_is_trained_and_memories_are_built_anew(
     ],
 )
 def test_a_start_that_cannot_be_is_one_line(
-    settings: tuple[object, ...], said: str, folder: Path, quickstart: Callable[..., list[str]], base: Path
+    settings: tuple[str, ...], said: str, folder: Path, quickstart: Callable[..., list[str]], base: Path
 ) -> None:
-    given = quickstart(folder / "runs" / "refused", "--from", base, *settings)
-    names = [place for place, part in enumerate(given) if str(part).startswith("--model.")]
-    if "--model.token_dim" not in settings:
-        given = [part for place, part in enumerate(given) if not {place, place - 1} & set(names)]
-    ended = run_forked(folder, "pipelines.train_ctr", *given)
+    given = without_model_settings(quickstart(folder / "runs" / "refused", "--from", str(base)))
+    ended = run_forked(folder, "pipelines.train_ctr", *given, *settings)
     assert ended.returncode == 2
     assert said in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
