@@ -94,7 +94,7 @@ def in_child(work: Callable[..., object], *arguments: Any) -> str:
     def run() -> None:
         try:
             theirs.send(str(work(*arguments)))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told to the parent
             theirs.send(f"{type(error).__name__}: {error}")
 
     child = context.Process(target=run)

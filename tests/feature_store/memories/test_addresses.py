@@ -34,7 +34,7 @@ def test_a_relative_path_with_a_colon(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("address", ["s3://bucket/x", "lmbd:memories", "lmdb:", "", "redis:"])
 @pytest.mark.parametrize("act", [open_store, lambda address: create_store(address, FACTS)])
 def test_what_is_no_address_is_refused(address: str, act: Callable[[str], Any]) -> None:
-    with pytest.raises(DataError, match="expected .*redis://"):
+    with pytest.raises(DataError, match=r"expected .*redis://"):
         act(address)
 
 
@@ -48,7 +48,7 @@ def test_a_foreign_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
     for file in (f"lmdb:{tmp_path / 'notes.txt'}", f"parquet:{tmp_path / 'notes.txt'}"):
         with pytest.raises(DataError, match="something here already"):
             create_store(file, FACTS)
-    with pytest.raises(DataError, match="below: (File exists|Not a directory); check the path"):
+    with pytest.raises(DataError, match=r"below: (File exists|Not a directory); check the path"):
         create_store(f"lmdb:{tmp_path / 'notes.txt' / 'below'}", FACTS)
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
 

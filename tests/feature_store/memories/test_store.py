@@ -262,7 +262,7 @@ def test_a_store_is_made_once(address: str) -> None:
 
 
 def test_where_nothing_is_nothing_is_opened(address: str) -> None:
-    with pytest.raises(DataError, match="no memories here.*build them first"):
+    with pytest.raises(DataError, match=r"no memories here.*build them first"):
         open_store(address)
 
 
