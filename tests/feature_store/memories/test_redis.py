@@ -1,16 +1,16 @@
 """The Redis store: its lock, its errors, its password, and a server that is full or gone."""
 
-import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 import redis
 from memory_samples import FACTS, SCHEMA, USERS, by_user, fill, in_bucket, journal_at, memories_of
+from redis_servers import redis_server
 
 from feature_store.errors import DataError
 from feature_store.memories import MemoryStore, bucket_of, create_store, open_store
@@ -127,13 +127,16 @@ def test_the_lock_is_renewed_and_of_a_killed_writer_ends(
 
 def test_a_full_server_leaves_the_store_as_it_was(store: MemoryStore, server: Any) -> None:
     written = fill(store)
-    server.config_set("maxmemory", server.info("memory")["used_memory"])
-    try:
-        told = pytest.raises(DataError, match=r"maxmemory.*raise its maxmemory and run again: the store is as")
-        with store.writer() as writer, told:
-            writer.write(0, memories_of(in_bucket(pa.array(range(20_000)), 0)), journal_at(1, 1))
-    finally:
-        server.config_set("maxmemory", 0)
+    told = pytest.raises(DataError, match=r"maxmemory.*raise its maxmemory and run again: the store is as")
+    with store.writer() as writer:
+        server.config_set("maxmemory", server.info("memory")["used_memory"] // 2)
+        try:
+            with told:
+                writer.write(0, memories_of(in_bucket(USERS, 0), seed=9), journal_at(1, 1))
+        finally:
+            server.config_set("maxmemory", 0)
+    with store.writer():  # the lock was let go
+        pass
     assert by_user(store.scan()) == written
     assert store.journal() == journal_at(1, 0)
 
@@ -186,23 +189,10 @@ def test_no_server_is_told_in_one_line() -> None:
 
 
 @pytest.fixture
-def guarded(tmp_path: Any) -> Iterator[int]:
+def guarded(tmp_path: Path) -> Iterator[int]:
     """A server with a password."""
-    binary = shutil.which("redis-server")
-    if binary is None:
-        pytest.skip("the program redis-server is not installed here, and a store in Redis needs one (6.2 or newer)")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--requirepass", "s3cret@/:#", "--save", ""]
-    with subprocess.Popen([*command, "--dir", str(tmp_path)], stdout=subprocess.DEVNULL) as process:
-        for _ in range(200):
-            with socket.socket() as trial:
-                if trial.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
+    with redis_server(tmp_path, "--requirepass", "s3cret@/:#") as port:
         yield port
-        process.terminate()
 
 
 def test_the_password_is_used_and_never_shown(guarded: int) -> None:
