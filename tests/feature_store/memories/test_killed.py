@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from memory_samples import (
     FACTS,
@@ -25,6 +26,7 @@ from memory_samples import (
 
 from feature_store.errors import DataError
 from feature_store.memories import MemoryStore, StoreWriter, create_store, open_store
+from feature_store.memories.users import tombstones_of
 
 HERE = [in_bucket(USERS, bucket) for bucket in range(NUM_BUCKETS)]
 
@@ -122,7 +124,7 @@ def dying_at(call: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         patch.setattr(os, "fsync", lambda _: None)  # what is not synced is there all the same, and this is faster
         watch(os, "link")
         watch(shutil, "rmtree")
-        for name in ("replace", "unlink", "mkdir", "symlink_to", "open"):
+        for name in ("replace", "rename", "unlink", "mkdir", "symlink_to", "open"):
             watch(Path, name)
         yield called
 
@@ -148,6 +150,11 @@ def seen(store: MemoryStore) -> tuple[Any, ...]:
     return by_user(store.scan()), store.count(), store.journal(), store.tombstones()
 
 
+def users_in_files(folder: Path) -> set[bytes]:
+    columns = [pq.read_table(file, partitioning=None)["user"] for file in folder.rglob("*.parquet")]
+    return {tombstone for column in columns for tombstone in tombstones_of(column)}
+
+
 def steps_done(store: MemoryStore, call: int, monkeypatch: pytest.MonkeyPatch) -> int:
     """Count the steps that end before the writer dies."""
     done = 0
@@ -161,9 +168,32 @@ def steps_done(store: MemoryStore, call: int, monkeypatch: pytest.MonkeyPatch) -
     raise AssertionError("nobody died")
 
 
-@pytest.mark.parametrize("every", [pytest.param(11, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["lmdb", "parquet"])
+def test_a_store_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    for call in range(100):
+        address = f"{kind}:{tmp_path / str(call)}"
+        try:
+            with dying_at(call, monkeypatch):
+                create_store(address, FACTS).close()
+            break
+        except Killed:
+            pass
+        if (tmp_path / str(call)).exists():
+            open_store(address).close()
+        else:
+            create_store(address, FACTS).close()
+    assert call > 3
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param({"replace", "rmtree"}, id="commits"),
+        pytest.param({"link", "mkdir", "open", "rmtree", "replace", "symlink_to", "unlink"}, marks=pytest.mark.slow),
+    ],
+)
 def test_snapshots_survive_a_death_before_any_touch_of_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: set[str]
 ) -> None:
     with create_store(f"parquet:{tmp_path / 'filled'}", FACTS) as store:
         fill(store)
@@ -179,16 +209,17 @@ def test_snapshots_survive_a_death_before_any_touch_of_the_disk(
         for step in steps():
             step(writer)
             expected.append(seen(store))
-        total = len(called)
-    assert total > 80
+        touches = list(called)
+    assert len(touches) > 80
 
-    for call in range(0, total, every):
+    for call in [place for place, name in enumerate(touches) if name in names]:
         store = filled()
         done = steps_done(store, call, monkeypatch)
         left = seen(store)
         assert left in (expected[done], expected[done + 1]), f"killed at call {call}, in step {done}"
         with store.writer() as writer:
             assert seen(store) == left
+            assert not users_in_files(tmp_path / "copy") & store.tombstones()
             for step in steps()[done:]:
                 step(writer)
         assert seen(store) == expected[-1], f"killed at call {call}, in step {done}"

@@ -68,6 +68,18 @@ def test_a_damaged_record_is_found_and_its_user_named(store: MemoryStore, addres
         store.get(pa.array([5]))
 
 
+def test_a_record_that_a_scan_meets_twice_comes_once(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = fill(store)
+    real, client = redis.Redis.hscan, store.client  # type: ignore[attr-defined]
+
+    def twice(name: str, cursor: int, count: int) -> Any:
+        _, rows = real(client, name, 0, count=count)
+        return (0 if cursor else 1), rows
+
+    monkeypatch.setattr(client, "hscan", twice)
+    assert by_user(store.scan()) == written
+
+
 def test_a_writer_that_lost_its_lock_writes_nothing(store: MemoryStore, address: str, server: Any) -> None:
     written = fill(store)
     lock, memories = key(address, "writer"), memories_of(in_bucket(USERS, 0), seed=9)
