@@ -112,9 +112,7 @@ def _print_store(store: MemoryStore, console: Console) -> None:
     }
     if journal.under_way is not None:
         broken, step = journal.under_way.build, journal.under_way.step
-        rows["broken off"] = (
-            f"build {broken.id} after {step} of {facts.num_buckets} buckets; build_memory goes on"
-        )
+        rows["broken off"] = f"build {broken.id} after {step} of {facts.num_buckets} buckets; build_memory goes on"
     _print(console, f"Memories in {store.address}", rows)
     if journal.builds:
         table = Table(title="Builds", title_justify="left")
