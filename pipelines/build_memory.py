@@ -98,7 +98,7 @@ def _build(
     builder = MemoryBuilder(trained, store, source, config, Path(settings.out), console.print)
     done = []
     with store.writer() as writer:
-        for build in plan_builds(store.journal(), source, how_read(settings.read, settings.late)):
+        for build in plan_builds(store.journal(), source, how_read(settings.read)):
             again = settings.late == "rebuild-user"
             done.append(builder.run(writer, build, rebuild_late=again, batch_events=settings.read.batch_events))
     return done
