@@ -24,7 +24,7 @@ from pipelines.build_plan import LatePolicy, ReadConfig, data_config, event_sour
 from pipelines.job import DONE, result_console, run_job, this_python
 from pipelines.memory_builder import MemoryBuilder
 from pipelines.model_files import find_model
-from pipelines.run_folder import write_json
+from pipelines.run_folder import locked, write_json
 from pipelines.settings import load_settings
 from pipelines.user_memories import StateType, check_space, memory_schema
 
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
         torch.set_num_threads(settings.threads)
     trained = load_model(find_model(settings.model, settings.tracking_uri))
     source = event_source(settings.log)
-    with _open(settings, trained, source) as store:
+    with locked(Path(settings.out)), _open(settings, trained, source) as store:
         check_space(trained, store, settings.model)
         builds = _build(settings, trained, source, store, console)
         _finish(settings, store, builds, console)
@@ -101,6 +101,7 @@ def _build(
         for build in plan_builds(store.journal(), source, how_read(settings.read)):
             again = settings.late == "rebuild-user"
             done.append(builder.run(writer, build, rebuild_late=again, batch_events=settings.read.batch_events))
+    builder.clear_up()
     return done
 
 
@@ -116,7 +117,6 @@ def _finish(settings: BuildMemory, store: MemoryStore, builds: list[Build], cons
         "memory_space": store.facts.space_id,
     }
     out = Path(settings.out)
-    out.mkdir(parents=True, exist_ok=True)
     write_json(out / "metrics.json", figures)
     if not builds:
         console.print(f"{settings.memories}: every file of {settings.log} was consumed before; nothing to do")
