@@ -96,9 +96,10 @@ def _build(
 ) -> list[Build]:
     config = data_config(trained.card, source, settings.read)
     builder = MemoryBuilder(trained, store, source, config, Path(settings.out), console.print)
+    how = how_read(store.facts.space_id, settings.read)
     done = []
     with store.writer() as writer:
-        for build in plan_builds(store.journal(), source, how_read(settings.read)):
+        for build in plan_builds(store.journal(), source, how):
             again = settings.late == "rebuild-user"
             done.append(builder.run(writer, build, rebuild_late=again, batch_events=settings.read.batch_events))
     builder.clear_up()

@@ -94,9 +94,9 @@ def build_id(files: tuple[SourceFile, ...], how: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def how_read(read: ReadConfig) -> str:
-    """Write down the settings that decide which rows of its files a build folds.
+def how_read(space: str, read: ReadConfig) -> str:
+    """Write down what decides, beside its files, what a build folds: the memory space and which rows are left out.
 
     What becomes of late events is not among them: a build that lacks the files to build users anew may go on without.
     """
-    return f"bad_rows={read.bad_rows} duplicate_rows={read.duplicate_rows}"
+    return f"space={space} bad_rows={read.bad_rows} duplicate_rows={read.duplicate_rows}"
