@@ -17,7 +17,8 @@ from rich.table import Table
 from feature_store.errors import DataError
 from feature_store.memories import NoMemoriesError, create_store, open_store
 from feature_store.memories.store import Build, MemoryStore, StoreFacts
-from feature_store.parquet_source import INTEGER, ParquetSource
+from feature_store.parquet_source import INTEGER, NOTHING, ParquetSource
+from feature_store.row_checks import event_columns
 from feature_store.schema import Strict
 from pipelines.artifact import TrainedModel, load_model
 from pipelines.build_plan import LatePolicy, ReadConfig, data_config, event_source, how_read, plan_builds
@@ -86,7 +87,13 @@ def _open(settings: BuildMemory, trained: TrainedModel, source: ParquetSource) -
     space = trained.card.memory_space
     if space is None:
         raise DataError(f"{settings.model}: its window is the whole history; there is no memory of fixed size to build")
-    user_type = "int64" if source.kind(trained.card.columns.user) == INTEGER else "string"
+    event_columns(source, data_config(trained.card, source, settings.read))  # no store is made of a log that is refused
+    kind = source.kind(trained.card.columns.user)
+    if kind == NOTHING:
+        raise DataError(
+            f"{settings.log}: column {trained.card.columns.user!r} holds only nulls; there is no user in it"
+        )
+    user_type = "int64" if kind == INTEGER else "string"
     schema = memory_schema(trained.model, settings.dtype, user_type)
     return create_store(settings.memories, StoreFacts(space_id=space, memory=schema, num_buckets=settings.num_buckets))
 
