@@ -90,9 +90,9 @@ def _typed(store: MemoryStore, user: str) -> int | str:
     if store.facts.memory.user_type == "string":
         return user
     try:
-        return int(user)
-    except ValueError as error:
-        raise DataError(f"{store.address}: its users are integers, {user!r} is none") from error
+        return int(pa.scalar(int(user), pa.int64()).as_py())
+    except (ValueError, OverflowError) as error:
+        raise DataError(f"{store.address}: its users are integers of 64 bits, {user!r} is none") from error
 
 
 def _print_store(store: MemoryStore, console: Console) -> None:
