@@ -23,7 +23,6 @@ from pipelines.artifact import TrainedModel
 from pipelines.job import Progress
 from pipelines.memory_fold import Folded, MemoryFold
 
-
 _WORK = "building-"
 
 
