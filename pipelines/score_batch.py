@@ -76,7 +76,12 @@ def main(argv: list[str]) -> int:
         torch.set_num_threads(settings.threads)
     trained = load_model(find_model(settings.model, settings.tracking_uri))
     source = ParquetSource.open(settings.candidates)
-    names = CandidateNames.of(settings.columns, trained.card, source)
+    names = CandidateNames.of(settings.columns, trained, source)
+    if names.time is not None and settings.at is not None:
+        raise DataError(
+            f"{settings.candidates}: column {names.time!r} has each candidate's time, and --at gives another; leave "
+            "out --at, or that column"
+        )
     with open_store(settings.memories) as store:
         check_space(trained, store, settings.model)
         job = ScoringJob(settings, trained, store, source, names)

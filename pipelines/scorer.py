@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from feature_store.errors import DataError
 from feature_store.memories.record import Memories
 from feature_store.memories.store import MemoryStore
+from feature_store.memories.users import typed
 from feature_store.ragged import Ids
 from feature_store.vocabulary import canonical
 from pipelines.artifact import TrainedModel
@@ -36,7 +37,7 @@ class Scorer:
 
     def score(
         self,
-        users: pa.ChunkedArray,
+        users: pa.Array | pa.ChunkedArray,
         items: pa.ChunkedArray,
         time: Ids,
         context: dict[str, pa.ChunkedArray],
@@ -48,7 +49,8 @@ class Scorer:
             DataError: ids of another type than the store's or the model's, or a memory that holds an event which is not
                 before its candidate's time.
         """
-        encoded = users.combine_chunks().dictionary_encode(null_encoding="encode")
+        users = typed(users, self.store.facts.memory.user_type, self.store.address)
+        encoded = users.dictionary_encode(null_encoding="encode")
         memories, found = self.store.get(encoded.dictionary)
         user = encoded.indices.to_numpy().astype(np.int64)
         self._refuse_later(memories, found, encoded.dictionary, user, time)
