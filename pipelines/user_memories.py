@@ -53,7 +53,8 @@ def to_model(model: ClickModel, memories: Memories, found: NDArray[np.bool_]) ->
         result = nothing.clone(memory_format=torch.contiguous_format)
         # A window's last place, which makes its segments whole, is in no record.
         there = result[:, : values.shape[1]] if values.ndim > 1 else result
-        there[place] = torch.from_numpy(np.ascontiguousarray(values)).to(nothing)
+        # A copy: a record's field of one user is contiguous as it is, with strides that torch refuses.
+        there[place] = torch.from_numpy(values.copy(order="C")).to(nothing)
         return result
 
     window = memories.window()
