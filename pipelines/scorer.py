@@ -1,6 +1,7 @@
 """Click probabilities of candidates from their users' memories, and from nothing else."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -93,14 +94,14 @@ class Scorer:
 
 def _runs(sorted_user: Ids) -> list[tuple[int, int]]:
     """Cut candidates, sorted by user, into runs of few users and not too many candidates."""
-    starts = np.flatnonzero(np.diff(sorted_user, prepend=-1))
+    bounds = [*np.flatnonzero(np.diff(sorted_user, prepend=-1)).tolist(), len(sorted_user)]
     runs, first = [], 0
-    for begin, end in zip(starts, [*starts[1:], len(sorted_user)], strict=True):
+    for begin, end in pairwise(bounds):
         if begin > first and (
             end - first > _CANDIDATES_AT_ONCE or sorted_user[begin] - sorted_user[first] >= _USERS_AT_ONCE
         ):
-            runs.append((first, int(begin)))
-            first = int(begin)
+            runs.append((first, begin))
+            first = begin
         while end - first > _CANDIDATES_AT_ONCE:
             runs.append((first, first + _CANDIDATES_AT_ONCE))
             first += _CANDIDATES_AT_ONCE
