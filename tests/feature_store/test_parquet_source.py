@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from feature_store import parquet_source
+from feature_store.errors import DataError
 from feature_store.parquet_source import ParquetSource
 
 
@@ -34,3 +35,14 @@ def test_some_files_are_a_source_of_their_own(source: ParquetSource, monkeypatch
     assert some.place(6) == (source.files[3], 1)
     assert source.only([3, 0]).names == ["day=d/part.parquet", "day=a/part.parquet"]
     assert some.content_hash() != source.content_hash() == source.only(range(4)).content_hash()
+
+
+def test_files_whose_folders_name_other_columns_are_refused(tmp_path: Path, write: Callable[..., str]) -> None:
+    write({"x": [1]}, "log/a.parquet")
+    write({"x": [1]}, "log/day=1/b.parquet")
+    with pytest.raises(DataError) as caught:
+        ParquetSource.open(str(tmp_path / "log"))
+    assert str(caught.value) == (
+        f"{tmp_path}/log/day=1/b.parquet: its folders name the columns day, those of {tmp_path}/log/a.parquet name "
+        "none; lay all files out alike"
+    )
