@@ -128,7 +128,8 @@ def _finish(settings: BuildMemory, store: MemoryStore, builds: list[Build], cons
     write_json(out / "metrics.json", figures)
     if not builds:
         console.print(f"{settings.memories}: every file of {settings.log} was consumed before; nothing to do")
-    table = Table(title=f"Memories in {store.address}", title_justify="left", show_header=False)
+    console.print(f"Memories in {store.address}")  # not the table's title, which is cut to its width
+    table = Table(show_header=False)
     table.add_column()
     table.add_column(justify="right")
     for name, value in figures.items():

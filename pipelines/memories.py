@@ -151,7 +151,8 @@ def _print_user(store: MemoryStore, user: str, console: Console) -> None:
 
 
 def _print(console: Console, title: str, rows: dict[str, str]) -> None:
-    table = Table(title=title, title_justify="left", show_header=False)
+    console.print(title)  # not the table's own title, which is cut to its width
+    table = Table(show_header=False)
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table, soft_wrap=False)
