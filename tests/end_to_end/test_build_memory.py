@@ -1,7 +1,10 @@
 """Memories built night by night: as if at once, whatever is killed, full, late, deleted or asked for twice."""
 
 import json
+import random
+import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_runs import Ended, Kill, run_forked
@@ -272,59 +276,59 @@ def test_every_step_is_kept(
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", STORES)
 def test_killed_at_random_moments(
-    model: Path,
-    tmp_path: Path,
-    kind: str,
-    new_store: NewStore,
-    monkeypatch: pytest.MonkeyPatch,
+    model: Path, tmp_path: Path, kind: str, new_store: NewStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fifty times: small batches and many buckets make a build take seconds."""
-    import multiprocessing.process as process
-    import random
-    import time
-
-    import redis
-
-    log = random_log(seed=1, events=12_000, users=900)
-    late = log.filter(pc.equal(pc.bit_wise_and(log["timestamp"], 31), 0)).slice(0, 300)
-    rest = log.filter(pc.invert(pc.is_in(log["timestamp"], late["timestamp"])))
-    first = write(rest.slice(0, 6000), tmp_path / "first.parquet")
-    second = write(pa.concat_tables([rest.slice(6000), late]), tmp_path / "second.parquet")
+    """Fifty times, in as many nights as that takes; each night has late events."""
+    log = random_log(seed=1, events=40_000, users=900)
+    late = pa.array([place % 40 == 39 for place in range(len(log))])
+    on_time, late_ones = log.filter(pc.invert(late)), log.filter(late)
+    nights = iter(
+        pa.concat_tables([on_time.slice(1000 * number, 1000), late_ones.slice(20 * number, 20)]) for number in range(39)
+    )
     unbroken, killed = (new_store(kind, tmp_path / name) for name in ("unbroken", "killed"))
-    sizes = ("--num_buckets", 64, "--read.batch_events", 64)
-    for address in (unbroken, killed):
-        build(model, address, first, tmp_path / "first-night", "--dtype", "float32", *sizes)
-    build(model, unbroken, second, tmp_path / "out", "--dtype", "float32", *sizes)
-    out, argv = tmp_path / "killed-out", arguments(model, killed, second, tmp_path / "killed-out", *sizes)
+    sizes = ("--num_buckets", 16, "--read.batch_events", 256)
+    folder, out = tmp_path / "log", tmp_path / "killed-out"
+    argv = arguments(model, killed, folder, out, *sizes)
+
+    def next_night(number: int) -> None:
+        path = write(next(nights), folder / f"{number:02d}.parquet")
+        build(model, unbroken, path, tmp_path / "out", "--dtype", "float32", *sizes)
 
     def free() -> None:
-        """A lock in Redis ends by itself, after half a minute."""
+        """A killed writer's lock in Redis ends by itself, after half a minute."""
         if kind == "redis":
-            address, name = killed.split("/0?name=")
-            with redis.Redis.from_url(address) as client:
+            server, name = killed.split("?name=")
+            with redis.Redis.from_url(server) as client:
                 client.delete(f"rm-rec:{name}:writer")
 
-    draw, wait = random.Random(0), process.BaseProcess.join
-    steps, patience = set(), [0.0]
+    draw, wait, patience = random.Random(0), BaseProcess.join, [0.0]
 
     def impatient(self: Any, timeout: float | None = None) -> None:
-        time.sleep(patience[0])
+        wait(self, patience[0])
         self.kill()
         wait(self, 60)
 
-    done = 0
+    next_night(0)
+    started = time.monotonic()
+    assert run_forked(tmp_path, "pipelines.build_memory", *argv).returncode == 0
+    usual = time.monotonic() - started
+    next_night(1)
+    steps, times_killed, done = set(), 0, 2
     with monkeypatch.context() as during:
-        during.setattr(process.BaseProcess, "join", impatient)
-        for _ in range(50):
-            patience[0] = draw.uniform(0.1, 1.6)
+        during.setattr(BaseProcess, "join", impatient)
+        while times_killed < 50:
+            patience[0] = draw.uniform(0.1, 1.2) * usual
             ended = run_forked(tmp_path, "pipelines.build_memory", *argv)
             assert ended.returncode in (0, -9), ended.stderr
-            done += ended.returncode == 0
             free()
             under_way = journal(killed).under_way
             steps.add(under_way.step if under_way is not None else 0)
             assert len(contents(killed)) <= len(contents(unbroken))
-    assert len(steps) > 3, (steps, done)
+            if ended.returncode == 0:
+                next_night(done)
+                done += 1
+            times_killed += ended.returncode == -9
+    assert len(steps) > 4, steps
     assert run_forked(tmp_path, "pipelines.build_memory", *argv).returncode == 0
     assert journal(killed) == journal(unbroken)
     assert_same(contents(killed), contents(unbroken), atol=1e-6)
