@@ -20,7 +20,8 @@ def find_model(address: str, tracking_uri: str) -> Path:
         within_run = folder / "model"
         return within_run if not (folder / "model.json").exists() and within_run.is_dir() else folder
     try:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=address, tracking_uri=tracking_uri))
+        mlflow.set_tracking_uri(tracking_uri)  # as an argument it would not be the registry's address too
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=address))
     except Exception as error:  # stores raise errors of their own libraries
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{address}: MLflow at {tracking_uri} does not give this model: {reason}") from error

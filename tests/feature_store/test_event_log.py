@@ -15,6 +15,8 @@ from small_logs import assert_equal, by_user, random_log, silent
 from feature_store import event_log
 from feature_store.errors import DataError
 from feature_store.event_log import prepare
+from feature_store.memories import bucket_of
+from feature_store.parquet_source import ParquetSource
 from feature_store.prepared_log import PreparedLog
 from feature_store.schema import Columns, DataConfig, ImpressionFile, LabelColumn, NextEvent, SplitByUser
 
@@ -217,3 +219,38 @@ def test_a_manifest_of_another_version_is_refused(tmp_path: Path, write: Write) 
     manifest.write_text(json.dumps({"version": 0} | json.loads(manifest.read_text())))
     with pytest.raises(DataError, match="written by another version"):
         PreparedLog.open(tmp_path / "out")
+
+
+def test_some_of_the_logs_files_are_a_log(tmp_path: Path, write: Write, load: Callable[..., Any]) -> None:
+    log = random_log()
+    for number in range(4):
+        write(log.slice(120 * number, 120), f"log/{number}.parquet")
+    source = ParquetSource.open(str(tmp_path / "log")).only([1, 3])
+    config = config_of(str(tmp_path / "log"))
+    prepared = prepare(config, tmp_path / "some", report=silent, events=source)
+    for number in (1, 3):
+        write(log.slice(120 * number, 120), f"same/{number}.parquet")
+    same = prepare(config_of(str(tmp_path / "same")), tmp_path / "same-prepared", report=silent)
+    assert prepared.events(0).equals(same.events(0))
+    assert prepared.manifest.sources == ("1.parquet", "3.parquet")
+    # The same files again are no work, others of the same log are.
+    assert prepare(config, tmp_path / "some", report=silent, events=source).manifest == prepared.manifest
+    whole = prepare(config, tmp_path / "some", report=silent)
+    assert whole.manifest.events == 480
+
+
+@pytest.mark.parametrize(("events_per_bucket", "expected"), [(10_000, 4), (120, 4), (100, 8), (50, 12), (1, 480)])
+def test_buckets_agree_with_those_of_a_store(
+    tmp_path: Path, write: Write, events_per_bucket: int, expected: int
+) -> None:
+    config = config_of(write(random_log()), events_per_bucket=events_per_bucket)
+    prepared = prepare(config, tmp_path / "out", report=silent, buckets_multiple_of=4)
+    assert prepared.num_buckets == expected
+    for bucket in prepared.buckets():
+        users = prepared.events(bucket, ["user"])["user"].combine_chunks()
+        assert set(bucket_of(users, 4).tolist()) <= {bucket % 4}
+    # What was prepared in other buckets is not taken for it.
+    if events_per_bucket == 120:
+        said: list[str] = []
+        prepare(config, tmp_path / "out", report=said.append)
+        assert any("preparing again" in line for line in said)
