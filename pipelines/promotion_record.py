@@ -45,8 +45,8 @@ class Decision:
     @property
     def title(self) -> str:
         """Say what was compared with what."""
-        against = self.contenders[1].name if len(self.contenders) > 1 else "nothing"
-        return f"{self.candidate.name}: version {self.candidate.number} against {against}"
+        against = f" against {self.contenders[1].name}" if len(self.contenders) > 1 else ""
+        return f"{self.candidate.name}: version {self.candidate.number}{against}"
 
     def tags(self, data_sha256: str) -> dict[str, str]:
         """Return versions, hashes and the verdict as MLflow's tags."""

@@ -23,7 +23,7 @@ SMALL_MODEL = (
     *("--model.machine.slot_dim", "8", *("--training.threads", "1", "--training.batch_events", "512")),
     *("--metrics.resamples", "5"),
 )
-_PRELOAD = ["pipelines.train_ctr", "pipelines.evaluate", "pipelines.make_log"]
+_PRELOAD = ["pipelines.train_ctr", "pipelines.evaluate", "pipelines.make_log", "pipelines.promote"]
 
 Ended = subprocess.CompletedProcess[str]
 
