@@ -37,9 +37,8 @@ def load_settings(
     if "--help" in argv or "-h" in argv:
         sys.stdout.write(help_text(model, prog, description, examples))
         raise SystemExit(0)
-    known = frozenset(dotted_keys(model))
-    files, overrides = _parse(argv, known)
-    reader = _Reader(known)
+    files, overrides = _parse(argv)
+    reader = _Reader(frozenset(dotted_keys(model)))
     tree = reader.block(model, [*((name, _read(name)) for name in files), (COMMAND_LINE, overrides)], "")
     try:
         settings = model.model_validate(tree)
@@ -70,15 +69,13 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _parse(argv: Sequence[str], known: frozenset[str]) -> tuple[list[str], dict[str, Any]]:
+def _parse(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     files: list[str] = []
     overrides: dict[str, Any] = {}
     rest = list(argv)
     while rest:
         token = rest.pop(0)
         key, equals, inline = token.removeprefix("--").partition("=")
-        if key.replace("-", "_") in known:  # --dry-run, as many type it
-            key = key.replace("-", "_")
         if not token.startswith("--") or not key:
             raise SettingsError(f"{token!r} is not expected here ({COMMAND_LINE}): options are `--key value`")
         value = inline if equals else rest.pop(0) if rest and not rest[0].startswith("--") else None

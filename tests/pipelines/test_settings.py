@@ -56,7 +56,6 @@ class Job(Strict):
     epochs: Annotated[int, Field(ge=1)] | None = None
     first: int = 0
     last: int = 9
-    batch_events: int = 1
 
     @model_validator(mode="after")
     def ordered(self) -> "Job":
@@ -127,13 +126,6 @@ def test_typed_text_stays_text_where_the_field_is_text() -> None:
     assert load("--first", "-3").first == -3
     assert load("--epochs", "null").epochs is None
     assert load("--epochs", "2").epochs == 2
-
-
-def test_a_dash_within_a_key_is_an_underscore_but_in_keys_that_are_the_users() -> None:
-    assert load("--batch-events", "3").batch_events == 3
-    assert load("--batch-events=3").batch_events == 3
-    assert load("--weights.a-b", "2").weights == {"a-b": 2.0}
-    assert "unknown key" in refused("--batch.events", "3")
 
 
 def test_an_optional_block_appears_with_a_key_and_goes_with_null(tmp_path: Path) -> None:
