@@ -23,6 +23,7 @@ from pipelines.predictions import PredictionColumns, align
 from pipelines.registry import Registry, Version
 from pipelines.score_model import score
 
+_LEFT_OUT = ("from", "freeze_writer", "retention", "out")  # of the candidate's settings, for a baseline from nothing
 _MEAN_POOL = Path(__file__).parent / "recipes" / "models" / "mean_pool.yaml"
 
 
@@ -36,8 +37,15 @@ class Contender:
     """Of its training run; None where that is not known."""
     data_sha256: str | None
     """The fingerprint of the log it was trained on."""
+    started_from: str | None = None
+    """The hash of the weights that its training went on from."""
     settings: Mapping[str, Any] | None = None
     """Every key of its training run's config."""
+
+    @property
+    def weights(self) -> str:
+        """Return the hash of its weights."""
+        return self.trained.card.weights_sha256
 
     def data_on(self, log: str, impressions: str | None) -> DataConfig:
         """Return its training run's data config for a log; DataError where it is not known."""
@@ -65,8 +73,10 @@ def of_version(registry: Registry, version: Version) -> Contender:
     except DataError as error:
         raise DataError(f"{version.address} cannot be used: {error}") from error
     run = registry.training_run(version)
-    data = _data_config(run.settings.get("data"), f"{version.address}: its run's config.yaml") if run else None
-    return Contender(name, trained, data, run.data_sha256 if run else None, run.settings if run else None)
+    if run is None:
+        return Contender(name, trained, None, None)
+    data = _data_config(run.settings.get("data"), f"{version.address}: its run's config.yaml")
+    return Contender(name, trained, data, run.data_sha256, run.started_from_sha256, run.settings)
 
 
 def of_folder(address: str, tracking_uri: str) -> Contender:
@@ -91,7 +101,7 @@ def train_mean_pool(
     train_ctr.
     """
     assert candidate.settings is not None
-    settings = {name: block for name, block in candidate.settings.items() if name not in ("out", "retention")}
+    settings = {name: block for name, block in candidate.settings.items() if name not in _LEFT_OUT}
     settings["data"] = data.model_dump(mode="json")
     settings["tracking"] = {**settings.get("tracking", {}), "uri": tracking_uri, "register_as": None}
     deciding = json.dumps([run_folder.deciding(settings), log_fingerprint(data)], sort_keys=True)

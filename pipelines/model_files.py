@@ -19,6 +19,7 @@ def find_model(address: str, tracking_uri: str) -> Path:
     if not address.startswith(_IN_MLFLOW):
         return _within(Path(address))
     try:
+        mlflow.set_tracking_uri(tracking_uri)  # models:/ is looked up there alone, whatever the call below is told
         return _within(Path(mlflow.artifacts.download_artifacts(artifact_uri=address, tracking_uri=tracking_uri)))
     except Exception as error:  # stores raise errors of their own libraries
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -150,7 +150,7 @@ def _promote(
         if not settings.dry_run:
             verdict = {GATE: known["verdict"], GATE_RUN: run_id}
             if decision.passed:
-                registry.promote(candidate, champion, {**verdict, SPACE: contender.trained.card.memory_space or ""})
+                registry.promote(candidate, champion, {**verdict, SPACE: contender.trained.card.memory_space or "none"})
                 mlflow.set_tag(MOVED, "true")
             else:
                 registry.tag(candidate, verdict)
@@ -180,15 +180,15 @@ def _decide(
         rival = of_version(registry, champion)
     elif settings.baseline is not None:
         rival = of_folder(settings.baseline, settings.tracking_uri)
-    other = settings.allow_other_log
+    models = (contender,) if rival is None else (contender, rival)
+    known = {model.weights for model in models}
     checks = (
         *not_rolled_back(candidate, allowed=settings.allow_rolled_back),
         memories_built(contender, candidate, settings.memories, data.log, allowed=settings.allow_unbuilt),
-        *(unseen(model, data, allowed=other) for model in (contender, rival) if model is not None),
+        *(unseen(model, data, known, allowed=settings.allow_other_log) for model in models),
     )
     if not all(check.holds for check in checks):
-        known = (contender,) if rival is None else (contender, rival)
-        return Decision(candidate, champion, known, checks, None, {}, {})
+        return Decision(candidate, champion, models, checks, None, {}, {})
     out = Path(settings.out)
     if rival is None:
         rival = train_mean_pool(contender, data, out, settings.tracking_uri, console.print)
@@ -237,8 +237,9 @@ def _roll_back(settings: Promote, registry: Registry, console: Console) -> int:
             mlflow.set_tags({"model_name": settings.name, "verdict": "rolled back", MOVED: "true", **moved})
     verb = "would be" if settings.dry_run else "is"
     console.print(f"models:/{settings.name}@{CHAMPION} {verb} version {target.number} (before: {champion.number}).")
-    if SPACE in target.tags:
-        console.print(f"It reads memories of space {target.tags[SPACE]}.")
+    space = target.tags.get(SPACE, "none")
+    if space != "none":
+        console.print(f"It reads memories of space {space}.")
     return DONE
 
 

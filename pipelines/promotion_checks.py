@@ -1,6 +1,6 @@
 """What must hold of a candidate before any impression is scored: fair to ask, able to serve, not sent back before."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from feature_store.event_log import log_fingerprint
 from feature_store.memories import NoMemoriesError, open_store
@@ -39,14 +39,15 @@ def memories_built(contender: Contender, version: Version, store: str | None, lo
     return Check("Memories", found, f"of space {space}", holds=holds or allowed, mend=mend)
 
 
-def unseen(contender: Contender, data: DataConfig, *, allowed: bool) -> Check:
+def unseen(contender: Contender, data: DataConfig, others: Collection[str], *, allowed: bool) -> Check:
     """Ask that a model was trained on this very log and split, so that what is held out was held out from it too.
 
     `data` is the candidate's data config on this log. Anything else may leak: a model that was trained on some of the
-    held-out impressions knows the answers. Raises DataError where there is no such log.
+    held-out impressions knows the answers. A model that went on from another one knows what that knew; `others` are
+    the weights of those that are asked the same. Raises DataError where there is no such log.
     """
     found, holds = "of the log and split it was trained on", True
-    reason = _trained_on_other(contender, data)
+    reason = _trained_on_other(contender, data, others)
     if reason is not None:
         found, holds = reason + (" (allowed)" if allowed else ""), allowed
     mend = (
@@ -56,18 +57,20 @@ def unseen(contender: Contender, data: DataConfig, *, allowed: bool) -> Check:
     return Check(f"Held-out impressions, {contender.name}", found, "unseen in training", holds, mend=mend)
 
 
-def _trained_on_other(contender: Contender, data: DataConfig) -> str | None:
+def _trained_on_other(contender: Contender, data: DataConfig, others: Collection[str]) -> str | None:
     own = contender.data
     if own is None or contender.data_sha256 is None:
         return "it is not known what it was trained on"
-    path = getattr(data.impressions, "path", None)
-    here = on_log(own, data.log, path)
+    here = on_log(own, data.log, getattr(data.impressions, "path", None))
     for name in ("split", "bad_rows", "duplicate_rows"):
         if getattr(own, name) != getattr(data, name):
             return f"trained with another data.{name} than the candidate"
     found = log_fingerprint(here)
     if found != contender.data_sha256:
         return f"trained on another log: data_sha256 {contender.data_sha256[:12]}, this one is {found[:12]}"
+    start = contender.started_from
+    if start is not None and start not in others:
+        return f"it went on from another model (weights {start[:12]}), whose log is not known"
     return None
 
 

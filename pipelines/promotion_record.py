@@ -60,7 +60,7 @@ class Decision:
             "verdict": "passed" if self.passed else "refused",
             "refused_by": "; ".join(check.name for check in self.checks if not check.holds),
             **{
-                f"{role}_weights_sha256": contender.trained.card.weights_sha256
+                f"{role}_weights_sha256": contender.weights
                 for role, contender in zip(("candidate", "champion"), self.contenders, strict=False)
             },
         }

@@ -50,6 +50,8 @@ class TrainingRun:
     """Its config, every key."""
     data_sha256: str | None
     """The fingerprint of the log it was trained on."""
+    started_from_sha256: str | None
+    """Of the weights that it went on from; None where it started from nothing."""
 
 
 @final
@@ -78,7 +80,9 @@ class Registry:
                 settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
         except (mlflow.exceptions.MlflowException, OSError, yaml.YAMLError):  # deleted, or a run of another tool
             return None
-        return TrainingRun(settings, tags.get("data_sha256")) if isinstance(settings, dict) else None
+        if not isinstance(settings, dict):
+            return None
+        return TrainingRun(settings, tags.get("data_sha256"), tags.get("started_from_sha256"))
 
     def tag(self, version: Version, tags: Mapping[str, str]) -> None:
         """Set tags of a version; an empty one is taken away."""

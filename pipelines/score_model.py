@@ -28,7 +28,7 @@ def score_log(model: Path, config: DataConfig, split: str | None, out: Path, rep
         raise DataError(f"split {split!r}: must be one of {', '.join(SPLITS)}, or null for all")
     trained = load_model(model)
     out.mkdir(parents=True, exist_ok=True)
-    scored = score(trained, str(model), _described(config, trained.card), split, out / "prepared", report)
+    scored = score(trained, str(model), described(config, trained.card), split, out / "prepared", report)
     path = out / "predictions.parquet"
     partial = out / "predictions.parquet.partial"
     pq.write_table(scored, partial, compression="zstd")
@@ -65,8 +65,8 @@ def score(
     return pa.concat_tables(tables)
 
 
-def _described(config: DataConfig, card: ModelCard) -> DataConfig:
-    """Fill in what the config does not say of the log from the model's card."""
+def described(config: DataConfig, card: ModelCard) -> DataConfig:
+    """Fill in, from a model's card, what a config does not say of its log."""
     columns = card.columns.model_copy(update=_said(config.columns))
     impressions = config.impressions
     if impressions.kind == "next_event" and _said(impressions).keys() <= {"kind"}:  # as where nothing is said

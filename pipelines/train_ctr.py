@@ -14,18 +14,19 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from rich.console import Console
 from rich.table import Table
 
 from feature_store.errors import DataError
 from feature_store.schema import SPLITS, DataConfig, NextEvent, Strict
 from pipelines import run_folder, tracking
-from pipelines.artifact import load_model, save_model
+from pipelines.artifact import TrainedModel, load_model, save_model
 from pipelines.batches import feature_space
 from pipelines.checkpoint import Epoch, FitState
 from pipelines.data import TEST, VALIDATION, LogData
 from pipelines.evaluate import MetricsConfig, evaluate_predictions, figures_of
+from pipelines.fine_tune import data_as_before, freeze_writer, load_start
 from pipelines.job import DONE, result_console, run_job, this_python
 from pipelines.predictions import PredictionColumns
 from pipelines.retention import DECIDING_AGE, RetentionConfig
@@ -43,6 +44,7 @@ PROG = "python -m pipelines.train_ctr"
 EXAMPLES = (
     f"{PROG} --config pipelines/recipes/quickstart.yaml --data.log data/synthetic.parquet --out runs/quickstart",
     f"{PROG} --config pipelines/recipes/next_event.yaml --data.log my_log.parquet --out runs/mine --optimizer.lr 0.001",
+    f"{PROG} --from models:/clicks@champion --freeze-writer --data.log new_log.parquet --out runs/tuned",
 )
 
 
@@ -50,6 +52,11 @@ class TrainCtr(Strict):
     """One training run."""
 
     data: DataConfig
+    start_from: str | None = Field(None, alias="from")
+    """A model to go on from, instead of from nothing: a folder, models:/NAME@ALIAS, runs:/…; its columns, features,
+    vocabulary and model settings are kept."""
+    freeze_writer: bool = False
+    """Train only what reads memories, and leave what writes them: memories that are built stay valid. Needs --from."""
     model: ModelConfig = ModelConfig()
     rehearsal: RehearsalConfig | None = RehearsalConfig()
     """Auxiliary loss that makes the memory keep what happened; null trains without."""
@@ -73,6 +80,12 @@ class TrainCtr(Strict):
         if age != DECIDING_AGE and age not in carried:
             names = ", ".join(carried) or "none"
             raise ValueError(f"retention.age_column: {age!r} is not carried; data.impressions.carry has {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_frozen(self) -> Self:
+        if self.freeze_writer and self.start_from is None:
+            raise ValueError("freeze_writer: there is nothing to freeze: name the model to go on from with --from")
         return self
 
     @model_validator(mode="after")
@@ -103,10 +116,17 @@ def main(argv: list[str]) -> int:
 
 def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console) -> int:
     retention = RetentionStep(settings.retention, settings.metrics, out)
-    data = LogData.prepare(settings.data, out / "prepared", report=console.print)
+    start = None
+    if settings.start_from is not None:
+        start = load_start(settings.start_from, settings.tracking.uri, settings.model)
+        settings = settings.model_copy(
+            update={"model": start.card.model, "data": data_as_before(settings.data, start, settings.start_from)}
+        )
+    known = start.vocabularies if start is not None else None
+    data = LogData.prepare(settings.data, out / "prepared", report=console.print, vocabularies=known)
     _check_held_out(settings, data)
     retention.check(data, settings.model.segment_length)
-    fingerprint = _fingerprint(settings, data)
+    fingerprint = _fingerprint(settings, data, start)
     tags = {"data_sha256": data.prepared.manifest.fingerprint, "fingerprint": fingerprint}
     tracked = partial(tracking.tracked_run, settings.tracking, out, resolved(settings), tags)
     if settings.training.threads:
@@ -127,7 +147,13 @@ def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console
     torch.manual_seed(settings.training.seed)
     features = feature_space(settings.data.columns, settings.data.impressions, data.vocabularies)
     model = ClickModel(settings.model, features)
-    learner = Learner(model, settings.rehearsal).to(device)
+    rehearsal = settings.rehearsal
+    if start is not None:
+        model.load_state_dict(start.model.state_dict())
+        if settings.freeze_writer:
+            freeze_writer(model, str(settings.start_from))
+            rehearsal = None  # it would train what is frozen
+    learner = Learner(model, rehearsal).to(device)
     fit = Fit(learner, data, settings.optimizer, settings.training, out / "checkpoint", fingerprint)
     if fit.resume():
         console.print(f"resuming {out} after epoch {len(fit.state.epochs)}, batch {fit.state.batches_done}")
@@ -210,9 +236,11 @@ def _headline(report: Report) -> dict[str, float | None]:
     }
 
 
-def _fingerprint(settings: TrainCtr, data: LogData) -> str:
-    """Name a run by what its result depends on: settings and log, not where either is kept."""
-    parts = [run_folder.deciding(resolved(settings)), data.prepared.manifest.fingerprint]
+def _fingerprint(settings: TrainCtr, data: LogData, start: TrainedModel | None) -> str:
+    """Name a run by what its result depends on: settings, log and start, not where any of them is kept."""
+    parts: list[Any] = [run_folder.deciding(resolved(settings)), data.prepared.manifest.fingerprint]
+    if start is not None:
+        parts += [start.card.weights_sha256, start.card.vocabulary_sha256, settings.freeze_writer]
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

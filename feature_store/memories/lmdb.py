@@ -75,7 +75,9 @@ class LmdbStore(MemoryStore):
         """Open a folder."""
         self.address = f"lmdb:{place}"
         self._path = path = Path(place)
-        if not (path / DATA_FILE).is_file():
+        with folders.refusals_told(self.address):
+            there = (path / DATA_FILE).is_file()
+        if not there:
             raise NoMemoriesError(f"{self.address}: no memories here (no {DATA_FILE}); build them first")
         with _lmdb_told(self.address):
             self._environment, self._can_write = self._open()
