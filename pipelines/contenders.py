@@ -84,8 +84,9 @@ def of_folder(address: str, tracking_uri: str) -> Contender:
     folder = find_model(address, tracking_uri)
     prepared = folder.parent / "prepared"
     manifest = PreparedLog.open(prepared).manifest if (prepared / MANIFEST).is_file() else None
+    place = Path(address)
     return Contender(
-        name=f"baseline {address}",
+        name=f"baseline {place.parent.name if place.name == 'model' else place.name}",
         trained=load_model(folder),
         data=manifest.config if manifest else None,
         data_sha256=manifest.fingerprint if manifest else None,

@@ -19,7 +19,7 @@ from pipelines.gate import Check, Judgement
 from pipelines.predictions import PredictionColumns
 from pipelines.registry import MOVED, Version
 from pipelines.report_text import grids, markdown, print_report
-from pipelines.tracking import log_once, log_report
+from pipelines.tracking import log_once
 from rm_rec.report import Report
 
 
@@ -117,10 +117,11 @@ def keep(decision: Decision, out: Path) -> None:
     text = markdown(tables, [], list(decision.figures))
     for name, figure in decision.figures.items():
         figure.savefig(out / name)
+        mlflow.log_artifact(str(out / name), "figures")
     (out / "report.md").write_text(text, encoding="utf-8")
     run_folder.write_json(out / run_folder.METRICS, decision.values())
     mlflow.log_text(text, "report.md")
-    log_report(decision.values(), decision.figures, "decision.json")
+    mlflow.log_dict(decision.values(), "decision.json")
     if decision.judgement is not None:
         log_once(decision.judgement.numbers())
     mlflow.set_tag(MOVED, "false")
