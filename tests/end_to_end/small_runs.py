@@ -23,7 +23,7 @@ SMALL_MODEL = (
     *("--model.machine.slot_dim", "8", *("--training.threads", "1", "--training.batch_events", "512")),
     *("--metrics.resamples", "5"),
 )
-_JOBS = ("train_ctr", "evaluate", "make_log", "build_memory", "score_batch", "memories")
+_JOBS = ("train_ctr", "evaluate", "make_log", "build_memory", "score_batch", "memories", "promote")
 _PRELOAD = [*(f"pipelines.{job}" for job in _JOBS), "feature_store.memories.redis"]
 
 Ended = subprocess.CompletedProcess[str]

@@ -14,7 +14,7 @@ from small_logs import assert_equal, by_user, random_log, silent
 
 from feature_store import event_log
 from feature_store.errors import DataError
-from feature_store.event_log import prepare
+from feature_store.event_log import log_fingerprint, prepare
 from feature_store.memories import bucket_of
 from feature_store.parquet_source import ParquetSource
 from feature_store.prepared_log import PreparedLog
@@ -44,6 +44,17 @@ def test_events_are_whole_users_sorted_by_time_then_row(tmp_path: Path, write: W
     for ours, theirs in (("user", "user_id"), ("time", "timestamp"), ("feature:action", "action")):
         assert everything[ours].to_pylist() == log[theirs].to_pylist()
     np.testing.assert_array_equal(everything["dense:price"].to_numpy(), log["price"].to_numpy())
+
+
+def test_a_fingerprint_is_known_without_preparing(tmp_path: Path, write: Write) -> None:
+    log = random_log()
+    config = config_of(write(log), impressions=ImpressionFile(path=write(log, "shown.parquet"), column="clicked"))
+    prepared = prepare(config, tmp_path / "out", report=silent)
+    assert log_fingerprint(config) == prepared.manifest.fingerprint
+    moved = config.model_copy(update={"log": write(log, "elsewhere/log.parquet")})
+    assert log_fingerprint(moved) == log_fingerprint(config)
+    write(log.slice(1), "shown.parquet")
+    assert log_fingerprint(config) != prepared.manifest.fingerprint
 
 
 def test_many_files_are_one_file(tmp_path: Path, write: Write, load: Callable[..., Any]) -> None:
@@ -155,7 +166,7 @@ def test_the_same_twice_does_no_work(tmp_path: Path, write: Write, monkeypatch: 
 KILL_BEFORE_MANIFEST = """
 import os, sys
 from pathlib import Path
-from feature_store.event_log import prepare
+from feature_store.event_log import log_fingerprint, prepare
 from feature_store.schema import DataConfig
 rename = Path.replace
 Path.replace = lambda ours, target: os._exit(9) if target.name == sys.argv[3] else rename(ours, target)
