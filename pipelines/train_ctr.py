@@ -27,7 +27,9 @@ from pipelines.checkpoint import Epoch, FitState
 from pipelines.data import TEST, VALIDATION, LogData
 from pipelines.evaluate import MetricsConfig, evaluate_predictions, figures_of
 from pipelines.job import DONE, result_console, run_job, this_python
+from pipelines.lineage import held_out
 from pipelines.predictions import PredictionColumns
+from pipelines.registration import register
 from pipelines.retention import DECIDING_AGE, RetentionConfig
 from pipelines.retention_report import RetentionStep
 from pipelines.settings import load_settings, resolved
@@ -107,7 +109,11 @@ def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console
     _check_held_out(settings, data)
     retention.check(data, settings.model.segment_length)
     fingerprint = _fingerprint(settings, data)
-    tags = {"data_sha256": data.prepared.manifest.fingerprint, "fingerprint": fingerprint}
+    tags = {
+        "data_sha256": data.prepared.manifest.fingerprint,
+        "config_sha256": _sha256(run_folder.deciding(resolved(settings))),
+        "fingerprint": fingerprint,
+    }
     tracked = partial(tracking.tracked_run, settings.tracking, out, resolved(settings), tags)
     if settings.training.threads:
         torch.set_num_threads(settings.training.threads)
@@ -138,7 +144,7 @@ def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console
             _track_epoch(epoch)
         state = fit.run(lambda epoch: _report_epoch(console, epoch))
         metrics = _finish(settings, data, model, state, fingerprint)
-        uri = tracking.register(out / "model", settings.tracking.register_as, tags)
+        uri = register(out / "model", settings.tracking.register_as, settings.data, metrics, tags)
     run_folder.write_json(out / run_folder.METRICS, metrics)
     if retention.is_due(fingerprint, data, settings.model.segment_length):  # killed here, it is taken up as finished
         with tracked():
@@ -174,8 +180,7 @@ def _finish(settings: TrainCtr, data: LogData, model: ClickModel, state: FitStat
     metrics: dict[str, Any] = {name: _headline(report) for name, report in reports.items()}
     best = state.best
     assert best is not None
-    flat = {f"{name}_{key}": value for name, values in metrics.items() for key, value in values.items()}
-    tracking.log_once({name: value for name, value in flat.items() if value is not None})
+    tracking.log_once(held_out(metrics))
     curves = plots.training_curves(
         [epoch.loss for epoch in state.epochs], [epoch.validation_auc for epoch in state.epochs], best.number
     )
@@ -212,9 +217,11 @@ def _headline(report: Report) -> dict[str, float | None]:
 
 def _fingerprint(settings: TrainCtr, data: LogData) -> str:
     """Name a run by what its result depends on: settings and log, not where either is kept."""
-    parts = [run_folder.deciding(resolved(settings)), data.prepared.manifest.fingerprint]
-    text = json.dumps(parts, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return _sha256([run_folder.deciding(resolved(settings)), data.prepared.manifest.fingerprint])
+
+
+def _sha256(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _device(name: str) -> torch.device:

@@ -41,7 +41,8 @@ class ParquetStore(MemoryStore):
         with folders.refusals_told(self.address):
             if not (path / FACTS).is_file():
                 raise NoMemoriesError(f"{self.address}: no memories here (no {FACTS}); build them first")
-            self.facts = parse_facts((path / FACTS).read_bytes(), f"{self.address}: {FACTS}")
+            self._facts_text = (path / FACTS).read_bytes()
+        self.facts = parse_facts(self._facts_text, f"{self.address}: {FACTS}")
         self._layout.snapshot()
 
     @classmethod
@@ -127,6 +128,13 @@ class ParquetStore(MemoryStore):
     def tombstones(self) -> frozenset[bytes]:
         """Give the hashes of all deleted users."""
         return frozenset(map(bytes.fromhex, self._layout.deleted().tombstones))
+
+    def replaced(self) -> bool:
+        """Say whether the folder has other facts by now, or is gone."""
+        try:
+            return (self._layout.path / FACTS).read_bytes() != self._facts_text
+        except OSError:
+            return True
 
     def bytes_on_disk(self) -> int:
         """Measure the folder: the current snapshot, the one before, and the build under way."""

@@ -229,6 +229,10 @@ class MemoryStore(ABC):
         """Give the hashes of all deleted users."""
 
     @abstractmethod
+    def replaced(self) -> bool:
+        """Say whether another store, or none, lies at the address by now; cheap enough to ask at each request."""
+
+    @abstractmethod
     def bytes_on_disk(self) -> int:
         """Measure what the store takes; for a store in memory, that memory."""
 
