@@ -23,7 +23,7 @@ class Lineage:
     def of(cls, card: ModelCard, metrics: Mapping[str, Any], tags: Mapping[str, str], log: str) -> "Lineage":
         """Put together what a run knows: `metrics` of metrics.json, `tags` of its config and log."""
         found = held_out(metrics)
-        scores = {name: f"{found[name]:.4f}" for name in ("validation_auc", "test_auc") if name in found}
+        scores = {name: f"{value:.4f}" for name, value in found.items() if name in ("validation_auc", "test_auc")}
         known: dict[str, str] = {
             **tags,
             **scores,

@@ -51,7 +51,7 @@ def register(
         if version is None:
             version = client.create_model_version(
                 name,
-                logged.artifact_location,
+                f"models:/{logged.model_id}",
                 run.info.run_id,
                 tags=dict(lineage.tags),
                 description=lineage.note,
