@@ -25,10 +25,16 @@ class LogData:
         self._last: tuple[int, UserSequences] | None = None
 
     @classmethod
-    def prepare(cls, config: DataConfig, folder: Path, report: Callable[[str], None]) -> "LogData":
-        """Check, bucket and sort the log in a folder, and count its vocabulary on the training events."""
+    def prepare(
+        cls,
+        config: DataConfig,
+        folder: Path,
+        report: Callable[[str], None],
+        vocabularies: Vocabularies | None = None,
+    ) -> "LogData":
+        """Check, bucket and sort the log in a folder; without vocabularies, count them on the training events."""
         prepared = prepare(config, folder, report=report)
-        return cls(config, prepared, Vocabularies.fit(prepared, config))
+        return cls(config, prepared, vocabularies or Vocabularies.fit(prepared, config))
 
     def bucket(self, index: int) -> UserSequences:
         """Read one bucket of users."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipelines.artifact import ModelCard
 from pipelines.tracking import code_version
+from rm_rec.report import Report
 
 _HEADER = ("", "impressions", "AUC", "95 % interval", "AUC within users", "logloss")
 
@@ -32,6 +33,23 @@ class Lineage:
             "weights_sha256": card.weights_sha256,
         }
         return cls(known, found, _note(metrics, card.memory_space, log))
+
+
+def headline(report: Report) -> dict[str, float | None]:
+    """Pick the figures of a split that metrics.json has."""
+    overall = report.overall
+    return {
+        "auc": overall.auc.value,
+        "auc_low": overall.auc.low,
+        "auc_high": overall.auc.high,
+        "grouped_auc": overall.grouped_auc_by_impressions.value,
+        "grouped_auc_by_user": overall.grouped_auc_by_user.value,
+        "logloss": overall.logloss.value,
+        "normalised_entropy": overall.normalised_entropy.value,
+        "calibration_error": overall.calibration_error,
+        "impressions": overall.rows,
+        "best_possible_auc": report.best_possible_auc,
+    }
 
 
 def held_out(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -19,7 +19,7 @@ RUN, METRICS, _LOCK = "run.json", "metrics.json", ".lock"
 _WORK = ("checkpoint", METRICS, "model")  # what a run has made once it trains
 # Where the log lies, and how much memory or how many checkpoints a run may take, do not change what comes out.
 _WITHOUT_EFFECT = ("data.log", "data.impressions.path", "data.memory_limit_mb", "training.checkpoint_minutes")
-_DECIDING_BLOCKS = ("data", "model", "rehearsal", "optimizer", "training", "metrics")
+_DECIDING = ("data", "from", "freeze_writer", "model", "rehearsal", "optimizer", "training", "metrics")
 
 
 def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
     >>> deciding({"optimizer": {"lr": 0.1}, "training": {"checkpoint_minutes": 5.0}, "out": "runs/a"})
     {'optimizer.lr': 0.1}
     """
-    flat = flatten({name: block for name, block in settings.items() if name in _DECIDING_BLOCKS})
+    flat = flatten({name: block for name, block in settings.items() if name in _DECIDING})
     return {key: value for key, value in flat.items() if key not in _WITHOUT_EFFECT}
 
 

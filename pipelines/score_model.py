@@ -26,7 +26,7 @@ def score_log(model: Path, config: DataConfig, split: str | None, out: Path, rep
     if split is not None and split not in SPLITS:
         raise DataError(f"split {split!r}: must be one of {', '.join(SPLITS)}, or null for all")
     trained = load_model(model)
-    config = _described(config, trained.card)
+    config = described(config, trained.card)
     out.mkdir(parents=True, exist_ok=True)
     prepared = prepare(config, out / "prepared", report=report, for_training=False)
     data = LogData(config, prepared, trained.vocabularies)
@@ -47,8 +47,8 @@ def score_log(model: Path, config: DataConfig, split: str | None, out: Path, rep
     return path
 
 
-def _described(config: DataConfig, card: ModelCard) -> DataConfig:
-    """Fill in what the config does not say of the log from the model's card."""
+def described(config: DataConfig, card: ModelCard) -> DataConfig:
+    """Fill in, from a model's card, what a config does not say of its log."""
     columns = card.columns.model_copy(update=_said(config.columns))
     impressions = config.impressions
     if impressions.kind == "next_event" and _said(impressions).keys() <= {"kind"}:  # as where nothing is said

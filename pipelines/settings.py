@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from pipelines.settings_schema import KIND, blocks_of, dotted_keys, help_text, kind_of, members_of
+from pipelines.settings_schema import KIND, blocks_of, dotted_keys, help_text, keys_of, kind_of, members_of
 from pipelines.settings_values import COMMAND_LINE, SettingsError, Typed, from_yaml, join_leaf, problem_of
 
 __all__ = ["SettingsError", "flatten", "load_settings", "resolved"]
@@ -51,7 +51,7 @@ def load_settings(
 
 def resolved(model: BaseModel) -> dict[str, Any]:
     """Return every key of a config, defaults included, as plain JSON values."""
-    return model.model_dump(mode="json")
+    return model.model_dump(mode="json", by_alias=True)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -76,6 +76,7 @@ def _parse(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     while rest:
         token = rest.pop(0)
         key, equals, inline = token.removeprefix("--").partition("=")
+        key = key.replace("-", "_")  # --dry-run is --dry_run: no key has a hyphen
         if not token.startswith("--") or not key:
             raise SettingsError(f"{token!r} is not expected here ({COMMAND_LINE}): options are `--key value`")
         value = inline if equals else rest.pop(0) if rest and not rest[0].startswith("--") else None
@@ -133,12 +134,11 @@ class _Reader:
 
     def block(self, model: type[BaseModel], layers: Sequence[_Layer], prefix: str, kind: str = "") -> dict[str, Any]:
         """Return the keys given for one block; a key the block does not have is noted and left out."""
+        known = keys_of(model)
         for source, keys in layers:
-            self.errors += [
-                self._unknown(f"{prefix}{key}", source, model, kind) for key in keys if key not in model.model_fields
-            ]
+            self.errors += [self._unknown(f"{prefix}{key}", source, model, kind) for key in keys if key not in known]
         tree: dict[str, Any] = {}
-        for name, info in model.model_fields.items():
+        for name, info in known.items():
             given = [(source, keys[name]) for source, keys in layers if name in keys]
             key = f"{prefix}{name}"
             try:
@@ -189,7 +189,7 @@ class _Reader:
     def _unknown(self, key: str, source: str, model: type[BaseModel], kind: str) -> str:
         if kind:
             block = key.rpartition(".")[0]
-            return f"{key} ({source}): {block} of kind {kind} has no such key; it has {', '.join(model.model_fields)}"
+            return f"{key} ({source}): {block} of kind {kind} has no such key; it has {', '.join(keys_of(model))}"
         if key in self.known:
             return f"{key} ({source}): unknown key; write it as nested blocks, without dots"
         last = key.rpartition(".")[2]

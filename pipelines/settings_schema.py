@@ -48,6 +48,11 @@ def sequence_of(annotation: Any) -> tuple[Any, ...] | None:
     return None
 
 
+def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return a config's fields by the keys that users write: a key that Python reserves (`from`) is a field's alias."""
+    return {info.alias or name: info for name, info in model.model_fields.items()}
+
+
 def kind_of(model: type[BaseModel]) -> str:
     """Return the name that selects this model in a union of blocks."""
     return str(get_args(model.model_fields[KIND].annotation)[0])
@@ -55,7 +60,7 @@ def kind_of(model: type[BaseModel]) -> str:
 
 def dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """List the keys of a config, blocks and the keys of every kind included."""
-    for name, info in model.model_fields.items():
+    for name, info in keys_of(model).items():
         yield f"{prefix}{name}"
         for block in blocks_of(info.annotation):
             yield from dotted_keys(block, f"{prefix}{name}.")
@@ -66,10 +71,10 @@ def help_text(model: type[BaseModel], prog: str, description: str, examples: Seq
     lines = [description, "", "Examples:", *(f"  {line}" for line in examples or _examples(model, prog)), ""]
     lines += ["Options:", *_entry("--config", "FILE.yaml", "Any number of times; a later file wins.")]
     lines += _entry("--help", "", "Show this.")
-    plain = {name: info for name, info in model.model_fields.items() if not blocks_of(info.annotation)}
+    plain = {name: info for name, info in keys_of(model).items() if not blocks_of(info.annotation)}
     for name, info in plain.items():
         lines += _field(f"--{name}", info, "  ")
-    for name, info in model.model_fields.items():
+    for name, info in keys_of(model).items():
         if name not in plain:
             lines += ["", *_block(name, info, "")]
     return "\n".join(lines) + "\n"
@@ -85,7 +90,7 @@ def _examples(model: type[BaseModel], prog: str) -> list[str]:
 
 
 def _leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    for name, info in model.model_fields.items():
+    for name, info in keys_of(model).items():
         blocks = blocks_of(info.annotation)
         if not blocks:
             yield f"{prefix}{name}", info

@@ -14,22 +14,23 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from rich.console import Console
-from rich.table import Table
 
 from feature_store.errors import DataError
 from feature_store.schema import SPLITS, DataConfig, NextEvent, Strict
 from pipelines import run_folder, tracking
-from pipelines.artifact import load_model, save_model
+from pipelines.artifact import TrainedModel, load_model, save_model
 from pipelines.batches import feature_space
 from pipelines.checkpoint import Epoch, FitState
 from pipelines.data import TEST, VALIDATION, LogData
 from pipelines.evaluate import MetricsConfig, evaluate_predictions, figures_of
+from pipelines.fine_tune import data_as_before, freeze_writer, load_start
 from pipelines.job import DONE, result_console, run_job, this_python
-from pipelines.lineage import held_out
+from pipelines.lineage import headline, held_out
 from pipelines.predictions import PredictionColumns
 from pipelines.registration import register
+from pipelines.report_text import print_training
 from pipelines.retention import DECIDING_AGE, RetentionConfig
 from pipelines.retention_report import RetentionStep
 from pipelines.settings import load_settings, resolved
@@ -38,13 +39,13 @@ from pipelines.training import PREDICTED_COLUMNS, Fit, Learner, OptimizerConfig,
 from rm_rec import plots
 from rm_rec.config import ModelConfig, RehearsalConfig
 from rm_rec.model import ClickModel
-from rm_rec.report import Report
 
 DESCRIPTION = "Train a click model on a log, evaluate it on held-out impressions, and register it."
 PROG = "python -m pipelines.train_ctr"
 EXAMPLES = (
     f"{PROG} --config pipelines/recipes/quickstart.yaml --data.log data/synthetic.parquet --out runs/quickstart",
     f"{PROG} --config pipelines/recipes/next_event.yaml --data.log my_log.parquet --out runs/mine --optimizer.lr 0.001",
+    f"{PROG} --from models:/clicks@champion --freeze-writer --data.log new_log.parquet --out runs/tuned",
 )
 
 
@@ -52,6 +53,11 @@ class TrainCtr(Strict):
     """One training run."""
 
     data: DataConfig
+    start_from: str | None = Field(None, alias="from")
+    """A model to go on from, instead of from nothing: a folder, models:/NAME@ALIAS, runs:/…; its columns, features,
+    vocabulary and model settings are kept."""
+    freeze_writer: bool = False
+    """Train only what reads memories, and leave what writes them: memories that are built stay valid. Needs --from."""
     model: ModelConfig = ModelConfig()
     rehearsal: RehearsalConfig | None = RehearsalConfig()
     """Auxiliary loss that makes the memory keep what happened; null trains without."""
@@ -75,6 +81,12 @@ class TrainCtr(Strict):
         if age != DECIDING_AGE and age not in carried:
             names = ", ".join(carried) or "none"
             raise ValueError(f"retention.age_column: {age!r} is not carried; data.impressions.carry has {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_frozen(self) -> Self:
+        if self.freeze_writer and self.start_from is None:
+            raise ValueError("freeze_writer: there is nothing to freeze: name the model to go on from with --from")
         return self
 
     @model_validator(mode="after")
@@ -105,14 +117,22 @@ def main(argv: list[str]) -> int:
 
 def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console) -> int:
     retention = RetentionStep(settings.retention, settings.metrics, out)
-    data = LogData.prepare(settings.data, out / "prepared", report=console.print)
+    start = None
+    if settings.start_from is not None:
+        start = load_start(settings.start_from, settings.tracking.uri, settings.model)
+        settings = settings.model_copy(
+            update={"model": start.card.model, "data": data_as_before(settings.data, start, settings.start_from)}
+        )
+    known = start.vocabularies if start is not None else None
+    data = LogData.prepare(settings.data, out / "prepared", report=console.print, vocabularies=known)
     _check_held_out(settings, data)
     retention.check(data, settings.model.segment_length)
-    fingerprint = _fingerprint(settings, data)
+    fingerprint = _fingerprint(settings, data, start)
     tags = {
         "data_sha256": data.prepared.manifest.fingerprint,
         "config_sha256": _sha256(run_folder.deciding(resolved(settings))),
         "fingerprint": fingerprint,
+        **({} if start is None else {"started_from_sha256": start.card.weights_sha256}),
     }
     tracked = partial(tracking.tracked_run, settings.tracking, out, resolved(settings), tags)
     if settings.training.threads:
@@ -126,14 +146,20 @@ def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console
             model = load_model(out / "model").model.to(device)
             with tracked():
                 retention.run(data, model, fingerprint)
-        _print_metrics(console, finished)
+        print_training(console, finished)
         retention.print(console)
         return DONE
 
     torch.manual_seed(settings.training.seed)
     features = feature_space(settings.data.columns, settings.data.impressions, data.vocabularies)
     model = ClickModel(settings.model, features)
-    learner = Learner(model, settings.rehearsal).to(device)
+    rehearsal = settings.rehearsal
+    if start is not None:
+        model.load_state_dict(start.model.state_dict())
+        if settings.freeze_writer:
+            freeze_writer(model, str(settings.start_from))
+            rehearsal = None  # it would train what is frozen
+    learner = Learner(model, rehearsal).to(device)
     fit = Fit(learner, data, settings.optimizer, settings.training, out / "checkpoint", fingerprint)
     if fit.resume():
         console.print(f"resuming {out} after epoch {len(fit.state.epochs)}, batch {fit.state.batches_done}")
@@ -150,7 +176,7 @@ def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console
         with tracked():
             retention.run(data, model, fingerprint)
 
-    _print_metrics(console, metrics)
+    print_training(console, metrics)
     retention.print(console)
     console.print(f"\nModel       {out / 'model'}" + (f", registered as {uri} (alias candidate)" if uri else ""))
     console.print(f"Predictions {out / 'predictions.parquet'}")
@@ -177,7 +203,7 @@ def _finish(settings: TrainCtr, data: LogData, model: ClickModel, state: FitStat
     pq.write_table(pa.concat_tables(tables.values()), partial, compression="zstd")
     os.replace(partial, out / "predictions.parquet")
     save_model(out / "model", model, data.vocabularies, settings.data.columns, settings.data.impressions)
-    metrics: dict[str, Any] = {name: _headline(report) for name, report in reports.items()}
+    metrics: dict[str, Any] = {name: headline(report) for name, report in reports.items()}
     best = state.best
     assert best is not None
     tracking.log_once(held_out(metrics))
@@ -199,25 +225,12 @@ def _finish(settings: TrainCtr, data: LogData, model: ClickModel, state: FitStat
     }
 
 
-def _headline(report: Report) -> dict[str, float | None]:
-    overall = report.overall
-    return {
-        "auc": overall.auc.value,
-        "auc_low": overall.auc.low,
-        "auc_high": overall.auc.high,
-        "grouped_auc": overall.grouped_auc_by_impressions.value,
-        "grouped_auc_by_user": overall.grouped_auc_by_user.value,
-        "logloss": overall.logloss.value,
-        "normalised_entropy": overall.normalised_entropy.value,
-        "calibration_error": overall.calibration_error,
-        "impressions": overall.rows,
-        "best_possible_auc": report.best_possible_auc,
-    }
-
-
-def _fingerprint(settings: TrainCtr, data: LogData) -> str:
-    """Name a run by what its result depends on: settings and log, not where either is kept."""
-    return _sha256([run_folder.deciding(resolved(settings)), data.prepared.manifest.fingerprint])
+def _fingerprint(settings: TrainCtr, data: LogData, start: TrainedModel | None) -> str:
+    """Name a run by what its result depends on: settings, log and start, not where any of them is kept."""
+    parts: list[Any] = [run_folder.deciding(resolved(settings)), data.prepared.manifest.fingerprint]
+    if start is not None:
+        parts += [start.card.weights_sha256, start.card.vocabulary_sha256, settings.freeze_writer]
+    return _sha256(parts)
 
 
 def _sha256(values: Any) -> str:
@@ -266,22 +279,6 @@ def _track_epoch(epoch: Epoch) -> None:
     tracking.log_once(
         {"loss": epoch.loss, "epoch_validation_auc": epoch.validation_auc, **epoch.rehearsal}, step=epoch.number
     )
-
-
-def _print_metrics(console: Console, metrics: dict[str, Any]) -> None:
-    table = Table(title=f"Best epoch {metrics['best_epoch']} of {len(metrics['epochs'])}", title_justify="left")
-    known = metrics["test"]["best_possible_auc"] is not None  # on made logs alone
-    columns = ["", "impressions", "AUC", "95 % interval", "AUC within users", "logloss"]
-    for column in [*columns, "best possible AUC"] if known else columns:
-        table.add_column(column, justify="right")
-    for name in ("validation", "test"):
-        row = metrics[name]
-        interval = "-" if row["auc_low"] is None else f"{row['auc_low']:.4f} to {row['auc_high']:.4f}"
-        grouped = "-" if row["grouped_auc"] is None else f"{row['grouped_auc']:.4f}"
-        best = [f"{row['best_possible_auc']:.4f}"] if known else []
-        cells = [f"{row['impressions']:,}", f"{row['auc']:.4f}", interval, grouped, f"{row['logloss']:.4f}"]
-        table.add_row(name, *cells, *best)
-    console.print(table, soft_wrap=False)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -142,10 +142,14 @@ class Fit:
 
 
 def build_optimizer(learner: Learner, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Return the optimiser of all weights, in groups: embeddings, the model's network, the rehearsal's."""
+    """Return the optimiser of all weights that are not frozen: embeddings, the model's network, the rehearsal's."""
+
+    def trained(weights: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+        return [weight for weight in weights if weight.requires_grad]
+
     groups = [
-        {"params": list(learner.model.embedding.parameters()), "lr": config.embedding_lr, "weight_decay": 0.0},
-        {"params": _network(learner.model), "weight_decay": config.weight_decay},
+        {"params": trained(learner.model.embedding.parameters()), "lr": config.embedding_lr, "weight_decay": 0.0},
+        {"params": trained(_network(learner.model)), "weight_decay": config.weight_decay},
     ]
     if learner.rehearsal is not None:
         groups.append({"params": list(learner.rehearsal.parameters()), "weight_decay": config.weight_decay})

@@ -9,14 +9,24 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.build_memory import BuildMemory
 from pipelines.evaluate import EvaluateConfig
 from pipelines.make_log import MakeLog
+from pipelines.memories import Inspect
+from pipelines.score_batch import ScoreBatch
 from pipelines.settings import load_settings
 from pipelines.train_ctr import TrainCtr
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-CONFIGS = {"train_ctr": TrainCtr, "evaluate": EvaluateConfig, "make_log": MakeLog}
+CONFIGS = {
+    "train_ctr": TrainCtr,
+    "evaluate": EvaluateConfig,
+    "make_log": MakeLog,
+    "build_memory": BuildMemory,
+    "score_batch": ScoreBatch,
+    "memories inspect": Inspect,
+}
 
 
 def blocks(language: str) -> list[str]:
@@ -30,7 +40,9 @@ def commands() -> list[tuple[str, list[str]]]:
     texts = [*blocks("sh"), (ROOT / "Makefile").read_text()]
     lines = "\n".join(texts).replace("\\\n", " ").splitlines()
     found = [re.search(r"-m pipelines\.(\w+)(.*)", line.partition(" #")[0]) for line in lines]
-    return [(match[1], shlex.split(match[2])) for match in found if match]
+    # The action of `memories` is part of its name.
+    parts = [(match[1], shlex.split(match[2])) for match in found if match]
+    return [(f"{job} {argv[0]}", argv[1:]) if job == "memories" else (job, argv) for job, argv in parts]
 
 
 def test_the_python_of_the_readme_runs() -> None:
@@ -48,7 +60,7 @@ def test_a_command_is_understood(job: str, argv: list[str], monkeypatch: pytest.
 
 
 def test_there_are_commands_to_check() -> None:
-    assert {job for job, _ in commands()} == {"train_ctr", "evaluate", "make_log"}
+    assert {job for job, _ in commands()} == set(CONFIGS)
 
 
 def test_the_file_tree_names_what_is_there() -> None:

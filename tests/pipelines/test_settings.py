@@ -209,3 +209,20 @@ def test_resolved_and_flatten_are_plain() -> None:
     assert flat["columns"] == '["x"]'
     assert flat["weights"] == "{}"
     assert flat["rehearsal"] is None
+
+
+class Reserved(Strict):
+    start_from: str | None = Field(None, alias="from")
+    """Where to begin."""
+    dry_run: bool = False
+
+
+def test_a_key_that_python_reserves_is_an_alias_and_hyphens_are_underscores(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = load_settings(Reserved, ["--from", "here", "--dry-run"], prog="job", description="")
+    assert (settings.start_from, settings.dry_run) == ("here", True)
+    assert resolved(settings) == {"from": "here", "dry_run": True}
+    with pytest.raises(SettingsError, match="start_from"):
+        load_settings(Reserved, ["--start_from", "here"], prog="job", description="")
+    with pytest.raises(SystemExit):
+        load_settings(Reserved, ["--help"], prog="job", description="")
+    assert "--from" in capsys.readouterr().out
