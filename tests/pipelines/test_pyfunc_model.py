@@ -1,5 +1,8 @@
 """The model that MLflow serves: what it answers, which memories it reads, and what it says to requests it refuses."""
 
+# As classes, the annotations of fixtures keep modules alive to the end, and DuckDB's binding speaks of leaks.
+from __future__ import annotations
+
 import json
 import shutil
 from collections.abc import Callable
