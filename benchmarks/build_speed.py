@@ -22,6 +22,7 @@ from serving_model import DAY, START, make_model, write_log
 from feature_store.memories import StoreFacts, create_store
 from pipelines.artifact import TrainedModel
 from pipelines.build_memory import BuildMemory, build_all
+from pipelines.build_plan import event_source
 from pipelines.user_memories import memory_schema
 from rm_rec.memories import Events
 
@@ -86,7 +87,9 @@ def main() -> None:
             settings = BuildMemory(
                 model="model", memories=store.address, log=str(folder / log), out=str(folder / "out")
             )
-            return seconds_of(lambda: build_all(settings, trained, store, report=lambda line: None))
+            return seconds_of(
+                lambda: build_all(settings, trained, event_source(settings.log), store, report=lambda line: None)
+            )
 
         full, day = build("history.parquet"), build("day.parquet")
         figures = {

@@ -30,6 +30,7 @@ from feature_store.memories import MemoryStore, StoreFacts, create_store
 from feature_store.parquet_source import ParquetSource
 from pipelines.artifact import TrainedModel
 from pipelines.build_memory import BuildMemory, build_all
+from pipelines.build_plan import event_source
 from pipelines.candidate_files import CandidateNames
 from pipelines.score_batch import ScoreBatch, ScoringJob
 from pipelines.scorer import CandidateRows, click_probability, encode
@@ -83,7 +84,7 @@ def batch_rate(trained: TrainedModel, store: MemoryStore, folder: Path, users: i
 
         def score(settings: ScoreBatch = settings) -> None:
             source = ParquetSource.open(settings.candidates)
-            names = CandidateNames.of(settings.columns, trained.card, source)
+            names = CandidateNames.of(settings.columns, trained, source)
             ScoringJob(settings, trained, store, source, names).run()
 
         rates.append(table.num_rows / seconds_of(score))
@@ -110,7 +111,7 @@ def main() -> None:
             settings = BuildMemory(
                 model="model", memories=store.address, log=str(folder / "log"), out=str(folder / "out")
             )
-            build_all(settings, trained, store, report=lambda line: None)
+            build_all(settings, trained, event_source(settings.log), store, report=lambda line: None)
             short, long = one_user(trained, store, 0), one_user(trained, store, LONG_USER)
             pairs = [(seconds_of(short), seconds_of(long)) for _ in range(arguments.repeats)]
             pairs = pairs[len(pairs) // 10 :]  # the first calls warm caches up

@@ -79,6 +79,18 @@ def prepare(
     return prepared
 
 
+def log_fingerprint(config: DataConfig) -> str:
+    """Name a log's content and what is made of it, as its prepared log's manifest does; where it lies does not count.
+
+    Raises:
+        DataError: there is no such log.
+    """
+    sources = [ParquetSource.open(config.log)]
+    if isinstance(config.impressions, ImpressionFile):
+        sources.append(ParquetSource.open(config.impressions.path))
+    return _fingerprint(config, sources, buckets_multiple_of=1)
+
+
 def _fingerprint(config: DataConfig, sources: list[ParquetSource], buckets_multiple_of: int) -> str:
     digest = hashlib.sha256(f"{FORMAT_VERSION}\0".encode())
     # Where the log lies and what memory may be used do not change what is made.

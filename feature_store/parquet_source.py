@@ -89,7 +89,7 @@ class ParquetSource:
     def open(cls, path: str) -> "ParquetSource":
         """Find the files and read their footers; a file that is not whole Parquet is a DataError."""
         root, files = find_files(path)
-        schemas, counts = [], []
+        schemas, counts, named = [], [], []
         for file in files:
             try:
                 with pq.ParquetFile(file) as parquet:
@@ -101,6 +101,13 @@ class ParquetSource:
                 ) from error
             kinds = {field.name: kind_of(field.type) for field in schema}
             parts = [part.split("=", 1)[0] for part in file.relative_to(root).parts[:-1] if "=" in part]
+            named.append(parts)
+            if parts != named[0]:
+                ours, first = (", ".join(names) or "none" for names in (parts, named[0]))
+                raise DataError(
+                    f"{file}: its folders name the columns {ours}, those of {files[0]} name {first}; lay all files out "
+                    "alike"
+                )
             schemas.append(kinds | dict.fromkeys(parts, TEXT))
             counts.append(num_rows)
         if not any(counts):

@@ -135,7 +135,10 @@ class ReadColumn:
         return found
 
 
-def _read(source: ParquetSource, name: str, role: Role, stored: str, threshold: float | None = None) -> ReadColumn:
+def read_column(
+    source: ParquetSource, name: str, role: Role, stored: str, threshold: float | None = None
+) -> ReadColumn:
+    """Say how a column is read for a role; one that is missing, or of a type that cannot have it, is a DataError."""
     kind = source.kind(name)
     if kind not in _ALLOWED[role]:
         what = {"id": "an id", "category": "a categorical feature"}.get(role, f"the {role}")
@@ -144,21 +147,21 @@ def _read(source: ParquetSource, name: str, role: Role, stored: str, threshold: 
 
 
 def _impression_columns(source: ParquetSource, impressions: LabelColumn | ImpressionFile) -> list[ReadColumn]:
-    label = _read(source, impressions.column, "label", LABEL, impressions.threshold)
-    context = [_read(source, name, "category", feature_column(name)) for name in impressions.context_features]
-    dense = [_read(source, name, "dense", dense_column(name)) for name in impressions.context_dense]
-    return [label, *context, *dense, *(_read(source, n, "carry", carry_column(n)) for n in impressions.carry)]
+    label = read_column(source, impressions.column, "label", LABEL, impressions.threshold)
+    context = [read_column(source, name, "category", feature_column(name)) for name in impressions.context_features]
+    dense = [read_column(source, name, "dense", dense_column(name)) for name in impressions.context_dense]
+    return [label, *context, *dense, *(read_column(source, n, "carry", carry_column(n)) for n in impressions.carry)]
 
 
 def event_columns(source: ParquetSource, config: DataConfig) -> list[ReadColumn]:
     """List what is read of the log of events; a column that is missing or of the wrong type is a DataError."""
     columns = config.columns
     found = [
-        _read(source, columns.user, "id", USER),
-        _read(source, columns.item, "id", ITEM),
-        _read(source, columns.time, "time", TIME),
+        read_column(source, columns.user, "id", USER),
+        read_column(source, columns.item, "id", ITEM),
+        read_column(source, columns.time, "time", TIME),
         *(
-            _read(source, name, "category", feature_column(name))
+            read_column(source, name, "category", feature_column(name))
             for name in columns.event_features + columns.item_features
         ),
     ]
@@ -172,9 +175,9 @@ def impression_columns(
 ) -> list[ReadColumn]:
     """List what is read of a file of impressions; its ids and times must be of the log's own types."""
     found = [
-        _read(source, impressions.user or config.columns.user, "id", USER),
-        _read(source, impressions.item or config.columns.item, "id", ITEM),
-        _read(source, impressions.time or config.columns.time, "time", TIME),
+        read_column(source, impressions.user or config.columns.user, "id", USER),
+        read_column(source, impressions.item or config.columns.item, "id", ITEM),
+        read_column(source, impressions.time or config.columns.time, "time", TIME),
         *_impression_columns(source, impressions),
     ]
     for ours, theirs in zip(found, (config.columns.user, config.columns.item, config.columns.time), strict=False):

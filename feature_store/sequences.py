@@ -81,8 +81,18 @@ class UserSequences:
         )
 
 
-def load_sequences(prepared: PreparedLog, bucket: int, vocabularies: Vocabularies, config: DataConfig) -> UserSequences:
-    """Read one bucket of a prepared log as sequences; users who were only shown impressions have no events."""
+def load_sequences(
+    prepared: PreparedLog,
+    bucket: int,
+    vocabularies: Vocabularies,
+    config: DataConfig,
+    drawn_from: Vocabularies | None = None,
+) -> UserSequences:
+    """Read one bucket of a prepared log as sequences; users who were only shown impressions have no events.
+
+    Negatives are items of `drawn_from`, where it is given: so that two models, each with its own vocabularies, can be
+    asked about the same ones.
+    """
     timeline = read_timeline(prepared, bucket, config.split)
     columns = config.columns
     table = prepared.events(bucket, [ITEM, *map(feature_column, columns.event_features + columns.item_features)])
@@ -93,11 +103,10 @@ def load_sequences(prepared: PreparedLog, bucket: int, vocabularies: Vocabularie
     impressions = config.impressions
     if isinstance(impressions, NextEvent):
         positives = canonical(table[ITEM])
-        row, item, index, label = with_negatives(
-            timeline.users, timeline.event_offsets, positives, vocabularies, config
-        )
+        source = vocabularies if drawn_from is None else drawn_from
+        row, item, index, label = with_negatives(timeline.users, timeline.event_offsets, positives, source, config)
         offsets = timeline.impression_offsets * (1 + impressions.negatives)
-        targets = vocabularies.targets(item, index)
+        targets = vocabularies.targets(item, index if drawn_from is None else None)
         context, dense, carried = {}, np.zeros((len(row), 0), np.float32), {}
     else:
         assert timeline.label is not None

@@ -39,7 +39,7 @@ class UserEvents:
         counts = np.bincount(owners(self.offsets)[mask], minlength=len(self.users))
         return self._taken(self.users, counts, np.flatnonzero(mask))
 
-    def of_each_event(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
+    def of_each_event(self, values: Ids) -> Ids:
         """Repeat a value of each user [U] for its events [E]."""
         return np.repeat(values, self.lengths)
 

@@ -1,5 +1,6 @@
 """How ids become embedding rows: known ones by falling frequency in training, all others by a hash."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +12,14 @@ from feature_store.errors import DataError
 from feature_store.hashing import stable_hash
 from feature_store.ragged import Ids
 
+_WHOLE_BELOW = 9e15  # as in row_checks
+
 
 def canonical(ids: pa.Array | pa.ChunkedArray) -> pa.Array:
     """Bring ids to the two types that a prepared log has: int64 and string; floats become text as `prepare` does.
 
-    >>> canonical(pa.array([1.0, 2.5, None])).to_pylist()
-    ['1', '2.5', None]
+    >>> canonical(pa.array([1.0, 2.5, 3e10, None])).to_pylist()
+    ['1', '2.5', '30000000000', None]
     """
     if isinstance(ids, pa.ChunkedArray):
         ids = pa.concat_arrays([canonical(chunk) for chunk in ids.chunks]) if ids.num_chunks else pa.array([], ids.type)
@@ -27,10 +30,17 @@ def canonical(ids: pa.Array | pa.ChunkedArray) -> pa.Array:
         # An id beyond 64 signed bits is not in any prepared log; wrapped, it is an unknown id like others.
         return ids.cast(pa.int64(), safe=False)
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        number = ids.cast(pa.float64())
-        number = pc.if_else(pc.is_nan(number), pa.scalar(None, pa.float64()), number)
-        return number.cast(pa.string())
+        encoded = ids.cast(pa.float64()).dictionary_encode()
+        texts = pa.array(map(_number_as_text, encoded.dictionary.to_pylist()), pa.string())
+        return texts.take(encoded.indices)
     return ids.cast(pa.string())
+
+
+def _number_as_text(number: float) -> str | None:
+    """Write a number as `row_checks` has DuckDB write it; neither Arrow's text nor Python's alone is the same."""
+    if math.isnan(number):
+        return None
+    return str(int(number)) if abs(number) < _WHOLE_BELOW and number == math.floor(number) else repr(number)
 
 
 @dataclass(frozen=True, eq=False)

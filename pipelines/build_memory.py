@@ -19,14 +19,15 @@ from feature_store.errors import DataError
 from feature_store.memories import NoMemoriesError, create_store, open_store
 from feature_store.memories.store import Build, MemoryStore, StoreFacts
 from feature_store.memories.users import UserType
-from feature_store.parquet_source import INTEGER, ParquetSource
+from feature_store.parquet_source import INTEGER, NOTHING, ParquetSource
+from feature_store.row_checks import event_columns
 from feature_store.schema import Strict
 from pipelines.artifact import TrainedModel, load_model
 from pipelines.build_plan import LatePolicy, ReadConfig, data_config, event_source, how_read, plan_builds
 from pipelines.job import DONE, result_console, run_job, this_python
 from pipelines.memory_builder import MemoryBuilder
 from pipelines.model_files import find_model
-from pipelines.run_folder import write_json
+from pipelines.run_folder import locked, write_json
 from pipelines.settings import load_settings
 from pipelines.user_memories import StateType, check_space, memory_schema
 
@@ -74,37 +75,48 @@ def main(argv: list[str]) -> int:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     trained = load_model(find_model(settings.model, settings.tracking_uri))
-    with _open(settings, trained) as store:
+    source = event_source(settings.log)
+    with locked(Path(settings.out)), _open(settings, trained, source) as store:
         check_space(trained, store, settings.model)
-        builds = build_all(settings, trained, store, console.print)
+        builds = build_all(settings, trained, source, store, console.print)
         _finish(settings, store, builds, console)
     return DONE
 
 
-def _open(settings: BuildMemory, trained: TrainedModel) -> MemoryStore:
+def _open(settings: BuildMemory, trained: TrainedModel, source: ParquetSource) -> MemoryStore:
     with suppress(NoMemoriesError):
         return open_store(settings.memories)
     space = trained.card.memory_space
     if space is None:
         raise DataError(f"{settings.model}: its window is the whole history; there is no memory of fixed size to build")
-    kind = ParquetSource.open(settings.log).kind(trained.card.columns.user)
+    event_columns(source, data_config(trained.card, source, settings.read))  # no store is made of a log that is refused
+    kind = source.kind(trained.card.columns.user)
+    if kind == NOTHING:
+        raise DataError(
+            f"{settings.log}: column {trained.card.columns.user!r} holds only nulls; there is no user in it"
+        )
     user_type: UserType = "int64" if kind == INTEGER else "string"
     schema = memory_schema(trained.model, settings.dtype, user_type)
     return create_store(settings.memories, StoreFacts(space_id=space, memory=schema, num_buckets=settings.num_buckets))
 
 
 def build_all(
-    settings: BuildMemory, trained: TrainedModel, store: MemoryStore, report: Callable[[str], None]
+    settings: BuildMemory,
+    trained: TrainedModel,
+    source: ParquetSource,
+    store: MemoryStore,
+    report: Callable[[str], None],
 ) -> list[Build]:
     """Do the builds that a store lacks of a log: one that was broken off, then one of the files that are new."""
-    source = event_source(settings.log)
     config = data_config(trained.card, source, settings.read)
     builder = MemoryBuilder(trained, store, source, config, Path(settings.out), report)
+    how = how_read(store.facts.space_id, settings.read)
     done = []
     with store.writer() as writer:
-        for build in plan_builds(store.journal(), source, how_read(settings.read, settings.late)):
+        for build in plan_builds(store.journal(), source, how):
             again = settings.late == "rebuild-user"
             done.append(builder.run(writer, build, rebuild_late=again, batch_events=settings.read.batch_events))
+    builder.clear_up()
     return done
 
 
@@ -120,11 +132,11 @@ def _finish(settings: BuildMemory, store: MemoryStore, builds: list[Build], cons
         "memory_space": store.facts.space_id,
     }
     out = Path(settings.out)
-    out.mkdir(parents=True, exist_ok=True)
     write_json(out / "metrics.json", figures)
     if not builds:
         console.print(f"{settings.memories}: every file of {settings.log} was consumed before; nothing to do")
-    table = Table(title=f"Memories in {store.address}", title_justify="left", show_header=False)
+    console.print(f"Memories in {store.address}")  # not the table's title, which is cut to its width
+    table = Table(show_header=False)
     table.add_column()
     table.add_column(justify="right")
     for name, value in figures.items():

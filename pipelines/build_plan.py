@@ -77,8 +77,8 @@ def plan_builds(journal: Journal, source: ParquetSource, how: str) -> list[Build
             )
         if begun.id != build_id(begun.files, how):
             raise DataError(
-                f"{source.path}: build {begun.id}, which was broken off, began with other settings of late or read; "
-                "give the same ones to let it end, then others"
+                f"{source.path}: build {begun.id}, which was broken off, began with other settings of "
+                "read.bad_rows or read.duplicate_rows; give the same ones to let it end, then others"
             )
         builds.append(begun)
         consumed |= {file.sha256 for file in begun.files}
@@ -94,6 +94,9 @@ def build_id(files: tuple[SourceFile, ...], how: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def how_read(read: ReadConfig, late: LatePolicy) -> str:
-    """Write down the settings that decide what a build makes of its files."""
-    return f"late={late} bad_rows={read.bad_rows} duplicate_rows={read.duplicate_rows}"
+def how_read(space: str, read: ReadConfig) -> str:
+    """Write down what decides, beside its files, what a build folds: the memory space and which rows are left out.
+
+    What becomes of late events is not among them: a build that lacks the files to build users anew may go on without.
+    """
+    return f"space={space} bad_rows={read.bad_rows} duplicate_rows={read.duplicate_rows}"

@@ -15,12 +15,22 @@ TRAIN, VALIDATION, TEST = range(len(SPLITS))
 
 
 class LogData:
-    """One bucket of users is in memory at a time; a log of one bucket is read once."""
+    """One bucket of users is in memory at a time; a log of one bucket is read once.
 
-    def __init__(self, config: DataConfig, prepared: PreparedLog, vocabularies: Vocabularies) -> None:
+    Held-out negatives are items of `drawn_from`, where another model's are asked for.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        prepared: PreparedLog,
+        vocabularies: Vocabularies,
+        drawn_from: Vocabularies | None = None,
+    ) -> None:
         self.config = config
         self.prepared = prepared
         self.vocabularies = vocabularies
+        self._drawn_from = drawn_from
         self._num_impressions: dict[int, int] = {}
         self._last: tuple[int, UserSequences] | None = None
 
@@ -39,7 +49,8 @@ class LogData:
     def bucket(self, index: int) -> UserSequences:
         """Read one bucket of users."""
         if self._last is None or self._last[0] != index:
-            self._last = (index, load_sequences(self.prepared, index, self.vocabularies, self.config))
+            found = load_sequences(self.prepared, index, self.vocabularies, self.config, self._drawn_from)
+            self._last = (index, found)
         return self._last[1]
 
     def buckets(self) -> Iterator[UserSequences]:

@@ -90,9 +90,9 @@ def _typed(store: MemoryStore, user: str) -> int | str:
     if store.facts.memory.user_type == "string":
         return user
     try:
-        return int(user)
-    except ValueError as error:
-        raise DataError(f"{store.address}: its users are integers, {user!r} is none") from error
+        return int(pa.scalar(int(user), pa.int64()).as_py())
+    except (ValueError, OverflowError) as error:
+        raise DataError(f"{store.address}: its users are integers of 64 bits, {user!r} is none") from error
 
 
 def _print_store(store: MemoryStore, console: Console) -> None:
@@ -151,7 +151,8 @@ def _print_user(store: MemoryStore, user: str, console: Console) -> None:
 
 
 def _print(console: Console, title: str, rows: dict[str, str]) -> None:
-    table = Table(title=title, title_justify="left", show_header=False)
+    console.print(title)  # not the table's own title, which is cut to its width
+    table = Table(show_header=False)
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table, soft_wrap=False)

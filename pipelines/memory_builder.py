@@ -23,6 +23,8 @@ from pipelines.artifact import TrainedModel
 from pipelines.job import Progress
 from pipelines.memory_fold import Folded, MemoryFold
 
+_WORK = "building-"
+
 
 class MemoryBuilder:
     """One build: the events of some files, into one store, with one model."""
@@ -45,7 +47,7 @@ class MemoryBuilder:
         done = 0
         if journal.under_way is not None:
             build, done = journal.under_way.build, journal.under_way.step
-        work = self.out / f"building-{build.id}"
+        work = self.out / f"{_WORK}{build.id}"
         prepared = self.prepare(build.files, work / "new")
         whole = _WholeLog(self, journal, build, work / "whole")
         fold = MemoryFold(self.trained, self.store, batch_events, whole.get if rebuild_late else None)
@@ -68,6 +70,11 @@ class MemoryBuilder:
         writer.finish(Journal(builds=(*journal.builds, build)))
         shutil.rmtree(work, ignore_errors=True)
         return build
+
+    def clear_up(self) -> None:
+        """Remove the sorted logs of builds that were killed as they ended, or as they began and are now others."""
+        for work in self.out.glob(f"{_WORK}*"):
+            shutil.rmtree(work, ignore_errors=True)
 
     def _set_aside(self, late: list[pa.Table], build: Build, bucket: int) -> None:
         if late:

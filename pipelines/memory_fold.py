@@ -69,7 +69,7 @@ class MemoryFold:
         known, has = self.store.get(events.users)
         newest = np.full(len(events.users), _NEVER)
         newest[has] = known.records["last_time"]
-        newest_of_event = np.repeat(newest, events.lengths)
+        newest_of_event = events.of_each_event(newest)
         late = events.time < newest_of_event
         folded.counts["late"] += int(late.sum())
         anew = np.zeros(len(events.users), bool)

@@ -1,4 +1,4 @@
-"""The folder of one training run: one config for good, one process at a time.
+"""The folder that a job works in: one process at a time; a training run's has one config for good.
 
 run.json        the settings that decide the run's result
 metrics.json    the result; written last, so that it says the run is whole
@@ -33,14 +33,21 @@ def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def claimed(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
-    """Hold the folder for a run with these settings; DataError if it holds another, or another process holds it."""
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder, made if it is not there; DataError if another process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise DataError(f"{folder}: another process is at work here; wait for it, or give another --out") from error
+        yield
+
+
+@contextmanager
+def claimed(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Hold the folder for a run with these settings; DataError if it holds another, or another process holds it."""
+    with locked(folder):
         found = _read(folder / RUN)
         # A start that failed on its data left no more than its settings: the mended command may take the folder.
         if found is not None and any((folder / name).exists() for name in _WORK):

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +76,13 @@ def main(argv: list[str]) -> int:
         torch.set_num_threads(settings.threads)
     trained = load_model(find_model(settings.model, settings.tracking_uri))
     source = ParquetSource.open(settings.candidates)
-    names = CandidateNames.of(settings.columns, trained.card, source)
+    names = CandidateNames.of(settings.columns, trained, source)
+    if names.time is not None and settings.at is not None:
+        raise DataError(
+            f"{settings.candidates}: column {names.time!r} has each candidate's time, and --at gives another; leave "
+            "out --at, or that column"
+        )
+    _refuse_overwriting(Path(settings.out), source)
     with open_store(settings.memories) as store:
         check_space(trained, store, settings.model)
         job = ScoringJob(settings, trained, store, source, names)
@@ -108,9 +114,8 @@ class ScoringJob:
 
     def run(self) -> int | None:
         """Return how many candidates' users had no memory; None where the file with these scores is there already."""
-        if self.out.is_dir():
-            raise DataError(f"{self.out}: a folder; name the Parquet file to write")
         if (finished := _Part.read(self.out)) is not None and finished.fingerprint == self.fingerprint:
+            shutil.rmtree(self.parts, ignore_errors=True)  # of a job that was killed as it ended
             return None
         self.parts.mkdir(parents=True, exist_ok=True)
         parts = self._kept_parts()
@@ -140,7 +145,7 @@ class ScoringJob:
         """Score what is left, and yield it in parts, each with its number of candidates without a memory."""
         waiting: list[pa.Table] = []
         rows, cold, first_row = 0, 0, skip
-        for piece in read_pieces(self.source, _ROWS_AT_ONCE, skip):
+        for piece in read_pieces(self.source, min(_ROWS_AT_ONCE, self.settings.part_rows), skip):
             scored, without = self._score(piece, first_row)
             waiting.append(scored)
             rows, cold, first_row = rows + len(piece), cold + without, first_row + len(piece)
@@ -172,10 +177,12 @@ class ScoringJob:
         what = [
             self.trained.card.weights_sha256,
             self.trained.card.vocabulary_sha256,
+            self.store.facts.model_dump(mode="json"),  # a copy may have its journal, but other states
             self.store.journal().model_dump(mode="json"),
             sorted(tombstone.hex() for tombstone in self.store.tombstones()),
             self.source.content_hash(),
-            self.settings.columns.model_dump(mode="json"),
+            asdict(self.names),
+            self.settings.columns.prediction,
             self.at,
         ]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
@@ -227,8 +234,17 @@ def _row_groups(path: Path) -> Iterator[pa.Table]:
 
 def _after_newest(store: MemoryStore) -> int:
     """Return the first moment at which every memory of a store may answer."""
-    newest = [build.last_time for build in store.journal().builds if build.last_time is not None]
-    return max(newest, default=-1) + 1
+    journal = store.journal()
+    builds = [*journal.builds, *([journal.under_way.build] if journal.under_way is not None else [])]
+    return max((build.last_time for build in builds if build.last_time is not None), default=-1) + 1
+
+
+def _refuse_overwriting(out: Path, source: ParquetSource) -> None:
+    if out.is_dir():
+        raise DataError(f"{out}: a folder; name the Parquet file to write")
+    place, given = out.resolve(), Path(source.path).expanduser()
+    if place in {file.resolve() for file in source.files} or (given.is_dir() and given.resolve() in place.parents):
+        raise DataError(f"{out}: lies among the candidates, {source.path}; name a file elsewhere")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from feature_store.errors import DataError
 from feature_store.event_log import prepare
 from feature_store.schema import SPLITS, DataConfig, Strict
-from pipelines.artifact import ModelCard, load_model
+from feature_store.vocabularies import Vocabularies
+from pipelines.artifact import ModelCard, TrainedModel, load_model
 from pipelines.batches import feature_space
 from pipelines.data import LogData
 from pipelines.training import TrainingConfig, predict
@@ -26,25 +27,42 @@ def score_log(model: Path, config: DataConfig, split: str | None, out: Path, rep
     if split is not None and split not in SPLITS:
         raise DataError(f"split {split!r}: must be one of {', '.join(SPLITS)}, or null for all")
     trained = load_model(model)
-    config = described(config, trained.card)
     out.mkdir(parents=True, exist_ok=True)
-    prepared = prepare(config, out / "prepared", report=report, for_training=False)
-    data = LogData(config, prepared, trained.vocabularies)
+    scored = score(trained, str(model), described(config, trained.card), split, out / "prepared", report)
+    path = out / "predictions.parquet"
+    partial = out / "predictions.parquet.partial"
+    pq.write_table(scored, partial, compression="zstd")
+    os.replace(partial, path)
+    return path
+
+
+def score(
+    trained: TrainedModel,
+    name: str,
+    config: DataConfig,
+    split: str | None,
+    folder: Path,
+    report: Callable[[str], None],
+    drawn_from: Vocabularies | None = None,
+) -> pa.Table:
+    """Return a model's predictions on one split of a log that the config describes in full, prepared in a folder.
+
+    `name` is what errors call the model; sampled negatives are items of `drawn_from`, where it is given, rather than
+    of the model's own vocabulary. Raises DataError as `score_log`.
+    """
+    prepared = prepare(config, folder, report=report, for_training=False)
+    data = LogData(config, prepared, trained.vocabularies, drawn_from)
     found = {*config.columns.event_features, *config.columns.item_features}
     known = {*trained.card.columns.event_features, *trained.card.columns.item_features}
     if found != known or feature_space(config.columns, config.impressions, data.vocabularies) != trained.card.features:
         raise DataError(
-            f"{model}: the model reads other features than data.columns and data.impressions name: leave both out"
+            f"{name}: the model reads other features than data.columns and data.impressions name: leave both out"
         )
-    wanted = [index for index, name in enumerate(SPLITS) if split in (None, name)]
+    wanted = [index for index, label in enumerate(SPLITS) if split in (None, label)]
     tables = [predict(trained.model, data, index, TrainingConfig()) for index in wanted if data.num_impressions(index)]
     if not tables:
         raise DataError(f"{config.log}: no impression falls in the {split} split; choose another with --split")
-    path = out / "predictions.parquet"
-    partial = out / "predictions.parquet.partial"
-    pq.write_table(pa.concat_tables(tables), partial, compression="zstd")
-    os.replace(partial, path)
-    return path
+    return pa.concat_tables(tables)
 
 
 def described(config: DataConfig, card: ModelCard) -> DataConfig:

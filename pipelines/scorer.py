@@ -1,6 +1,7 @@
 """Click probabilities of candidates from their users' memories, and from nothing else."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from feature_store.errors import DataError
 from feature_store.memories.record import Memories
 from feature_store.memories.store import MemoryStore
+from feature_store.memories.users import typed
 from feature_store.ragged import Ids
 from feature_store.vocabulary import canonical
 from pipelines.artifact import TrainedModel
@@ -23,7 +25,7 @@ _USERS_AT_ONCE, _CANDIDATES_AT_ONCE = 64, 8192  # what fits a core's cache score
 class CandidateRows:
     """Candidates as they come: the log's own ids."""
 
-    users: pa.ChunkedArray
+    users: pa.Array | pa.ChunkedArray
     items: pa.ChunkedArray
     time: Ids
     context: dict[str, pa.ChunkedArray]  # feature -> [I]
@@ -101,7 +103,8 @@ class Scorer:
             DataError: ids of another type than the store's or the model's, or a memory that holds an event which is not
                 before its candidate's time.
         """
-        users = candidates.users.combine_chunks().dictionary_encode(null_encoding="encode")
+        given = typed(candidates.users, self.store.facts.memory.user_type, self.store.address)
+        users = given.dictionary_encode(null_encoding="encode")
         memories, found = self.store.get(users.dictionary)
         user = users.indices.to_numpy().astype(np.int64)
         self._refuse_later(memories, found, users.dictionary, user, candidates.time)
@@ -133,14 +136,14 @@ class Scorer:
 
 def _runs(sorted_user: Ids) -> list[tuple[int, int]]:
     """Cut candidates, sorted by user, into runs of few users and not too many candidates."""
-    starts = np.flatnonzero(np.diff(sorted_user, prepend=-1))
+    bounds = [*np.flatnonzero(np.diff(sorted_user, prepend=-1)).tolist(), len(sorted_user)]
     runs, first = [], 0
-    for begin, end in zip(starts, [*starts[1:], len(sorted_user)], strict=True):
+    for begin, end in pairwise(bounds):
         if begin > first and (
             end - first > _CANDIDATES_AT_ONCE or sorted_user[begin] - sorted_user[first] >= _USERS_AT_ONCE
         ):
-            runs.append((first, int(begin)))
-            first = int(begin)
+            runs.append((first, begin))
+            first = begin
         while end - first > _CANDIDATES_AT_ONCE:
             runs.append((first, first + _CANDIDATES_AT_ONCE))
             first += _CANDIDATES_AT_ONCE

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from feature_store.errors import DataError
-from feature_store.memories import lmdb, parquet_layout
+from feature_store.memories import folders, lmdb, parquet_layout
 from feature_store.memories.lmdb import LmdbStore
 from feature_store.memories.parquet import ParquetStore
 from feature_store.memories.redis_address import SCHEMES
@@ -45,9 +45,10 @@ def find_kind(address: str, *, new: bool) -> tuple[type[MemoryStore], str]:
         )
     if new:
         return _NEW_FOLDER, address
-    for found, mark in _MARKS.items():
-        if (Path(address) / mark).is_file():
-            return _FOLDERS[found], address
+    with folders.refusals_told(address):
+        for found, mark in _MARKS.items():
+            if (Path(address) / mark).is_file():
+                return _FOLDERS[found], address
     raise NoMemoriesError(f"{address}: no memories here (none of {', '.join(_MARKS.values())}); build them first")
 
 

@@ -14,6 +14,7 @@ LOCK = "writer.lock"
 _SPACE = "make room and run again: the store is as its last committed step left it"
 _PERMISSION = "give the user who runs this the right to read and write the folder"
 _MENDS = {
+    errno.EIO: f"the disk is failing or full: {_SPACE}",  # LMDB calls a short write so
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _SPACE),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _PERMISSION),
 }

@@ -84,7 +84,9 @@ class LmdbStore(MemoryStore):
         """Open a folder."""
         self.address = f"lmdb:{place}"
         self._path = path = Path(place)
-        if not (path / DATA_FILE).is_file():
+        with folders.refusals_told(self.address):
+            there = (path / DATA_FILE).is_file()
+        if not there:
             raise NoMemoriesError(f"{self.address}: no memories here (no {DATA_FILE}); build them first")
         with _lmdb_told(self.address):
             self._file = _identity(path / DATA_FILE)
@@ -175,9 +177,8 @@ class LmdbStore(MemoryStore):
         return [buckets[start : start + _BUCKET_BYTES] + text for start, text in zip(starts, texts(users), strict=True)]
 
     def _find(self, users: pa.Array) -> tuple[Memories, NDArray[np.bool_]]:
-        longest = self._environment.max_key_size()
         with _lmdb_told(self.address), self._environment.begin(db=self._records, buffers=True) as transaction:
-            rows = [transaction.get(key) if len(key) <= longest else None for key in self._keys(users)]
+            rows = [transaction.get(key) for key in self._keys(users)]
             found = np.fromiter((row is not None for row in rows), bool, len(rows))
             there = users.filter(pa.array(found))
             kept = [row for row in rows if row is not None]

@@ -39,10 +39,11 @@ class ParquetStore(MemoryStore):
         path = Path(place)
         self._layout = Layout(path, self.address)
         with folders.refusals_told(self.address):
-            if not (path / FACTS).is_file():
-                raise NoMemoriesError(f"{self.address}: no memories here (no {FACTS}); build them first")
-            self._facts_text = (path / FACTS).read_bytes()
-        self.facts = parse_facts(self._facts_text, f"{self.address}: {FACTS}")
+            facts = (path / FACTS).read_bytes() if (path / FACTS).is_file() else None
+        if facts is None:
+            raise NoMemoriesError(f"{self.address}: no memories here (no {FACTS}); build them first")
+        self._facts_text = facts
+        self.facts = parse_facts(facts, f"{self.address}: {FACTS}")
         self._layout.snapshot()
 
     @classmethod

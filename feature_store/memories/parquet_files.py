@@ -121,7 +121,7 @@ def read_bucket(path: Path, schema: MemorySchema, where: str, wanted: pa.Array |
     with file:
         for group in range(file.num_row_groups):
             with _damage_told(place):
-                users = file.read_row_group(group, [USER])[USER].combine_chunks()
+                users = typed(file.read_row_group(group, [USER])[USER], schema.user_type, "the column of users")
             chosen = None if wanted is None else pc.is_in(users, value_set=wanted)
             if chosen is not None and not pc.any(chosen).as_py():
                 continue

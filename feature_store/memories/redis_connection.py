@@ -32,7 +32,7 @@ def redis_told(place: RedisAddress) -> Iterator[None]:
         mend = "check that it runs there and may be reached"
         if isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError):
             mend = "check user and password in the address: redis://USER:PASSWORD@HOST"
-        elif isinstance(error, redis.OutOfMemoryError) or "OOM" in reason:
+        elif isinstance(error, redis.OutOfMemoryError):
             mend = "raise its maxmemory and run again: the store is as its last committed step left it"
         elif isinstance(error, redis.ResponseError):
             mend = "mend the server's state and run again"

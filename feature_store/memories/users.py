@@ -68,7 +68,7 @@ def bucket_of(users: pa.Array, num_buckets: int) -> NDArray[np.int64]:
     prepared in as many buckets therefore lie in the bucket of the same number.
 
     >>> bucket_of(pa.array([1, 2, 3]), num_buckets=4).tolist()
-    [3, 0, 0]
+    [1, 3, 0]
     """
     lower = b"".join(hashlib.md5(text, usedforsecurity=False).digest()[8:] for text in texts(users))
     return (np.frombuffer(lower, "<u8") % np.uint64(num_buckets)).astype(np.int64)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from small_runs import RECIPES, SMALL_LOG, SMALL_MODEL
+from small_runs import RECIPES, SMALL_LOG, SMALL_MODEL, run_forked
 
 from pipelines import make_log
 
@@ -42,3 +42,13 @@ def quickstart(log: Path, tracking_uri: str) -> Callable[..., list[str]]:
         return [*files, "--data.log", str(log), "--out", str(out), *small, *more]
 
     return arguments
+
+
+@pytest.fixture(scope="session")
+def trained(folder: Path, quickstart: Callable[..., list[str]]) -> Path:
+    """Train one small model, registered as to-evaluate, and return the folder of its run."""
+    out = folder / "runs" / "to-evaluate"
+    named = ("--tracking.experiment", "to-evaluate", "--tracking.register_as", "to-evaluate")
+    ended = run_forked(folder, "pipelines.train_ctr", *quickstart(out, "--training.epochs", "1", *named))
+    assert ended.returncode == 0, ended.stderr
+    return out

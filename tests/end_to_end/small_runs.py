@@ -23,14 +23,15 @@ SMALL_MODEL = (
     *("--model.machine.slot_dim", "8", *("--training.threads", "1", "--training.batch_events", "512")),
     *("--metrics.resamples", "5"),
 )
-_PRELOAD = ["pipelines.train_ctr", "pipelines.evaluate", "pipelines.make_log"]
+_JOBS = ("train_ctr", "evaluate", "make_log", "build_memory", "score_batch", "memories", "promote")
+_PRELOAD = [*(f"pipelines.{job}" for job in _JOBS), "feature_store.memories.redis"]
 
 Ended = subprocess.CompletedProcess[str]
 
 
 @dataclass(frozen=True)
 class Kill:
-    """A moment of a run: the nth call of a function, named module:function, before it starts or after it ends."""
+    """A moment of a run: the nth call of module:function or module:Class.method, before it starts or after it ends."""
 
     function: str
     call: int = 1
@@ -90,9 +91,12 @@ def _job(folder: str, module: str, argv: list[str], kill: Kill | None, largest_f
 
 
 def _arm(kill: Kill) -> None:
-    name, attribute = kill.function.split(":")
-    module = importlib.import_module(name)
-    original = getattr(module, attribute)
+    name, place = kill.function.split(":")
+    *owners, attribute = place.split(".")
+    owner = importlib.import_module(name)
+    for inner in owners:
+        owner = getattr(owner, inner)
+    original = getattr(owner, attribute)
     calls = 0
 
     def fatal(*arguments: Any, **named: Any) -> Any:
@@ -105,4 +109,4 @@ def _arm(kill: Kill) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 
-    setattr(module, attribute, fatal)
+    setattr(owner, attribute, fatal)

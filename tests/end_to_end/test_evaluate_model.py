@@ -1,24 +1,14 @@
 """Evaluating a model on a log: the numbers of its own training, its own vocabulary, and mistakes in one line."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from small_runs import run_forked
 
 from feature_store.errors import DataError
 from pipelines.evaluate import main
 from pipelines.settings import SettingsError
-
-
-@pytest.fixture(scope="module")
-def trained(folder: Path, quickstart: Callable[..., list[str]]) -> Path:
-    out = folder / "runs" / "to-evaluate"
-    ended = run_forked(folder, "pipelines.train_ctr", *quickstart(out, "--training.epochs", "1"))
-    assert ended.returncode == 0, ended.stderr
-    return out
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])

@@ -14,7 +14,9 @@ from small_logs import assert_equal, by_user, random_log, silent
 
 from feature_store import event_log
 from feature_store.errors import DataError
-from feature_store.event_log import prepare
+from feature_store.event_log import log_fingerprint, prepare
+from feature_store.memories import bucket_of
+from feature_store.parquet_source import ParquetSource
 from feature_store.prepared_log import PreparedLog
 from feature_store.schema import Columns, DataConfig, ImpressionFile, LabelColumn, NextEvent, SplitByUser
 
@@ -42,6 +44,17 @@ def test_events_are_whole_users_sorted_by_time_then_row(tmp_path: Path, write: W
     for ours, theirs in (("user", "user_id"), ("time", "timestamp"), ("feature:action", "action")):
         assert everything[ours].to_pylist() == log[theirs].to_pylist()
     np.testing.assert_array_equal(everything["dense:price"].to_numpy(), log["price"].to_numpy())
+
+
+def test_a_fingerprint_is_known_without_preparing(tmp_path: Path, write: Write) -> None:
+    log = random_log()
+    config = config_of(write(log), impressions=ImpressionFile(path=write(log, "shown.parquet"), column="clicked"))
+    prepared = prepare(config, tmp_path / "out", report=silent)
+    assert log_fingerprint(config) == prepared.manifest.fingerprint
+    moved = config.model_copy(update={"log": write(log, "elsewhere/log.parquet")})
+    assert log_fingerprint(moved) == log_fingerprint(config)
+    write(log.slice(1), "shown.parquet")
+    assert log_fingerprint(config) != prepared.manifest.fingerprint
 
 
 def test_many_files_are_one_file(tmp_path: Path, write: Write, load: Callable[..., Any]) -> None:
@@ -153,7 +166,7 @@ def test_the_same_twice_does_no_work(tmp_path: Path, write: Write, monkeypatch: 
 KILL_BEFORE_MANIFEST = """
 import os, sys
 from pathlib import Path
-from feature_store.event_log import prepare
+from feature_store.event_log import log_fingerprint, prepare
 from feature_store.schema import DataConfig
 rename = Path.replace
 Path.replace = lambda ours, target: os._exit(9) if target.name == sys.argv[3] else rename(ours, target)
@@ -217,3 +230,38 @@ def test_a_manifest_of_another_version_is_refused(tmp_path: Path, write: Write) 
     manifest.write_text(json.dumps({"version": 0} | json.loads(manifest.read_text())))
     with pytest.raises(DataError, match="written by another version"):
         PreparedLog.open(tmp_path / "out")
+
+
+def test_some_of_the_logs_files_are_a_log(tmp_path: Path, write: Write, load: Callable[..., Any]) -> None:
+    log = random_log()
+    for number in range(4):
+        write(log.slice(120 * number, 120), f"log/{number}.parquet")
+    source = ParquetSource.open(str(tmp_path / "log")).only([1, 3])
+    config = config_of(str(tmp_path / "log"))
+    prepared = prepare(config, tmp_path / "some", report=silent, events=source)
+    for number in (1, 3):
+        write(log.slice(120 * number, 120), f"same/{number}.parquet")
+    same = prepare(config_of(str(tmp_path / "same")), tmp_path / "same-prepared", report=silent)
+    assert prepared.events(0).equals(same.events(0))
+    assert prepared.manifest.sources == ("1.parquet", "3.parquet")
+    # The same files again are no work, others of the same log are.
+    assert prepare(config, tmp_path / "some", report=silent, events=source).manifest == prepared.manifest
+    whole = prepare(config, tmp_path / "some", report=silent)
+    assert whole.manifest.events == 480
+
+
+@pytest.mark.parametrize(("events_per_bucket", "expected"), [(10_000, 4), (120, 4), (100, 8), (50, 12), (1, 480)])
+def test_buckets_agree_with_those_of_a_store(
+    tmp_path: Path, write: Write, events_per_bucket: int, expected: int
+) -> None:
+    config = config_of(write(random_log()), events_per_bucket=events_per_bucket)
+    prepared = prepare(config, tmp_path / "out", report=silent, buckets_multiple_of=4)
+    assert prepared.num_buckets == expected
+    for bucket in prepared.buckets():
+        users = prepared.events(bucket, ["user"])["user"].combine_chunks()
+        assert set(bucket_of(users, 4).tolist()) <= {bucket % 4}
+    # What was prepared in other buckets is not taken for it.
+    if events_per_bucket == 120:
+        said: list[str] = []
+        prepare(config, tmp_path / "out", report=said.append)
+        assert any("preparing again" in line for line in said)

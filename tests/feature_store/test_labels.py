@@ -9,7 +9,7 @@ from small_logs import arrays, assert_equal, by_user, random_log
 from feature_store.errors import DataError
 from feature_store.labels import draw_negatives, draws
 from feature_store.schema import Columns, DataConfig, ImpressionFile, LabelColumn, NextEvent, VocabularySizes
-from feature_store.sequences import resample_negatives
+from feature_store.sequences import load_sequences, resample_negatives
 from feature_store.splits import TRAIN
 
 Load = Callable[..., Any]
@@ -95,6 +95,19 @@ def test_resampling_changes_only_training_negatives(write: Any, load: Load) -> N
     users = np.array([7, 2, 9])
     batch = resample_negatives(sequences.select(users, TRAIN), vocabularies, config, seed=5)
     assert_equal(batch, again.select(users, TRAIN))
+
+
+def test_negatives_of_another_vocabulary_are_asked_by_ones_own(write: Any, load: Load) -> None:
+    config, others = config_of(write(random_log())), config_of(write(random_log(seed=1, items=9), "others.parquet"))
+    prepared, vocabularies, (own,) = load(config)
+    _, theirs, _ = load(others, "others")
+    asked = load_sequences(prepared, 0, vocabularies, config, drawn_from=theirs)
+    by_them = load_sequences(prepared, 0, theirs, config)
+    assert asked.item.equals(by_them.item)
+    assert not asked.item.equals(own.item)
+    for name, rows in vocabularies.targets(asked.item).items():
+        np.testing.assert_array_equal(asked.targets[name], rows)
+    assert_equal(load_sequences(prepared, 0, vocabularies, config, drawn_from=vocabularies), own)
 
 
 def test_one_item_alone_has_no_negatives(write: Any, load: Load) -> None:

@@ -3,18 +3,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small_logs import random_log
 
 from feature_store.errors import DataError
 from feature_store.hashing import stable_hash
+from feature_store.parquet_source import FLOAT
+from feature_store.row_checks import ReadColumn
 from feature_store.schema import Columns, DataConfig, ImpressionFile, NextEvent, SplitByTime, VocabularySizes
 from feature_store.vocabularies import Vocabularies
-from feature_store.vocabulary import Vocabulary
+from feature_store.vocabulary import Vocabulary, canonical
 
 Load = Callable[..., Any]
 SIZES: dict[str, int] = {"min_count": 1, "max_rows": 10**6, "oov_rows": 4}
@@ -58,6 +61,18 @@ def test_compatible_types_encode_the_same() -> None:
     np.testing.assert_array_equal(words.encode(pa.array(["1", "2.5", "x"], pa.large_string())), expected)
     np.testing.assert_array_equal(words.encode(pa.array(["1", "2.5", "x"]).dictionary_encode()), expected)
     assert words.encode(pa.array([1.0, 2.5])).tolist() == expected[:2].tolist()
+
+
+@given(st.lists(st.none() | st.floats() | st.floats(width=32) | st.integers(-(10**17), 10**17).map(float)))
+@example([1e10, 3e15, 9e15, 1e16, -0.0, 1e-5, 1e-4, 0.1 + 0.2, float("nan"), float("inf"), None])
+@settings(deadline=None, max_examples=25)
+def test_floats_are_written_as_a_prepared_log_has_them(values: list[float | None]) -> None:
+    numbers = pa.table({"x": pa.array(values, pa.float64())})
+    with duckdb.connect() as connection:
+        connection.register("numbers", numbers)
+        column = ReadColumn("x", "category", "stored", FLOAT)
+        prepared = connection.sql(f"SELECT {column.value} FROM numbers").fetchall()
+    assert canonical(numbers["x"]).to_pylist() == [text for (text,) in prepared]
 
 
 def test_ids_of_the_other_type_are_refused() -> None:

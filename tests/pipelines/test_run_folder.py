@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from feature_store.errors import DataError
-from pipelines.run_folder import METRICS, RUN, claimed, read_metrics, write_json
+from pipelines.run_folder import METRICS, RUN, claimed, locked, read_metrics, write_json
 
 
 def settings(lr: float = 0.1, **training: Any) -> dict[str, Any]:
@@ -64,6 +64,16 @@ def test_a_second_process_is_refused_until_the_first_ends(tmp_path: Path) -> Non
     ):
         pass
     with claimed(tmp_path, settings()):
+        pass
+
+
+def test_a_folder_is_held_by_one_process_whatever_it_does(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    with locked(out), pytest.raises(DataError, match="out: another process is at work here"), locked(out):
+        pass
+    with locked(out), pytest.raises(DataError, match="another process is at work here"), claimed(out, settings()):
+        pass
+    with claimed(out, settings()):
         pass
 
 
