@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.artifact import ModelCard
+from pipelines.registry import SPACE
 from pipelines.tracking import code_version
 from rm_rec.report import Report
 
@@ -29,7 +30,7 @@ class Lineage:
             **tags,
             **scores,
             "code_version": code_version(),
-            "memory_space": card.memory_space or "none",
+            SPACE: card.memory_space or "none",
             "weights_sha256": card.weights_sha256,
         }
         return cls(known, found, _note(metrics, card.memory_space, log))

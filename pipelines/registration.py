@@ -16,13 +16,13 @@ from feature_store.schema import DataConfig
 from pipelines.artifact import TrainedModel, load_model
 from pipelines.lineage import Lineage
 from pipelines.mlflow_model import served_types, write_mlflow_model
+from pipelines.registry import CANDIDATE, CHAMPION
 from pipelines.served_columns import MODEL
 
-CANDIDATE = "candidate"
 NOTE = "mlflow.note.content"  # MLflow shows this tag of a run, or of a model, as its description
 _ABOUT = (
-    f"Click models that answer from users' memories. `{CANDIDATE}` is the last one trained; which one is served is "
-    "another alias's to say. Each version's description has its figures and how to serve it."
+    f"Click models that answer from users' memories. `{CANDIDATE}` is the last one trained, `{CHAMPION}` the one to "
+    "serve: pipelines.promote moves it. Each version's description has its figures and how to serve it."
 )
 
 

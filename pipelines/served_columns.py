@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from feature_store.errors import DataError
 from feature_store.memories import MemoryStore
 from feature_store.ragged import Ids
-from feature_store.schema import ImpressionFile, NextEvent
 from feature_store.vocabulary import canonical
 from pipelines.artifact import ModelCard, TrainedModel
-from pipelines.candidate_files import dense_of, times_of
+from pipelines.candidate_files import CandidateNames, dense_of, times_of
 from pipelines.scorer import CandidateRows, Scorer
 
 MODEL = "model"  # the artifact of an MLflow model that holds the files of `pipelines.artifact`
@@ -35,12 +34,9 @@ class ServedColumns:
     @classmethod
     def of(cls, card: ModelCard) -> "ServedColumns":
         """Name the columns as the log, or the impressions' own files, that the model was trained on."""
-        log, shown = card.columns, card.impressions
-        in_file = (shown.user, shown.item, shown.time) if isinstance(shown, ImpressionFile) else (None, None, None)
-        user, item, time = (own or of_log for own, of_log in zip(in_file, (log.user, log.item, log.time), strict=True))
-        if isinstance(shown, NextEvent):
-            return cls(user, item, time, (), ())
-        return cls(user, item, time, shown.context_features, shown.context_dense)
+        names = CandidateNames.of_log(card)
+        assert names.time is not None  # a log has times
+        return cls(names.user, names.item, names.time, names.context, names.dense)
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -80,7 +76,7 @@ class ServedColumns:
 
     def _score(self, table: pa.Table, time: Ids, store: MemoryStore, trained: TrainedModel) -> NDArray[np.float64]:
         candidates = CandidateRows(
-            users=pa.chunked_array([canonical(table[self.user])]),
+            users=canonical(table[self.user]),
             items=table[self.item],
             time=time,
             context={name: table[name] for name in self.context},

@@ -6,18 +6,12 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from feature_store.event_log import prepare
 from feature_store.schema import Columns, DataConfig, ImpressionFile, Impressions, LabelColumn
-from feature_store.vocabularies import Vocabularies
-from pipelines import build_memory
-from pipelines.artifact import TrainedModel, save_model
-from pipelines.batches import feature_space
+from pipelines.artifact import TrainedModel
 from pipelines.mlflow_model import served_types, write_mlflow_model
-from rm_rec.config import ModelConfig
-from rm_rec.model import ClickModel
-from tests.fakes import model_config, scrambled
+from tests import nights
+from tests.fakes import model_config
 
 COLUMNS = Columns(user="uid", item="sku", time="ts", item_features=("shop",))
 SHOWN = LabelColumn(column="clicked", context_features=("device", "slot"), context_dense=("price",))
@@ -69,9 +63,7 @@ class Served:
 
     def build(self, memories: str | Path, log: str | Path | None = None) -> str:
         """Build memories by the job, in this process."""
-        argv = ["--model", self.artifact, "--memories", memories, "--log", log or self.data.log]
-        argv += ["--out", self.folder / "building", "--num_buckets", "4"]
-        assert build_memory.main([*map(str, argv)]) == 0
+        nights.build(self.artifact, memories, log or self.data.log, self.folder / "building")
         return str(memories)
 
 
@@ -79,16 +71,9 @@ def train(
     folder: Path, log: pa.Table | None = None, shown: Impressions = SHOWN, seed: int = 0, **settings: object
 ) -> Served:
     """Write a model with scrambled weights and a log's vocabulary."""
-    folder.mkdir(parents=True, exist_ok=True)
     log = small_log() if log is None else log
-    pq.write_table(log, folder / "log.parquet")
-    data = DataConfig(log=str(folder / "log.parquet"), columns=COLUMNS, impressions=shown)
     if isinstance(shown, ImpressionFile):
-        renamed = log.rename_columns({"uid": shown.user, "sku": shown.item, "ts": shown.time})
-        pq.write_table(renamed, shown.path)
-    prepared = prepare(data, folder / "prepared", report=lambda line: None)
-    vocabularies = Vocabularies.fit(prepared, data)
-    config: ModelConfig = model_config(**settings)
-    model = ClickModel(config, feature_space(COLUMNS, shown, vocabularies))
-    scrambled(model, seed)
-    return Served(folder, data, save_model(folder / "model", model.eval(), vocabularies, COLUMNS, shown))
+        nights.write(log.rename_columns({"uid": shown.user, "sku": shown.item, "ts": shown.time}), Path(shown.path))
+    trained = nights.train(log, folder, shown, COLUMNS, model_config(**settings), seed)
+    data = DataConfig(log=str(folder / "trained-on.parquet"), columns=COLUMNS, impressions=shown)
+    return Served(folder, data, trained)

@@ -1,8 +1,5 @@
 """An MLflow model on disk: no pickle, the code and versions that serving needs, and the types of the log."""
 
-# As classes, the annotations of fixtures keep modules alive to the end, and DuckDB's binding speaks of leaks.
-from __future__ import annotations
-
 import json
 import os
 import subprocess

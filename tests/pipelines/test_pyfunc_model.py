@@ -1,8 +1,5 @@
 """The model that MLflow serves: what it answers, which memories it reads, and what it says to requests it refuses."""
 
-# As classes, the annotations of fixtures keep modules alive to the end, and DuckDB's binding speaks of leaks.
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable
@@ -219,9 +216,11 @@ def test_it_answers_from_many_threads(model: PyFuncModel) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
 
 
-def test_a_night_that_is_built_while_it_serves_is_read(served: Served, rows: pd.DataFrame, tmp_path: Path) -> None:
-    # A snapshot swaps; LMDB, where the builder is another process, is tested over HTTP.
-    store = served.build(f"parquet:{tmp_path / 'memories'}")
+@pytest.mark.parametrize("kind", ["parquet", "redis"])  # LMDB, where another process must build, over HTTP
+def test_a_night_that_is_built_while_it_serves_is_read(
+    served: Served, rows: pd.DataFrame, tmp_path: Path, new_store: Callable[[str, Path], str], kind: str
+) -> None:
+    store = served.build(new_store(kind, tmp_path / "memories"))
     model = load(served, memories=store)
     rows = rows.assign(ts=10**6)
     before, strangers = found(model, rows), found(model, rows.assign(uid=901))

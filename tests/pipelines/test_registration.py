@@ -1,8 +1,5 @@
 """A model in MLflow: what is kept of it, under which names, and that a kill at any step leaves one of it."""
 
-# As classes, the annotations of fixtures keep modules alive to the end, and DuckDB's binding speaks of leaks.
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

@@ -3,6 +3,7 @@
 import multiprocessing
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from feature_store.memories import (
     make_memories,
     shared_store,
 )
+from feature_store.memories.redis import RedisStore
 from feature_store.memories.users import bucket_of
 
 KINDS = ("lmdb", "parquet")
@@ -28,7 +30,10 @@ SCHEMA = MemorySchema(
 
 
 def create(place: Path, kind: str, space: str = "aa") -> str:
-    address = f"{kind}:{place}"
+    return create_at(f"{kind}:{place}", space)
+
+
+def create_at(address: str, space: str = "aa") -> str:
     create_store(address, StoreFacts(space_id=space, memory=SCHEMA, num_buckets=1)).close()
     return address
 
@@ -122,6 +127,18 @@ def test_a_store_that_was_replaced_is_opened_anew(tmp_path: Path, kind: str) -> 
     assert shared_store(address) is again
     if kind == "lmdb":  # who still reads the old one reads it to the end
         assert value_of(store, 7) == 1.0
+
+
+def test_a_name_in_redis_that_was_given_to_another_store(tmp_path: Path, new_store: Callable[[str, Path], str]) -> None:
+    address = create_at(new_store("redis", tmp_path))
+    store = shared_store(address)
+    write(store, 7, 1.0)
+    assert shared_store(address) is store
+    RedisStore.discard(address)
+    assert store.replaced()
+    create_at(address, space="bb")
+    assert store.replaced()
+    assert shared_store(address).facts.space_id == "bb"
 
 
 def test_a_forked_process_does_not_use_what_its_parent_opened(tmp_path: Path) -> None:
