@@ -16,7 +16,7 @@ from feature_store.parquet_source import BOOLEAN, INTEGER, NOTHING, TEXT, Parque
 from feature_store.ragged import Ids
 from feature_store.row_checks import read_column
 from feature_store.schema import ITEM, TIME, USER, ImpressionFile, NextEvent, Strict, dense_column, feature_column
-from pipelines.artifact import TrainedModel
+from pipelines.artifact import ModelCard, TrainedModel
 
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # how Hive names the folder of nulls
 
@@ -45,17 +45,22 @@ class CandidateNames:
     dense: tuple[str, ...]
 
     @classmethod
+    def of_log(cls, card: ModelCard) -> "CandidateNames":
+        """Name the columns as the log that a model was trained on, or its impressions' own files."""
+        log, shown = card.columns, card.impressions
+        if isinstance(shown, NextEvent):
+            return cls(log.user, log.item, log.time, (), ())
+        in_file = (shown.user, shown.item, shown.time) if isinstance(shown, ImpressionFile) else (None, None, None)
+        user, item, time = (own or of_log for own, of_log in zip(in_file, (log.user, log.item, log.time), strict=True))
+        return cls(user, item, time, shown.context_features, shown.context_dense)
+
+    @classmethod
     def of(cls, columns: CandidateColumns, trained: TrainedModel, source: ParquetSource) -> "CandidateNames":
         """Find the columns, by the names given or those of the model's log; DataError where one cannot be read."""
-        log, shown = trained.card.columns, trained.card.impressions
-        in_file = (shown.user, shown.item, shown.time) if isinstance(shown, ImpressionFile) else (None, None, None)
-        user, item, time = (
-            given or in_impressions or in_log
-            for given, in_impressions, in_log in zip(
-                (columns.user, columns.item, columns.time), in_file, (log.user, log.item, log.time), strict=True
-            )
-        )
-        context, dense = ((), ()) if isinstance(shown, NextEvent) else (shown.context_features, shown.context_dense)
+        expected = cls.of_log(trained.card)
+        user, item, time = columns.user or expected.user, columns.item or expected.item, columns.time or expected.time
+        context, dense = expected.context, expected.dense
+        assert time is not None  # a log has times
         has_time = columns.time is not None or any(time in schema for schema in source.schemas)
         read_column(source, user, "id", USER)
         for column, name in ((item, ITEM), *((name, name) for name in context)):

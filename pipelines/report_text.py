@@ -1,6 +1,7 @@
 """A report as people read it: tables on the terminal, Markdown in a file."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -61,6 +62,23 @@ def print_report(console: Console, found: Iterable[_Grid], notes: Sequence[str])
         console.print(table)
     for note in notes:
         console.print(note, markup=False)
+
+
+def print_training(console: Console, metrics: Mapping[str, Any]) -> None:
+    """Print the held-out figures of metrics.json."""
+    table = Table(title=f"Best epoch {metrics['best_epoch']} of {len(metrics['epochs'])}", title_justify="left")
+    known = metrics["test"]["best_possible_auc"] is not None  # on made logs alone
+    columns = ["", "impressions", "AUC", "95 % interval", "AUC within users", "logloss"]
+    for column in [*columns, "best possible AUC"] if known else columns:
+        table.add_column(column, justify="right")
+    for name in ("validation", "test"):
+        row = metrics[name]
+        interval = "-" if row["auc_low"] is None else f"{row['auc_low']:.4f} to {row['auc_high']:.4f}"
+        grouped = "-" if row["grouped_auc"] is None else f"{row['grouped_auc']:.4f}"
+        best = [f"{row['best_possible_auc']:.4f}"] if known else []
+        cells = [f"{row['impressions']:,}", f"{row['auc']:.4f}", interval, grouped, f"{row['logloss']:.4f}"]
+        table.add_row(name, *cells, *best)
+    console.print(table, soft_wrap=False)
 
 
 def markdown(found: Iterable[_Grid], notes: Sequence[str], images: Sequence[str]) -> str:

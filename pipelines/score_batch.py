@@ -109,7 +109,7 @@ class ScoringJob:
         self.settings, self.trained, self.store, self.source, self.names = settings, trained, store, source, names
         self.out = Path(settings.out)
         self.parts = self.out.with_name(self.out.name + ".parts")
-        self.at = settings.at if settings.at is not None else _after_newest(store)
+        self.at = settings.at if settings.at is not None else store.journal().after_newest()
         self.scorer = Scorer(trained, store)
         self.fingerprint = self._fingerprint()
 
@@ -234,13 +234,6 @@ def _row_groups(path: Path) -> Iterator[pa.Table]:
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             yield file.read_row_group(group)
-
-
-def _after_newest(store: MemoryStore) -> int:
-    """Return the first moment at which every memory of a store may answer."""
-    journal = store.journal()
-    builds = [*journal.builds, *([journal.under_way.build] if journal.under_way is not None else [])]
-    return max((build.last_time for build in builds if build.last_time is not None), default=-1) + 1
 
 
 def _refuse_overwriting(out: Path, source: ParquetSource) -> None:

@@ -96,28 +96,6 @@ def log_report(values: Mapping[str, Any], figures: Mapping[str, Figure], file: s
         mlflow.log_figure(figure, f"figures/{name}")
 
 
-def register(folder: Path, name: str | None, tags: Mapping[str, str]) -> str | None:
-    """Keep a model's files with the run and, given a name, register them as the candidate; return `models:/…`."""
-    mlflow.log_artifacts(str(folder), "model")
-    if name is None:
-        return None
-    client = mlflow.MlflowClient()
-    run = mlflow.active_run()
-    assert run is not None
-    try:
-        _create_registered_model(client, name)
-        versions = client.search_model_versions(f"run_id = '{run.info.run_id}'")
-        # A run that was killed after it registered has a version already.
-        registered = next((found for found in versions if found.name == name), None)
-        if registered is None:
-            source = f"{run.info.artifact_uri}/model"
-            registered = client.create_model_version(name, source, run.info.run_id, tags=dict(tags))
-        client.set_registered_model_alias(name, "candidate", registered.version)
-    except mlflow.exceptions.MlflowException as error:
-        raise DataError(f"tracking.register_as {name!r}: MLflow refuses it: {_first_line(error)}") from error
-    return f"models:/{name}/{registered.version}"
-
-
 def code_version() -> str:
     """Name the code: the commit where it is a checkout, else the installed version."""
     root = Path(__file__).parent.parent
@@ -129,14 +107,6 @@ def code_version() -> str:
     except (OSError, subprocess.CalledProcessError):
         return version("rm-rec")
     return found
-
-
-def _create_registered_model(client: mlflow.MlflowClient, name: str) -> None:
-    try:
-        client.create_registered_model(name)
-    except mlflow.exceptions.MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
 
 
 def _key(out: Path) -> str:

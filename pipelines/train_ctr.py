@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import Field, model_validator
 from rich.console import Console
-from rich.table import Table
 
 from feature_store.errors import DataError
 from feature_store.schema import SPLITS, DataConfig, NextEvent, Strict
@@ -28,7 +27,10 @@ from pipelines.data import TEST, VALIDATION, LogData
 from pipelines.evaluate import MetricsConfig, evaluate_predictions, figures_of
 from pipelines.fine_tune import data_as_before, freeze_writer, load_start
 from pipelines.job import DONE, result_console, run_job, this_python
+from pipelines.lineage import headline, held_out
 from pipelines.predictions import PredictionColumns
+from pipelines.registration import register
+from pipelines.report_text import print_training
 from pipelines.retention import DECIDING_AGE, RetentionConfig
 from pipelines.retention_report import RetentionStep
 from pipelines.settings import load_settings, resolved
@@ -37,7 +39,6 @@ from pipelines.training import PREDICTED_COLUMNS, Fit, Learner, OptimizerConfig,
 from rm_rec import plots
 from rm_rec.config import ModelConfig, RehearsalConfig
 from rm_rec.model import ClickModel
-from rm_rec.report import Report
 
 DESCRIPTION = "Train a click model on a log, evaluate it on held-out impressions, and register it."
 PROG = "python -m pipelines.train_ctr"
@@ -127,7 +128,12 @@ def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console
     _check_held_out(settings, data)
     retention.check(data, settings.model.segment_length)
     fingerprint = _fingerprint(settings, data, start)
-    tags = {"data_sha256": data.prepared.manifest.fingerprint, "fingerprint": fingerprint}
+    tags = {
+        "data_sha256": data.prepared.manifest.fingerprint,
+        "config_sha256": _sha256(run_folder.deciding(resolved(settings))),
+        "fingerprint": fingerprint,
+        **({} if start is None else {"started_from_sha256": start.card.weights_sha256}),
+    }
     tracked = partial(tracking.tracked_run, settings.tracking, out, resolved(settings), tags)
     if settings.training.threads:
         torch.set_num_threads(settings.training.threads)
@@ -140,7 +146,7 @@ def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console
             model = load_model(out / "model").model.to(device)
             with tracked():
                 retention.run(data, model, fingerprint)
-        _print_metrics(console, finished)
+        print_training(console, finished)
         retention.print(console)
         return DONE
 
@@ -164,13 +170,13 @@ def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console
             _track_epoch(epoch)
         state = fit.run(lambda epoch: _report_epoch(console, epoch))
         metrics = _finish(settings, data, model, state, fingerprint)
-        uri = tracking.register(out / "model", settings.tracking.register_as, tags)
+        uri = register(out / "model", settings.tracking.register_as, settings.data, metrics, tags)
     run_folder.write_json(out / run_folder.METRICS, metrics)
     if retention.is_due(fingerprint, data, settings.model.segment_length):  # killed here, it is taken up as finished
         with tracked():
             retention.run(data, model, fingerprint)
 
-    _print_metrics(console, metrics)
+    print_training(console, metrics)
     retention.print(console)
     console.print(f"\nModel       {out / 'model'}" + (f", registered as {uri} (alias candidate)" if uri else ""))
     console.print(f"Predictions {out / 'predictions.parquet'}")
@@ -197,11 +203,10 @@ def _finish(settings: TrainCtr, data: LogData, model: ClickModel, state: FitStat
     pq.write_table(pa.concat_tables(tables.values()), partial, compression="zstd")
     os.replace(partial, out / "predictions.parquet")
     save_model(out / "model", model, data.vocabularies, settings.data.columns, settings.data.impressions)
-    metrics: dict[str, Any] = {name: _headline(report) for name, report in reports.items()}
+    metrics: dict[str, Any] = {name: headline(report) for name, report in reports.items()}
     best = state.best
     assert best is not None
-    flat = {f"{name}_{key}": value for name, values in metrics.items() for key, value in values.items()}
-    tracking.log_once({name: value for name, value in flat.items() if value is not None})
+    tracking.log_once(held_out(metrics))
     curves = plots.training_curves(
         [epoch.loss for epoch in state.epochs], [epoch.validation_auc for epoch in state.epochs], best.number
     )
@@ -220,29 +225,16 @@ def _finish(settings: TrainCtr, data: LogData, model: ClickModel, state: FitStat
     }
 
 
-def _headline(report: Report) -> dict[str, float | None]:
-    overall = report.overall
-    return {
-        "auc": overall.auc.value,
-        "auc_low": overall.auc.low,
-        "auc_high": overall.auc.high,
-        "grouped_auc": overall.grouped_auc_by_impressions.value,
-        "grouped_auc_by_user": overall.grouped_auc_by_user.value,
-        "logloss": overall.logloss.value,
-        "normalised_entropy": overall.normalised_entropy.value,
-        "calibration_error": overall.calibration_error,
-        "impressions": overall.rows,
-        "best_possible_auc": report.best_possible_auc,
-    }
-
-
 def _fingerprint(settings: TrainCtr, data: LogData, start: TrainedModel | None) -> str:
     """Name a run by what its result depends on: settings, log and start, not where any of them is kept."""
     parts: list[Any] = [run_folder.deciding(resolved(settings)), data.prepared.manifest.fingerprint]
     if start is not None:
         parts += [start.card.weights_sha256, start.card.vocabulary_sha256, settings.freeze_writer]
-    text = json.dumps(parts, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return _sha256(parts)
+
+
+def _sha256(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _device(name: str) -> torch.device:
@@ -287,22 +279,6 @@ def _track_epoch(epoch: Epoch) -> None:
     tracking.log_once(
         {"loss": epoch.loss, "epoch_validation_auc": epoch.validation_auc, **epoch.rehearsal}, step=epoch.number
     )
-
-
-def _print_metrics(console: Console, metrics: dict[str, Any]) -> None:
-    table = Table(title=f"Best epoch {metrics['best_epoch']} of {len(metrics['epochs'])}", title_justify="left")
-    known = metrics["test"]["best_possible_auc"] is not None  # on made logs alone
-    columns = ["", "impressions", "AUC", "95 % interval", "AUC within users", "logloss"]
-    for column in [*columns, "best possible AUC"] if known else columns:
-        table.add_column(column, justify="right")
-    for name in ("validation", "test"):
-        row = metrics[name]
-        interval = "-" if row["auc_low"] is None else f"{row['auc_low']:.4f} to {row['auc_high']:.4f}"
-        grouped = "-" if row["grouped_auc"] is None else f"{row['grouped_auc']:.4f}"
-        best = [f"{row['best_possible_auc']:.4f}"] if known else []
-        cells = [f"{row['impressions']:,}", f"{row['auc']:.4f}", interval, grouped, f"{row['logloss']:.4f}"]
-        table.add_row(name, *cells, *best)
-    console.print(table, soft_wrap=False)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ memories, found = open_store("memories").get(users)
 from feature_store.memories.addresses import create_store, open_store
 from feature_store.memories.copying import copy
 from feature_store.memories.record import Memories, MemorySchema, check, make_memories, seal
+from feature_store.memories.shared import shared_store
 from feature_store.memories.store import (
     Build,
     Journal,
@@ -39,4 +40,5 @@ __all__ = [
     "make_memories",
     "open_store",
     "seal",
+    "shared_store",
 ]

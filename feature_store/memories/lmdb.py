@@ -44,6 +44,15 @@ _SCAN_ROWS = 8192
 _PAGES_NEVER_WRITTEN = 64
 
 
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Tell a file from another in its place, while it is open; None where there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 @contextmanager
 def _lmdb_told(address: str) -> Iterator[None]:
     """Turn LMDB's errors into a DataError of one line."""
@@ -80,6 +89,7 @@ class LmdbStore(MemoryStore):
         if not there:
             raise NoMemoriesError(f"{self.address}: no memories here (no {DATA_FILE}); build them first")
         with _lmdb_told(self.address):
+            self._file = _identity(path / DATA_FILE)
             self._environment, self._can_write = self._open()
             try:
                 self._refuse_truncated()
@@ -207,6 +217,10 @@ class LmdbStore(MemoryStore):
         """Give the hashes of all deleted users."""
         with _lmdb_told(self.address), self._environment.begin(db=self._deleted) as transaction:
             return frozenset(transaction.cursor().iternext(values=False))
+
+    def replaced(self) -> bool:
+        """Say whether another file lies in the place of the one that is open, which is read to the end."""
+        return _identity(self._path / DATA_FILE) != self._file
 
     def bytes_on_disk(self) -> int:
         """Measure the folder; a file keeps the pages that were freed, for later writes."""

@@ -42,6 +42,7 @@ class ParquetStore(MemoryStore):
             facts = (path / FACTS).read_bytes() if (path / FACTS).is_file() else None
         if facts is None:
             raise NoMemoriesError(f"{self.address}: no memories here (no {FACTS}); build them first")
+        self._facts_text = facts
         self.facts = parse_facts(facts, f"{self.address}: {FACTS}")
         self._layout.snapshot()
 
@@ -128,6 +129,13 @@ class ParquetStore(MemoryStore):
     def tombstones(self) -> frozenset[bytes]:
         """Give the hashes of all deleted users."""
         return frozenset(map(bytes.fromhex, self._layout.deleted().tombstones))
+
+    def replaced(self) -> bool:
+        """Say whether the folder has other facts by now, or is gone."""
+        try:
+            return (self._layout.path / FACTS).read_bytes() != self._facts_text
+        except OSError:
+            return True
 
     def bytes_on_disk(self) -> int:
         """Measure the folder: the current snapshot, the one before, and the build under way."""

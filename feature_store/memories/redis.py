@@ -44,6 +44,7 @@ class RedisStore(MemoryStore):
                 facts = self.client.get(self.key("facts"))
             if facts is None:
                 raise NoMemoriesError(f"{self.address}: no memories here under this name; build them first")
+            self._facts_text = facts
             self.facts = parse_facts(facts, self.address)
         except BaseException:
             self.client.close()
@@ -162,6 +163,11 @@ class RedisStore(MemoryStore):
         """Give the hashes of all deleted users."""
         with redis_told(self.place):
             return frozenset(self.client.smembers(self.key("deleted")))
+
+    def replaced(self) -> bool:
+        """Say whether the name has other facts by now."""
+        with redis_told(self.place):
+            return bool(self.client.get(self.key("facts")) != self._facts_text)
 
     def bytes_on_disk(self) -> int:
         """Measure the server's memory that the store takes, as the server estimates it."""

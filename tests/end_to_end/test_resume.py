@@ -25,6 +25,8 @@ MOMENTS = {
     "the epoch is in the checkpoint but not in MLflow": Kill("pipelines.train_ctr:_report_epoch"),
     "between two epochs": Kill("pipelines.train_ctr:_report_epoch", when="after"),
     "while the held-out impressions are scored": Kill("pipelines.train_ctr:predict", call=2),
+    "the model is in MLflow without its files": Kill("pipelines.registration:write_mlflow_model"),
+    "the model is in MLflow but not registered": Kill("pipelines.registration:_log", when="after"),
     "the model is registered but metrics.json is not written": Kill("pipelines.run_folder:write_json"),
 }
 # A checkpoint after each batch. Dropout, so that the random state counts.
@@ -77,6 +79,9 @@ def assert_one_whole_run(uri: str, name: str, epochs: list[dict[str, Any]]) -> N
     assert len(client.get_metric_history(run.info.run_id, "test_auc")) == 1
     (version,) = client.search_model_versions(f"name = '{name}'")
     assert version.run_id == run.info.run_id
+    (model,) = client.search_logged_models([run.info.experiment_id])
+    assert (model.source_run_id, model.status) == (run.info.run_id, "READY")
+    assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
 
 
 def test_killed_at_every_moment(train: Callable[..., Ended], unbroken: Path, folder: Path, tracking_uri: str) -> None:

@@ -136,7 +136,7 @@ def test_mlflow_keeps_what_made_the_run(
 
 
 def test_mlflow_keeps_figures_config_and_model(
-    tracked: tuple[mlflow.MlflowClient, Run], tmp_path: Path, out: Path
+    tracked: tuple[mlflow.MlflowClient, Run], tracking_uri: str, tmp_path: Path, out: Path
 ) -> None:
     client, run = tracked
     names = {entry.path for entry in client.list_artifacts(run.info.run_id, "figures")}
@@ -145,8 +145,16 @@ def test_mlflow_keeps_figures_config_and_model(
     assert yaml.safe_load(Path(config).read_text())["training"]["threads"] == 1
     version = client.get_model_version_by_alias(REGISTERED, "candidate")
     assert version.run_id == run.info.run_id
-    kept = Path(client.download_artifacts(run.info.run_id, "model", str(tmp_path)))
-    assert load_model(kept).card == load_model(out / "model").card
+    mlflow.set_tracking_uri(tracking_uri)
+    kept = Path(mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/model", dst_path=str(tmp_path)))
+    mlflow.set_tracking_uri(None)
+    card = load_model(out / "model").card
+    assert load_model(kept / "artifacts" / "model").card == card
+    for name in ("data_sha256", "fingerprint", "code_version"):
+        assert version.tags[name] == run.data.tags[name]
+    assert version.tags["memory_space"] == card.memory_space
+    assert version.tags["test_auc"] == f"{run.data.metrics['test_auc']:.4f}"
+    assert f"{run.data.metrics['test_auc']:.4f}" in run.data.tags["mlflow.note.content"]
 
 
 def test_a_finished_folder_is_left_as_it_is(

@@ -10,16 +10,9 @@ import pytest
 
 from feature_store.errors import DataError
 from pipelines import tracking
-from pipelines.tracking import TrackingConfig, code_version, log_curve, log_once, register, tracked_run
+from pipelines.tracking import TrackingConfig, code_version, log_curve, log_once, tracked_run
 
 Config = Callable[..., TrackingConfig]
-
-
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    uri = f"sqlite:///{tmp_path_factory.mktemp('tracking') / 'mlflow.db'}"
-    mlflow.MlflowClient(uri).search_experiments()
-    return uri
 
 
 @pytest.fixture
@@ -79,20 +72,6 @@ def test_a_run_that_failed_is_taken_up(config: TrackingConfig, tmp_path: Path) -
     with tracked_run(config, tmp_path, {}, {"fingerprint": "f"}) as second:
         assert second == first
     assert mlflow.MlflowClient(config.uri).get_run(first).info.status == "FINISHED"
-
-
-def test_a_model_is_registered_once(config: TrackingConfig, tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "model.json").write_text("{}")
-    name = "it's a model"
-    with tracked_run(config, tmp_path, {}, {"fingerprint": "f"}):
-        first = register(tmp_path / "model", name, {})
-        assert register(tmp_path / "model", name, {}) == first == f"models:/{name}/1"
-        assert register(tmp_path / "model", None, {}) is None
-    (tmp_path / "b").mkdir()
-    with tracked_run(config, tmp_path / "b", {}, {"fingerprint": "g"}):
-        assert register(tmp_path / "model", name, {}) == f"models:/{name}/2"
-    assert mlflow.MlflowClient(config.uri).get_model_version_by_alias(name, "candidate").version in (2, "2")
 
 
 @pytest.mark.parametrize("uri", ["nonsense://x", "sqlite:////proc/none/mlflow.db"])
