@@ -232,7 +232,7 @@ spark.stop()
 def test_spark_gives_the_scores_of_score_batch(
     server: Server, folder: Path, trained: Path, candidates: Path, tracking_uri: str
 ) -> None:
-    pytest.importorskip("pyspark", reason="the package pyspark is not installed: it is one of the extra `dev`")
+    pytest.importorskip("pyspark", reason="the package pyspark is not installed: install `rm-rec[spark]`")
     script, out = folder / "spark.py", folder / "spark-scores"
     script.write_text(_SPARK)
     spark = {"SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable}
