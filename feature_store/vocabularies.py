@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_store.errors import DataError
+from feature_store.id_index import IdIndex
 from feature_store.prepared_log import PreparedLog
 from feature_store.ragged import Ids
 from feature_store.schema import ITEM, DataConfig, LabelColumn, NextEvent, VocabularySizes, feature_column
@@ -120,8 +121,11 @@ class Vocabularies:
 
     def item_index(self, items: pa.Array | pa.ChunkedArray) -> Ids:
         """Find items in the item table [items]; -1 where training has not seen them."""
-        place = pc.index_in(self.features[ITEM].typed(items), value_set=self.item_ids)
-        return np.asarray(pc.fill_null(place, -1).to_numpy(zero_copy_only=False), np.int64)
+        return self._item_index.find(self.features[ITEM].typed(items))
+
+    @cached_property
+    def _item_index(self) -> IdIndex:
+        return IdIndex(self.item_ids)
 
     def targets(self, items: pa.Array | pa.ChunkedArray, index: Ids | None = None) -> dict[str, Ids]:
         """Turn candidate items into what a target is made of: "item" and the item features, feature -> [items].

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyarrow.compute as pc
 
 from feature_store.errors import DataError
 from feature_store.hashing import stable_hash
+from feature_store.id_index import IdIndex
 from feature_store.ragged import Ids
 
 _WHOLE_BELOW = 9e15  # as in row_checks
@@ -63,6 +65,10 @@ class Vocabulary:
         order = order.filter(pc.greater_equal(table["count"].take(order), min_count)).slice(0, max_rows)
         return cls(canonical(ids.take(_flat(order))), oov_rows)
 
+    @cached_property
+    def _index(self) -> IdIndex:
+        return IdIndex(self.ids)
+
     @property
     def num_rows(self) -> int:
         """How many rows an embedding table needs."""
@@ -84,12 +90,12 @@ class Vocabulary:
     def encode(self, ids: pa.Array | pa.ChunkedArray) -> Ids:
         """Turn ids into rows, int64 [ids]; an id not seen in training shares an out-of-vocabulary row."""
         ids = self.typed(ids)
-        known = pc.fill_null(pc.index_in(ids, value_set=self.ids), -self.oov_rows)
-        rows = known.to_numpy(zero_copy_only=False).astype(np.int64) + self.oov_rows
-        unknown = np.flatnonzero(rows < self.oov_rows)
+        rows = self._index.find(ids)
+        unknown = np.flatnonzero(rows < 0)
+        rows += self.oov_rows
         if len(unknown):
             rows[unknown] = (stable_hash(ids.take(pa.array(unknown))) % np.uint64(self.oov_rows)).astype(np.int64)
-        return np.asarray(rows, np.int64)
+        return rows
 
 
 def _flat(column: Any) -> pa.Array:

@@ -210,8 +210,7 @@ def _already(settings: Promote, registry: Registry, champion: Version, console: 
     """Say so, and end what a killed job may have left open."""
     if not settings.dry_run:
         registry.settle()
-        if GATE_RUN in champion.tags:
-            registry.finish_run(champion.tags[GATE_RUN])
+        registry.finish_run(champion)
     console.print(f"models:/{settings.name}@{CHAMPION} is version {champion.number}, the candidate, already.")
     return DONE
 

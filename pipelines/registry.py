@@ -135,12 +135,17 @@ class Registry:
         if before != (previous.number if previous else ""):
             self._move(PREVIOUS, before)
 
-    def finish_run(self, run_id: str) -> None:
-        """Say in the gate's run that the champion was moved, where the job was killed before it said so."""
-        run = self._ask(partial(self._client.get_run, run_id))
-        if run.data.tags.get(MOVED) != "true":
-            self._ask(partial(self._client.set_tag, run_id, MOVED, "true"))
-            self._ask(partial(self._client.set_terminated, run_id))
+    def finish_run(self, champion: Version) -> None:
+        """Say in the run of a champion's gate that it was moved, where the job was killed before it said so."""
+        run_id = champion.tags.get(GATE_RUN)
+        if run_id is None or champion.tags.get(GATE) != "passed":  # the alias was set by hand
+            return
+        try:
+            if self._client.get_run(run_id).data.tags.get(MOVED) != "true":
+                self._client.set_tag(run_id, MOVED, "true")
+                self._client.set_terminated(run_id)
+        except mlflow.exceptions.MlflowException:
+            pass  # the run was deleted since: that is the user's to do, and the champion is what counts
 
     def _move(self, alias: str, number: str) -> None:
         self._ask(partial(_set_alias, self._client, self.name, alias, number))

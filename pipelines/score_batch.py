@@ -28,6 +28,7 @@ from pipelines.artifact import TrainedModel, load_model
 from pipelines.candidate_files import CandidateColumns, CandidateNames, dense_of, read_pieces, times_of
 from pipelines.job import DONE, Progress, result_console, run_job
 from pipelines.model_files import find_model
+from pipelines.run_folder import locked
 from pipelines.scorer import CandidateRows, Scorer
 from pipelines.settings import load_settings
 from pipelines.user_memories import check_space
@@ -108,7 +109,7 @@ class ScoringJob:
         self.settings, self.trained, self.store, self.source, self.names = settings, trained, store, source, names
         self.out = Path(settings.out)
         self.parts = self.out.with_name(self.out.name + ".parts")
-        self.at = settings.at if settings.at is not None else _after_newest(store)
+        self.at = settings.at if settings.at is not None else store.journal().after_newest()
         self.scorer = Scorer(trained, store)
         self.fingerprint = self._fingerprint()
 
@@ -117,7 +118,10 @@ class ScoringJob:
         if (finished := _Part.read(self.out)) is not None and finished.fingerprint == self.fingerprint:
             shutil.rmtree(self.parts, ignore_errors=True)  # of a job that was killed as it ended
             return None
-        self.parts.mkdir(parents=True, exist_ok=True)
+        with locked(self.parts):
+            return self._run()
+
+    def _run(self) -> int:
         parts = self._kept_parts()
         done = sum(part.rows for part in parts)
         with Progress("scoring", self.source.num_rows, "candidates") as progress:
@@ -134,7 +138,7 @@ class ScoringJob:
     def _kept_parts(self) -> list["_Part"]:
         """Return the parts that were scored before a kill, if they are of this very job."""
         kept: list[_Part] = []
-        for path in sorted(self.parts.iterdir()):
+        for path in sorted(self.parts.glob("part-*.parquet")):
             part = _Part.read(path)
             if part is None or part.fingerprint != self.fingerprint or path.name != f"part-{len(kept):06d}.parquet":
                 break
@@ -230,13 +234,6 @@ def _row_groups(path: Path) -> Iterator[pa.Table]:
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             yield file.read_row_group(group)
-
-
-def _after_newest(store: MemoryStore) -> int:
-    """Return the first moment at which every memory of a store may answer."""
-    journal = store.journal()
-    builds = [*journal.builds, *([journal.under_way.build] if journal.under_way is not None else [])]
-    return max((build.last_time for build in builds if build.last_time is not None), default=-1) + 1
 
 
 def _refuse_overwriting(out: Path, source: ParquetSource) -> None:

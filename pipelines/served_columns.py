@@ -64,12 +64,12 @@ class ServedColumns:
             return self._score(table, times_of(table, self.time, 0, _WHERE), store, trained)
         if at is not None:
             return self._score(table, np.full(len(table), at, np.int64), store, trained)
-        moment = _after_newest(store)
+        moment = store.journal().after_newest()
         while True:
             try:
                 return self._score(table, np.full(len(table), moment, np.int64), store, trained)
             except DataError:
-                before, moment = moment, _after_newest(store)
+                before, moment = moment, store.journal().after_newest()
                 if moment == before:
                     raise
                 # Else a build at work wrote to the store between the look at the moment and the one at the memories.
@@ -83,10 +83,3 @@ class ServedColumns:
             context_dense=dense_of(table, self.dense, 0, _WHERE),
         )
         return Scorer(trained, store).score(candidates).probability
-
-
-def _after_newest(store: MemoryStore) -> int:
-    """Return the first moment at which every memory of a store may answer, those of a build under way included."""
-    journal = store.journal()
-    builds = [*journal.builds, *([journal.under_way.build] if journal.under_way is not None else [])]
-    return max((build.last_time for build in builds if build.last_time is not None), default=-1) + 1

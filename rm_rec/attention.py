@@ -62,9 +62,7 @@ class NullAttention(nn.Module):
         k_BHDK = functional.pad(keys, (0, 0, 1, 0)).view(B, K + 1, heads, -1).permute(0, 2, 3, 1)
         scale = 1.0 / math.sqrt(q_BHQD.shape[-1])
         share_BHQK = torch.add((q_BHQD * scale) @ k_BHDK, bias).softmax(dim=-1)
-        # The null key's value is zero but for one column more, which is zero elsewhere: it returns the null's share.
-        v_BHKD = functional.pad(values.view(B, K, heads, -1).transpose(1, 2), (0, 1, 1, 0))
-        v_BHKD[:, :, 0, -1] = 1.0
-        answer_BQHD = (share_BHQK @ v_BHKD).transpose(1, 2)
-        weight_BQH = -answer_BQHD[..., -1].clamp(min=1e-6).log()
-        return torch.cat([answer_BQHD[..., :-1].flatten(2), weight_BQH], dim=-1)
+        v_BHKD = values.view(B, K, heads, -1).transpose(1, 2)
+        answer_BQHD = (share_BHQK[..., 1:] @ v_BHKD).transpose(1, 2)
+        weight_BQH = -share_BHQK[..., 0].transpose(1, 2).clamp(min=1e-6).log()
+        return torch.cat([answer_BQHD.flatten(2), weight_BQH], dim=-1)

@@ -87,14 +87,19 @@ class QueryBlocks:
     boundary: Int[Tensor, " block"]
     query: Int[Tensor, "block slot"]  # which query; 0 where there is none
     place: Int[Tensor, " query"]  # where each query's answer lies among block x slot
+    in_order: bool = False  # the queries lie as they came, without a gap: nothing has to be moved
 
     def gather(self, values: Tensor) -> Tensor:
         """Lay [I, ...] out as [B, Q, ...]."""
+        if self.in_order:
+            return values.view(*self.query.shape, *values.shape[1:])
         flat = values.index_select(0, self.query.flatten())
         return flat.view(*self.query.shape, *values.shape[1:])
 
     def scatter(self, values: Tensor) -> Tensor:
         """Bring [B, Q, ...] back to [I, ...]."""
+        if self.in_order:
+            return values.flatten(0, 1)
         return values.flatten(0, 1).index_select(0, self.place)
 
 
@@ -108,7 +113,7 @@ def group_queries(user: Int[Tensor, " query"], boundary: Int[Tensor, " query"]) 
     key = user * (int(boundary.max()) + 1 if len(boundary) else 1) + boundary
     if 0 < len(key) <= _WIDTHS[-1] and bool((key == key[0]).all()):  # one user's candidates: what is served online
         every = torch.arange(len(key), device=key.device)
-        return QueryBlocks(user[:1], boundary[:1], every[None], every)
+        return QueryBlocks(user[:1], boundary[:1], every[None], every, in_order=True)
     key, order = torch.sort(key, stable=True)
     _, counts = torch.unique_consecutive(key, return_counts=True)
     # Powers of two, and the largest group's size: where all have one size, as in serving, nothing is wasted.

@@ -75,6 +75,15 @@ class Journal(Strict):
     builds: tuple[Build, ...] = ()
     under_way: UnderWay | None = None
 
+    def after_newest(self) -> int:
+        """Return the first moment at which every memory may answer, those of a build under way included.
+
+        >>> Journal(builds=(Build(id="a", last_time=41), Build(id="b"))).after_newest()
+        42
+        """
+        builds = [*self.builds, *([self.under_way.build] if self.under_way is not None else [])]
+        return max((build.last_time for build in builds if build.last_time is not None), default=-1) + 1
+
 
 class StoreWriter(ABC):
     """The one writer of a store; whatever it returns from is on disk and survives the death of the process."""

@@ -22,7 +22,7 @@ from small_runs import Ended, Kill, run_forked
 
 from feature_store.errors import DataError
 from feature_store.memories import bucket_of, open_store
-from pipelines import memories, memory_fold
+from pipelines import build_memory, memories, memory_fold
 from pipelines.artifact import save_model
 from pipelines.run_folder import locked
 from tests.fakes import model_config
@@ -270,8 +270,8 @@ def test_every_step_is_kept(
     assert "building-" in left_behind(tmp_path / "out")[0]
     capsys.readouterr()
     assert memories.main(["inspect", "--memories", address]) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert f"build {under_way.build.id} after 4 of 4 buckets; build_memory goes on" in said
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert f"broken off build {under_way.build.id} after 4 of 4 buckets; build_memory goes on" in said
 
 
 @pytest.mark.slow
@@ -281,10 +281,10 @@ def test_killed_at_random_moments(
 ) -> None:
     """Fifty times, in as many nights as that takes; each night has late events."""
     log = random_log(seed=1, events=40_000, users=900)
-    late = pa.array([place % 40 == 39 for place in range(len(log))])
+    late = pa.array([place % 36 == 35 for place in range(len(log))])
     on_time, late_ones = log.filter(pc.invert(late)), log.filter(late)
     nights = iter(
-        pa.concat_tables([on_time.slice(1000 * number, 1000), late_ones.slice(20 * number, 20)]) for number in range(39)
+        pa.concat_tables([on_time.slice(600 * number, 600), late_ones.slice(15 * number, 15)]) for number in range(64)
     )
     unbroken, killed = (new_store(kind, tmp_path / name) for name in ("unbroken", "killed"))
     sizes = ("--num_buckets", 16, "--read.batch_events", 256)
@@ -309,12 +309,13 @@ def test_killed_at_random_moments(
         self.kill()
         wait(self, 60)
 
-    next_night(0)
-    started = time.monotonic()
-    assert run_forked(tmp_path, "pipelines.build_memory", *argv).returncode == 0
-    usual = time.monotonic() - started
-    next_night(1)
-    steps, times_killed, done = set(), 0, 2
+    for number in range(2):  # the first run waits for the process that others are forked from
+        next_night(number)
+        started = time.monotonic()
+        assert run_forked(tmp_path, "pipelines.build_memory", *argv).returncode == 0
+        usual = time.monotonic() - started
+    next_night(2)
+    steps, times_killed, done = set(), 0, 3
     with monkeypatch.context() as during:
         during.setattr(BaseProcess, "join", impatient)
         while times_killed < 50:
@@ -435,7 +436,11 @@ def test_users_with_late_events_are_built_anew(
     write(pq.read_table(second), tmp_path / "log" / "2.parquet")
     whole = new_store(kind, tmp_path / "whole")
     build(model, whole, tmp_path / "log", tmp_path / "out-whole", "--dtype", "float32")
-    build(model, address, tmp_path / "log", tmp_path / "out", "--dtype", "float32", "--late", "rebuild-user")
+    argv = arguments(model, address, tmp_path / "log", tmp_path / "out", "--late", "rebuild-user")
+    if kind != "redis":  # whose writer, once killed, keeps others out for half a minute
+        for kill in (Kill("pipelines.memory_builder:prepare", call=2, when="after"), Kill(WRITE, when="after")):
+            assert run_forked(tmp_path, "pipelines.build_memory", *argv, kill=kill).returncode == -9
+    assert build_memory.main(argv) == 0
     assert_same(contents(address), contents(whole), atol=1e-5)
     done = journal(address).builds[-1]
     late_users = {

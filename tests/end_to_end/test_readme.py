@@ -13,6 +13,7 @@ from pipelines.build_memory import BuildMemory
 from pipelines.evaluate import EvaluateConfig
 from pipelines.make_log import MakeLog
 from pipelines.memories import Inspect
+from pipelines.promote import Promote
 from pipelines.score_batch import ScoreBatch
 from pipelines.settings import load_settings
 from pipelines.train_ctr import TrainCtr
@@ -26,6 +27,7 @@ CONFIGS = {
     "build_memory": BuildMemory,
     "score_batch": ScoreBatch,
     "memories inspect": Inspect,
+    "promote": Promote,
 }
 
 

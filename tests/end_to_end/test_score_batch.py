@@ -15,13 +15,14 @@ import pytest
 from small_runs import Ended, Kill, run_forked
 
 from feature_store.errors import DataError
-from feature_store.schema import DataConfig, Impressions, LabelColumn, NextEvent
+from feature_store.schema import DataConfig, ImpressionFile, Impressions, LabelColumn, NextEvent
 from pipelines import build_memory, evaluate, memories, score_batch, scorer
 from pipelines.artifact import TrainedModel, load_model, save_model
 from pipelines.data import LogData
+from pipelines.run_folder import locked
 from pipelines.training import TrainingConfig, predict
 from tests.fakes import model_config
-from tests.nights import COLUMNS, LABELLED, build, random_log, silent, train, write
+from tests.nights import COLUMNS, LABELLED, build, journal, random_log, silent, train, write
 
 MOMENT = 1500
 CONTEXT = ("position", "price", "age")
@@ -42,7 +43,7 @@ def predictions(trained: TrainedModel, log: Path, folder: Path, impressions: Imp
     config = DataConfig(log=str(log), columns=COLUMNS, impressions=impressions)
     data = LogData.prepare(config, folder, silent)
     data = LogData(config, data.prepared, trained.vocabularies)
-    parts = [predict(trained.model, data, split, TrainingConfig()) for split in range(3)]
+    parts = [predict(trained.model, data, split, TrainingConfig()) for split in range(3) if data.num_impressions(split)]
     return pa.concat_tables(parts).drop_columns(["split"])
 
 
@@ -108,6 +109,24 @@ def test_scores_are_the_models_own_predictions(tmp_path: Path, impressions: Impr
     assert len(np.unique(scored.expected)) > 15
     path = write(scored.candidates, tmp_path / "candidates.parquet")
     np.testing.assert_allclose(score(scored, path, tmp_path / "scores.parquet"), scored.expected, atol=1e-5)
+
+
+def test_impressions_of_a_file_are_scored_as_predicted(tmp_path: Path) -> None:
+    log = random_log(seed=3, users=20, events=300)
+    events = before(MOMENT, log)
+    shown = write(log.filter(pc.greater_equal(log["timestamp"], MOMENT)), tmp_path / "shown.parquet")
+    asked = ImpressionFile(
+        path=str(shown), column="clicked", context_features=("position",), context_dense=("price", "age")
+    )
+    trained = train(events, tmp_path, asked)
+    early = write(events, tmp_path / "early.parquet")
+    found = predictions(trained, early, tmp_path / "whole", asked)
+    found = found.join(log.select(["timestamp", *CONTEXT]), "timestamp")
+    build(tmp_path / "model", tmp_path / "memories", early, tmp_path / "out", "--dtype", "float32")
+    scored = Scored(tmp_path / "model", tmp_path / "memories", found, found["prediction"].to_numpy())
+    path = write(found.drop_columns(["prediction"]), tmp_path / "candidates.parquet")
+    np.testing.assert_allclose(score(scored, path, tmp_path / "s.parquet"), scored.expected, atol=1e-5)
+    assert len(found) == 150
 
 
 def test_a_trained_model_scores_as_it_evaluates(trained: Path, log: Path, tracking_uri: str, tmp_path: Path) -> None:
@@ -388,7 +407,7 @@ def test_parts_of_another_job_or_damaged_ones_are_scored_anew(labelled: Scored, 
     argv = arguments(labelled, path, out, "--part_rows", 20)
     kill = Kill(f"{PART}.write", call=3, when="after")
     assert run_forked(tmp_path, "pipelines.score_batch", *argv, kill=kill).returncode == -9
-    parts = sorted((tmp_path / "scores.parquet.parts").iterdir())
+    parts = sorted((tmp_path / "scores.parquet.parts").glob("*.parquet"))
     assert [part.name for part in parts] == [f"part-{number:06d}.parquet" for number in range(3)]
     parts[1].write_bytes(parts[1].read_bytes()[:-9])
     expected = score(labelled, path, tmp_path / "expected.parquet")
@@ -397,6 +416,34 @@ def test_parts_of_another_job_or_damaged_ones_are_scored_anew(labelled: Scored, 
     assert run_forked(tmp_path, "pipelines.score_batch", *argv, kill=kill).returncode == -9
     write(rows.slice(0, 50), path)
     np.testing.assert_allclose(score(labelled, path, out, "--part_rows", 20), expected[:50], atol=1e-6)
+
+
+def test_two_jobs_of_one_file_are_refused(labelled: Scored, tmp_path: Path) -> None:
+    path, out = write(labelled.candidates, tmp_path / "candidates.parquet"), tmp_path / "scores.parquet"
+    with locked(tmp_path / "scores.parquet.parts"):
+        line = one_line(run_forked(tmp_path, "pipelines.score_batch", *arguments(labelled, path, out)))
+    assert line == f"error: {out}.parts: another process is at work here; wait for it, or give another --out"
+    score(labelled, path, out)
+    assert sorted(file.name for file in tmp_path.glob("scores*")) == ["scores.parquet"]
+
+
+def test_scores_while_a_build_is_under_way(tmp_path: Path) -> None:
+    """Without a time, candidates are of the moment after the newest event of all, those of a part of a night too."""
+    log = random_log(events=300)
+    train(log, tmp_path, LABELLED)
+    scored = Scored(tmp_path / "model", tmp_path / "memories", log, np.zeros(0))
+    build(scored.model, scored.memories, write(log.slice(0, 200), tmp_path / "a.parquet"), tmp_path / "out")
+    night = write(log.slice(200), tmp_path / "b.parquet")
+    argv = ["--model", scored.model, "--memories", scored.memories, "--log", night, "--out", tmp_path / "out"]
+    kill = Kill("feature_store.memories.store:StoreWriter.write", call=3, when="after")
+    assert run_forked(tmp_path, "pipelines.build_memory", *argv, kill=kill).returncode == -9
+    path = write(log.select(["user_id", "item_id", *CONTEXT]), tmp_path / "candidates.parquet")
+    found = score(scored, path, tmp_path / "scores.parquet")
+    under_way = journal(scored.memories).under_way
+    assert under_way is not None
+    at = int(under_way.build.last_time or 0) + 1
+    assert at > 2000
+    np.testing.assert_array_equal(found, score(scored, path, tmp_path / "at.parquet", "--at", at))
 
 
 def test_a_model_of_another_space_is_refused_and_one_with_another_head_is_not(tmp_path: Path) -> None:

@@ -1,0 +1,50 @@
+"""Finds ids among many known ones, again and again: what a vocabulary and a table of items are asked for."""
+
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from feature_store.hashing import stable_hash
+from feature_store.ragged import Ids
+
+# Arrow hashes all known ids anew at each call: for few values a search among sorted ones is far cheaper.
+_KNOWN_PER_VALUE = 16
+
+
+class IdIndex:
+    """The places of known ids.
+
+    >>> IdIndex(pa.array(["b", "a"])).find(pa.array(["a", "c", "b"])).tolist()
+    [1, -1, 0]
+    """
+
+    def __init__(self, ids: pa.Array) -> None:
+        self._ids = ids
+
+    def find(self, values: pa.Array) -> Ids:
+        """Return each value's place among the ids [values], -1 where it is unknown; both are of one type."""
+        if len(values) * _KNOWN_PER_VALUE > len(self._ids) or values.null_count or not self._can_be_searched:
+            place = pc.fill_null(pc.index_in(values, value_set=self._ids), -1)
+            return np.asarray(place.to_numpy(zero_copy_only=False), np.int64)
+        keys, order = self._sorted
+        place = order[np.minimum(np.searchsorted(keys, self._keys(values)), len(keys) - 1)]
+        same = pc.equal(self._ids.take(pa.array(place)), values).to_numpy(zero_copy_only=False)
+        return np.where(same, place, -1)
+
+    @cached_property
+    def _sorted(self) -> tuple[Ids | np.ndarray, Ids]:
+        known = np.flatnonzero(self._ids.is_valid().to_numpy(zero_copy_only=False))
+        keys = self._keys(self._ids.take(pa.array(known)))
+        order = np.argsort(keys, kind="stable")
+        return keys[order], known[order]
+
+    @cached_property
+    def _can_be_searched(self) -> bool:
+        """Whether every id has a key of its own; of two texts with one hash only the first would be found."""
+        keys, _ = self._sorted
+        return len(keys) > 0 and bool((keys[1:] != keys[:-1]).all())
+
+    def _keys(self, ids: pa.Array) -> Ids | np.ndarray:
+        return ids.to_numpy() if pa.types.is_integer(ids.type) else stable_hash(ids)
