@@ -27,10 +27,10 @@ class Lineage:
         found = held_out(metrics)
         scores = {name: f"{value:.4f}" for name, value in found.items() if name in ("validation_auc", "test_auc")}
         known: dict[str, str] = {
-            **tags,
             **scores,
-            "code_version": code_version(),
             SPACE: card.memory_space or "none",
+            "code_version": code_version(),
+            **tags,
             "weights_sha256": card.weights_sha256,
         }
         return cls(known, found, _note(metrics, card.memory_space, log))
@@ -65,18 +65,20 @@ def held_out(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _note(metrics: Mapping[str, Any], space: str | None, log: str) -> str:
-    """Write a description: the held-out figures, the best possible where it is known, and how to serve."""
-    best = metrics["test"]["best_possible_auc"] is not None  # on made logs alone
-    header = [*_HEADER, "best possible AUC"] if best else [*_HEADER]
-    rows = [_row(name, metrics[name], best) for name in ("validation", "test")]
+    """Describe a run: the held-out figures, the best possible where it is known, and how to serve."""
+    test, best = metrics["test"], metrics["test"]["best_possible_auc"]  # the best is known on made logs alone
+    header = [*_HEADER] if best is None else [*_HEADER, "best possible AUC"]
+    rows = [_row(name, metrics[name], best is not None) for name in ("validation", "test")]
     lines = [
-        f"A click model trained on `{log}`, best epoch {metrics['best_epoch']} of {len(metrics['epochs'])}, "
-        f"{metrics['parameters']:,} parameters. 0.5 is the AUC of chance.",
+        f"**Test AUC {_number(test['auc'])}**{_between(test, ', 95 % interval ')}; chance is 0.5"
+        + ("." if best is None else f", the best possible {best:.4f}."),
         "",
         _line(header),
-        _line(["---", *["---:"] * (len(header) - 1)]),
+        "|" + " --- |" * len(header),
         *map(_line, rows),
         "",
+        f"Trained on `{log}`, best epoch {metrics['best_epoch']} of {len(metrics['epochs'])}, "
+        f"{metrics['parameters']:,} parameters.",
         *_serving(space),
     ]
     return "\n".join(lines)
@@ -84,8 +86,9 @@ def _note(metrics: Mapping[str, Any], space: str | None, log: str) -> str:
 
 def _serving(space: str | None) -> list[str]:
     if space is None:
-        return ["Its window is the whole history: it is a baseline, which no memory of fixed size can serve."]
+        return ["", "Its window is the whole history: it is a baseline, which no memory of fixed size can serve."]
     return [
+        "",
         f"It reads memories of space `{space}`. Build them, then serve it (`MODEL` is `models:/NAME/VERSION`):",
         "",
         "```sh",
@@ -96,11 +99,14 @@ def _serving(space: str | None) -> list[str]:
 
 
 def _row(name: str, found: Mapping[str, Any], best: bool) -> list[str]:
-    low, high = found["auc_low"], found["auc_high"]
-    interval = "-" if low is None else f"{low:.4f} to {high:.4f}"
-    cells = [name, f"{found['impressions']:,}", _number(found["auc"]), interval]
+    cells = [name, f"{found['impressions']:,}", _number(found["auc"]), _between(found, "") or "-"]
     cells += [_number(found["grouped_auc"]), _number(found["logloss"])]
     return [*cells, _number(found["best_possible_auc"])] if best else cells
+
+
+def _between(found: Mapping[str, Any], before: str) -> str:
+    low, high = found["auc_low"], found["auc_high"]
+    return "" if low is None else f"{before}{low:.4f} to {high:.4f}"
 
 
 def _number(value: float | None) -> str:
@@ -108,4 +114,5 @@ def _number(value: float | None) -> str:
 
 
 def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    # MLflow's pages set cells side by side without a gap.
+    return "| " + " &emsp; | ".join(cells) + " |"

@@ -1,5 +1,6 @@
 """A run's best model in MLflow: logged with the run and registered as the candidate, once, however often killed."""
 
+import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from pipelines.registry import CANDIDATE, CHAMPION
 from pipelines.served_columns import MODEL
 
 NOTE = "mlflow.note.content"  # MLflow shows this tag of a run, or of a model, as its description
+_VERSIONS = "mlflow.modelVersions"  # and by this one a model's page links its versions
 _ABOUT = (
     f"Click models that answer from users' memories. `{CANDIDATE}` is the last one trained, `{CHAMPION}` the one to "
     "serve: pipelines.promote moves it. Each version's description has its figures and how to serve it."
@@ -57,6 +59,9 @@ def register(
                 description=lineage.note,
                 model_id=logged.model_id,
             )
+            versions = [*versions, version]
+        named = [{"name": found.name, "version": found.version} for found in versions]
+        client.set_logged_model_tags(logged.model_id, {_VERSIONS: json.dumps(named)})
         client.set_registered_model_alias(name, CANDIDATE, version.version)
     except MlflowException as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -72,7 +77,8 @@ def _log(folder: Path, trained: TrainedModel, types: Mapping[str, DataType], lin
     client = mlflow.MlflowClient()
     found = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}' AND name = '{MODEL}'")
     tags = {**lineage.tags, NOTE: lineage.note}
-    logged = found[0] if found else mlflow.initialize_logged_model(MODEL, run_id, tags, model_type="click model")
+    params = client.get_run(run_id).data.params
+    logged = found[0] if found else mlflow.initialize_logged_model(MODEL, run_id, tags, params, "click model")
     if logged.status == LoggedModelStatus.READY:
         return logged
     with tempfile.TemporaryDirectory() as draft:
@@ -89,11 +95,12 @@ def _log(folder: Path, trained: TrainedModel, types: Mapping[str, DataType], lin
 
 
 def _give_metrics(client: mlflow.MlflowClient, run_id: str, model_id: str, lineage: Lineage) -> None:
-    """Say of the run's metrics that they are the model's: the same points, which MLflow keeps once."""
-    points = [point for name in lineage.metrics for point in client.get_metric_history(run_id, name)]
+    """Say of the run's metrics that they are the model's, on its log: the same points, which MLflow keeps once."""
+    logs = client.get_run(run_id).inputs.dataset_inputs
+    name, digest = (logs[0].dataset.name, logs[0].dataset.digest) if logs else (None, None)
+    points = [point for metric in lineage.metrics for point in client.get_metric_history(run_id, metric)]
     metrics = [
-        Metric(point.key, point.value, point.timestamp, point.step, model_id=model_id, run_id=run_id)
-        for point in points
+        Metric(point.key, point.value, point.timestamp, point.step, model_id, name, digest, run_id) for point in points
     ]
     client.log_batch(run_id, metrics=metrics)
 

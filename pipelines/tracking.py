@@ -89,9 +89,13 @@ def log_curve(name: str, points: Mapping[int, float]) -> None:
             mlflow.log_metric(name, value, step=step)
 
 
-def log_report(values: Mapping[str, Any], figures: Mapping[str, Figure], file: str = "report.json") -> None:
-    """Keep a whole evaluation and its figures with the run."""
+def log_report(
+    values: Mapping[str, Any], figures: Mapping[str, Figure], file: str = "report.json", text: str | None = None
+) -> None:
+    """Keep a whole evaluation and its figures with the run; as Markdown too, which MLflow shows as tables."""
     mlflow.log_dict(dict(values), file)
+    if text is not None:
+        mlflow.log_text(text, str(Path(file).with_suffix(".md")))
     for name, figure in figures.items():
         mlflow.log_figure(figure, f"figures/{name}")
 

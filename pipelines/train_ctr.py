@@ -30,7 +30,7 @@ from pipelines.job import DONE, result_console, run_job, this_python
 from pipelines.lineage import headline, held_out
 from pipelines.predictions import PredictionColumns
 from pipelines.registration import register
-from pipelines.report_text import print_training
+from pipelines.report_text import grids, markdown, print_training
 from pipelines.retention import DECIDING_AGE, RetentionConfig
 from pipelines.retention_report import RetentionStep
 from pipelines.settings import load_settings, resolved
@@ -214,7 +214,8 @@ def _finish(settings: TrainCtr, data: LogData, model: ClickModel, state: FitStat
         {"test": tables[TEST]}, {"test": reports["test"]}, PredictionColumns(), settings.metrics.calibration_bins
     )
     whole = {name: report.to_dict() for name, report in reports.items()}
-    tracking.log_report(whole, {"training.png": curves, **figures})
+    text = markdown(grids(reports, {}), notes=(), images=())
+    tracking.log_report(whole, {"training.png": curves, **figures}, text=text)
     return {
         **metrics,
         "best_epoch": best.number,

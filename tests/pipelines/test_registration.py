@@ -1,5 +1,6 @@
 """A model in MLflow: what is kept of it, under which names, and that a kill at any step leaves one of it."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from feature_store.errors import DataError
 from pipelines import registration
 from pipelines.model_files import find_model
 from pipelines.registration import register
-from pipelines.tracking import TrackingConfig, code_version, log_once, tracked_run
+from pipelines.tracking import TrackingConfig, code_version, log_data_set, log_once, tracked_run
 from tests.served import Served, train
 
 SPLIT = {
@@ -47,7 +48,8 @@ def run(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
 
     def keep(served: Served, name: str | None = tmp_path.name, out: str = "out") -> str | None:
         (tmp_path / out).mkdir(exist_ok=True)
-        with tracked_run(config, tmp_path / out, {}, TAGS):
+        with tracked_run(config, tmp_path / out, {"training": {"epochs": 3}}, TAGS):
+            log_data_set("log", TAGS["data_sha256"], {})
             log_once({"test_auc": 0.71, "validation_auc": 0.75, "test_impressions": 1234})
             return register(served.artifact, name, served.data, METRICS, TAGS)
 
@@ -87,10 +89,19 @@ def test_what_is_kept(run: Callable[..., str | None], served: Served, uri: str, 
     assert {metric.key: metric.value for metric in model.metrics} == found.data.metrics
     assert len(client.get_metric_history(found.info.run_id, "test_auc")) == 1
     for note in (version.description, found.data.tags["mlflow.note.content"], model.tags["mlflow.note.content"]):
-        assert "| test | 1,234 | 0.7100 | 0.7000 to 0.8000 | 0.6250 | 0.5000 | 0.8500 |" in note
-        assert "| validation | 1,234 | 0.7500 | - | 0.6250 | 0.5000 | - |" in note
+        lines = note.replace(" &emsp;", "").splitlines()
+        assert (
+            lines[0] == "**Test AUC 0.7100**, 95 % interval 0.7000 to 0.8000; chance is 0.5, the best possible 0.8500."
+        )
+        assert lines[3] == "|" + " --- |" * 7
+        assert "| test | 1,234 | 0.7100 | 0.7000 to 0.8000 | 0.6250 | 0.5000 | 0.8500 |" in lines
+        assert "| validation | 1,234 | 0.7500 | - | 0.6250 | 0.5000 | - |" in lines
         assert f"space `{space}`" in note
         assert "RM_REC_MEMORIES=memories mlflow models serve" in note
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": name, "version": version.version}]
+    assert model.params == found.data.params == {"training.epochs": "3"}
+    (used,) = found.inputs.dataset_inputs
+    assert {metric.dataset_digest for metric in model.metrics} == {used.dataset.digest}
     assert "candidate" in client.get_registered_model(name).description
 
 
