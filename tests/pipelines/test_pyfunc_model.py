@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 
 from feature_store.errors import DataError
+from feature_store.memories import Journal
 from pipelines import score_batch
 from tests.served import EVENTS, USERS, Served, small_log, train
 
@@ -261,14 +262,12 @@ def test_another_store_in_the_place_of_the_one_that_is_read(
 def test_a_build_at_work_moves_the_moment_of_rows_without_a_time(
     model: PyFuncModel, rows: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines import served_columns
-
-    newest = served_columns._after_newest
+    newest = Journal.after_newest
     moments = iter([5, None, None])
-    monkeypatch.setattr(served_columns, "_after_newest", lambda store: next(moments) or newest(store))
+    monkeypatch.setattr(Journal, "after_newest", lambda journal: next(moments) or newest(journal))
     timeless = rows.drop(columns="ts")
     assert np.array_equal(found(model, timeless), found(model, rows.assign(ts=10 * (EVENTS - 1) + 1)))
-    monkeypatch.setattr(served_columns, "_after_newest", lambda store: 5)
+    monkeypatch.setattr(Journal, "after_newest", lambda journal: 5)
     with pytest.raises(MlflowException, match="would look ahead"):
         model.predict(timeless)
 
