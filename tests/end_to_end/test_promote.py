@@ -67,7 +67,15 @@ def test_a_better_candidate_becomes_the_champion_once(
     assert len(decisions(name)) == 2
 
 
+def test_what_training_registered_is_a_candidate(gate: Gate, good: Path, store: str, standing: Standing) -> None:
+    with pytest.raises(GateRefused, match=r"^Memories: no store named, must be of space"):
+        gate(TRAINED)
+    assert gate(TRAINED, "--memories", store, "--baseline", str(good), "--min_gain", "-1", "--dry-run") == 0
+    assert standing(TRAINED) == {"candidate": "1"}
+
+
 def test_the_first_champion_has_to_beat_mean_pool(
+    register: Register,
     gate: Gate,
     good: Path,
     store: str,
@@ -76,27 +84,28 @@ def test_the_first_champion_has_to_beat_mean_pool(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    name = register(good, "candidate")
     with pytest.raises(
         GateRefused, match=r"^AUC gain, lower end of its 95 % interval: \S+ \(gain .*, must be above 0.5$"
     ):
-        gate(TRAINED, "--memories", store, "--min_gain", "0.5")
-    assert standing(TRAINED) == {"candidate": "1"}
+        gate(name, "--memories", store, "--min_gain", "0.5")
+    assert standing(name) == {"candidate": "1"}
     (baseline,) = (path for path in (tmp_path / "out").glob("mean_pool-*") if path.is_dir())
     card, ours = load_model(baseline / "model").card, load_model(good / "model").card
     assert card.model.machine.kind == "mean_pool"
     assert (card.model.token_dim, card.features, card.columns) == (ours.model.token_dim, ours.features, ours.columns)
     beaten = json.loads((baseline / "metrics.json").read_text())["test"]
-    (run,) = decisions(TRAINED)
+    (run,) = decisions(name)
     assert run.data.metrics["auc_champion"] == pytest.approx(beaten["auc"], abs=1e-6)
     assert run.data.tags["baseline"] == f"baseline {baseline.name}"
     capsys.readouterr()
-    assert gate(TRAINED, "--memories", store, "--min_gain", "-1") == 0
+    assert gate(name, "--memories", store, "--min_gain", "-1") == 0
     said = capsys.readouterr().out
     assert "holds this very run, finished; nothing to do" in said
-    assert f"models:/{TRAINED}@champion is version 1 (before: none)." in said
-    assert standing(TRAINED) == {"candidate": "1", "champion": "1"}
+    assert f"models:/{name}@champion is version 1 (before: none)." in said
+    assert standing(name) == {"candidate": "1", "champion": "1"}
     with pytest.raises(DataError, match="version 1 is the first champion on record"):
-        gate(TRAINED, "--rollback")
+        gate(name, "--rollback")
 
 
 def test_a_baseline_that_is_given(
