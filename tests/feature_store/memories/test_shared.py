@@ -3,6 +3,7 @@
 import multiprocessing
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from feature_store.memories import (
     make_memories,
     shared_store,
 )
+from feature_store.memories.lmdb import LmdbStore
 from feature_store.memories.redis import RedisStore
 from feature_store.memories.users import bucket_of
 
@@ -83,9 +85,16 @@ def test_it_is_opened_once_however_it_is_named(tmp_path: Path, kind: str, monkey
     assert shared_store(create(tmp_path / "second", kind)) is not first
 
 
-def test_many_threads_get_one(tmp_path: Path) -> None:
+def test_many_threads_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     address, opened = create(tmp_path / "store", "lmdb"), []
     start = threading.Barrier(8)
+    by_itself = LmdbStore.__init__
+
+    def slowly(store: LmdbStore, place: str) -> None:
+        time.sleep(0.1)
+        by_itself(store, place)
+
+    monkeypatch.setattr(LmdbStore, "__init__", slowly)
 
     def ask() -> None:
         start.wait()
