@@ -2,13 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-
-class Settings(BaseModel):
-    """A frozen block of settings; a key it does not know is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+from rm_rec.machine_config import DncMemory, HpmnMemory, MimnMemory, NtmMemory, RumMemory
+from rm_rec.settings import Settings
 
 
 class NoEncoder(Settings):
@@ -62,7 +59,18 @@ class AssociativeMemory(Settings):
 
 
 Encoder = Annotated[NoEncoder | TransformerEncoder, Field(discriminator="kind")]
-Machine = Annotated[AssociativeMemory | RehearsalMemory | MeanPool | NoMachine, Field(discriminator="kind")]
+Machine = Annotated[
+    AssociativeMemory
+    | RehearsalMemory
+    | HpmnMemory
+    | RumMemory
+    | NtmMemory
+    | DncMemory
+    | MimnMemory
+    | MeanPool
+    | NoMachine,
+    Field(discriminator="kind"),
+]
 
 
 class AttentionReader(Settings):

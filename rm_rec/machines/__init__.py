@@ -5,13 +5,23 @@ from typing import Final
 from rm_rec.config import Machine, NoMachine
 from rm_rec.machines.associative import AssociativeMachine
 from rm_rec.machines.base import MemoryMachine
+from rm_rec.machines.dnc import DncMachine
+from rm_rec.machines.hpmn import HpmnMachine
 from rm_rec.machines.mean_pool import MeanPoolMachine
+from rm_rec.machines.mimn import MimnMachine
+from rm_rec.machines.ntm import NtmMachine
 from rm_rec.machines.rehearsal import RehearsalMachine
+from rm_rec.machines.rum import RumMachine
 
 MACHINES: Final[dict[str, type[MemoryMachine]]] = {
     "rehearsal": RehearsalMachine,
     "associative": AssociativeMachine,
     "mean_pool": MeanPoolMachine,
+    "hpmn": HpmnMachine,
+    "rum": RumMachine,
+    "ntm": NtmMachine,
+    "dnc": DncMachine,
+    "mimn": MimnMachine,
 }
 
 

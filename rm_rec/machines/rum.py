@@ -1,0 +1,73 @@
+"""Feature-level user memory: what a user likes of each latent feature (RUM, Chen et al., WSDM 2018, section 3.4).
+
+All users share the features' keys f_k; m_k is what this user holds under feature k. Each event x writes
+
+    z_k   = softmax_k(beta q . f_k)                q = W x: which features the event has
+    m_k  <- m_k * (1 - z_k erase) + z_k add        erase = sigmoid(E q + b), add = tanh(A q + a)
+
+and a reader sees f_k as key and m_k as value, which is the paper's own reading: attention from the target to the
+features. As z depends on the event alone, all weights of a stretch are found at once; only the sum is a loop.
+Chosen here: W (the paper writes with the item's own vector; W begins as the identity), and that memories begin empty.
+The paper's item-level memory is a ring buffer of the last items. Suffixes: U user, S segment, N event, T event of a
+stretch, K slot, D slot dim.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from rm_rec.machine_config import RumMemory
+from rm_rec.machines.addressing import erase_and_add
+from rm_rec.machines.base import MemoryMachine, Slots, State, StateSpec, StateTrace
+
+
+class RumMachine(MemoryMachine):
+    """A row a user for each latent feature, written by erase and add."""
+
+    def __init__(self, config: RumMemory, token_dim: int) -> None:
+        super().__init__()
+        self.num_slots, self.slot_dim = config.num_slots, config.slot_dim
+        self.sharpness = config.sharpness
+        self.features = nn.Parameter(torch.randn(config.num_slots, config.slot_dim))
+        self.query = nn.Linear(token_dim, config.slot_dim, bias=False)
+        self.erase = nn.Linear(config.slot_dim, config.slot_dim)
+        self.add = nn.Linear(config.slot_dim, config.slot_dim)
+        for projection in (self.query, self.add):
+            nn.init.eye_(projection.weight)  # slots hold the events' own vectors, where a reader finds them
+        nn.init.zeros_(self.erase.weight)
+        nn.init.constant_(self.erase.bias, -config.keep_bias)
+        nn.init.zeros_(self.add.bias)
+
+    def state_spec(self) -> StateSpec:
+        """A row for each feature."""
+        return {"memory": (self.num_slots, self.slot_dim)}
+
+    def initial(self, num_users: int) -> State:
+        """Nothing yet."""
+        return {"memory": self.features.new_zeros(num_users, self.num_slots, self.slot_dim)}
+
+    def write(self, state: State, segment: Tensor, valid: Tensor) -> State:
+        """Erase and add, event by event."""
+        trace = self.scan(state, segment[:, None], valid[:, None])
+        return {"memory": trace["memory"][:, -1]}
+
+    def scan(self, state: State, segments: Tensor, valid: Tensor) -> StateTrace:
+        """Weigh all events at once; only erasing and adding is a loop."""
+        query_USND = self.query(segments.masked_fill(~valid[..., None], 0.0))
+        logits_USNK = query_USND @ (self.features.T * (self.sharpness / math.sqrt(self.slot_dim)))
+        weight_USNK = logits_USNK.softmax(dim=-1).masked_fill(~valid[..., None], 0.0)
+        erase_USND, add_USND = torch.sigmoid(self.erase(query_USND)), torch.tanh(self.add(query_USND))
+        parts = [part.flatten(1, 2).unbind(1) for part in (weight_USNK, erase_USND, add_USND)]
+        memory = state["memory"]
+        trace, length = [memory], segments.shape[2]
+        for index, (weight, erase, add) in enumerate(zip(*parts, strict=True), start=1):
+            memory = erase_and_add(memory, weight, erase, add)
+            if index % length == 0:
+                trace.append(memory)
+        return {"memory": torch.stack(trace, dim=1)}
+
+    def slots(self, state: State) -> Slots:
+        """Show the features as keys, and as values what the user holds under each; valid once anything is there."""
+        memory = state["memory"]
+        return Slots(self.features.expand(len(memory), -1, -1), memory, memory.ne(0.0).any(dim=-1))
