@@ -36,7 +36,7 @@ from rm_rec.machines.addressing import SMALLEST_NORM, erase_and_add, likeness
 from rm_rec.machines.base import MemoryMachine, Slots, State, StateSpec, StateTrace, stack_states
 from rm_rec.machines.recurrence import realigned
 
-_SMALLEST_USAGE = 1e-6  # before a logarithm
+_SMALLEST_USAGE = 1e-30  # before a logarithm
 
 
 class _Steering(NamedTuple):
@@ -68,11 +68,11 @@ class DncMachine(MemoryMachine):
         modes = 3 * config.read_heads if config.temporal_links else 0
         self.sizes = [heads * dim, heads, config.read_heads, 1, 1, dim, dim, modes]
         self.steer = nn.Linear(config.controller_dim, sum(self.sizes))
-        # Earlier rows count as less used where usage is the same.
-        self.order: Tensor
-        self.register_buffer("order", torch.arange(config.num_slots) * 1e-6, persistent=False)
+        square = torch.ones(config.num_slots, config.num_slots)
+        self.earlier: Tensor
+        self.register_buffer("earlier", square.tril(-1).bool(), persistent=False)
         self.others: Tensor
-        self.register_buffer("others", 1.0 - torch.eye(config.num_slots), persistent=False)
+        self.register_buffer("others", square - torch.eye(config.num_slots), persistent=False)
         self._begin_by_keeping(config.keep_bias)
 
     @torch.no_grad()
@@ -174,10 +174,11 @@ class DncMachine(MemoryMachine):
 
     def _allocation(self, usage_UK: Tensor) -> Tensor:
         """Return how free each row is when those less used have had their share; they sum to at most 1."""
-        rank_UK = usage_UK.detach() + self.order
-        less_UKK = (rank_UK[:, None, :] < rank_UK[:, :, None]).to(usage_UK.dtype)
-        log_usage_UK1 = usage_UK.clamp(min=_SMALLEST_USAGE).log()[..., None]
-        return (1.0 - usage_UK) * torch.exp(less_UKK @ log_usage_UK1).squeeze(2)
+        own_UK1, other_U1K = usage_UK.detach()[:, :, None], usage_UK.detach()[:, None]
+        first_UKK = (other_U1K < own_UK1) | ((other_U1K == own_UK1) & self.earlier)
+        # A product as a sum of logarithms; behind a row of no use at all, nothing is left.
+        log_usage_UK = usage_UK.clamp(min=_SMALLEST_USAGE).log().masked_fill(usage_UK <= _SMALLEST_USAGE, -1e4)
+        return (1.0 - usage_UK) * torch.exp(first_UKK.to(usage_UK.dtype) @ log_usage_UK[..., None]).squeeze(2)
 
     def _followed(self, state: State, written_UK: Tensor, found_URK: Tensor, modes_UR3: Tensor) -> State:
         """Link what is written to what was written last, and let the read heads follow the links."""

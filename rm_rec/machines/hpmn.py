@@ -1,4 +1,4 @@
-"""Stacked recurrent units of growing periods (HPMN, Ren et al., SIGIR 2019, sections 3.2 and 3.3).
+"""Stacked recurrent units of growing periods (HPMN, Ren et al., SIGIR 2019, arXiv 1905.00758).
 
 Layer j holds m_j and moves at every p_j-th event, p_j = growth^j for j = 0, 1, ...:
 
@@ -84,7 +84,7 @@ class HpmnMachine(MemoryMachine):
         return Slots(layers, layers, state["steps"][:, None] >= periods)
 
     def penalty(self, state: State) -> Tensor:
-        """Return the squared covariances of different layers, summed over pairs (section 3.3)."""
+        """Return the squared covariances of different layers, summed over pairs."""
         apart_UKD = state["layers"] - state["layers"].mean(dim=-1, keepdim=True)
         covariance_UKK = apart_UKD @ apart_UKD.transpose(1, 2) / self.slot_dim
         pairs_UKK = covariance_UKK.triu(diagonal=1)

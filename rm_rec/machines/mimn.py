@@ -1,4 +1,4 @@
-"""A memory of many interests (MIMN, Pi et al., KDD 2019, arXiv 1905.09248, section 3.3).
+"""A memory of many interests (MIMN, Pi et al., KDD 2019, arXiv 1905.09248).
 
 A gated recurrent controller runs over the events x; each figure of a head is a linear map of its state h:
 
@@ -11,11 +11,12 @@ A gated recurrent controller runs over the events x; each figure of a head is a 
 
 The slots are the rows m_k, and then their channels s_k. Chosen here: g_k is the share of row k in all writes so far,
 not their sum, which a lifelong history would let grow without bound (the penalty is 0 for even use, K - 1 at worst); P
-is found once a segment, and takes no gradient through g, as in the authors' code; B begins as a multiple of the identity,
-as a uniform P would make all rows equal for ever; rows and channels begin learned. Chosen for training: keys, `add` and
-the units' candidates begin as the event itself, `erase` begins low, channels begin by keeping. Clicks are read from the
-slots by the model's reader. Without the answer of the read head in the controller's input (`controller_reads`, off by
-default) the controller is one pass of PyTorch's GRU. Suffixes: U user, S segment, T event, H head, K slot, D slot dim,
+is found once a segment, and takes no gradient through g, as in the authors' code; B begins as a multiple of the
+identity, as a uniform P would make all rows equal for ever; rows and channels begin learned. Chosen for training:
+keys, `add` and the units' candidates begin as the event itself, `erase` begins low, channels begin by keeping. Clicks
+are read from the slots by the model's reader. Without the answer of the read head in the controller's input
+(`controller_reads`, off by default) the controller is one pass of PyTorch's GRU.
+Suffixes: U user, S segment, T event, H head, K slot, D slot dim,
 C controller, I channel that moves.
 """
 
@@ -126,7 +127,7 @@ class MimnMachine(MemoryMachine):
         return Slots(slots, slots, torch.ones(slots.shape[:2], dtype=torch.bool, device=slots.device))
 
     def penalty(self, state: State) -> Tensor:
-        """Return how unevenly rows are written to, over users who have written: 0 if evenly (section 3.3.2)."""
+        """Return how unevenly rows are written to, over users who have written: 0 if evenly."""
         usage = state["usage"]
         total = usage.sum(dim=1, keepdim=True)
         uneven = (usage / total.clamp(min=1.0) - 1.0 / self.num_slots).square().sum(dim=1)

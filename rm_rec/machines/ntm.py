@@ -13,9 +13,9 @@ and one that writes. A head looks at the rows m_k by content, then moves by loca
 and r = sum_k w_k m_k by the read head's w, after the write (2). Chosen where the paper leaves it open: the
 feed-forward controller (an LSTM's state would take a user's bytes from the rows), one head of each kind, rows that
 begin learned (not zero: cosine), heads that begin on the first row. Chosen for training: keys and `add` begin as the
-event itself, heads begin by content and without a shift, `erase` begins low. Clicks are read from the rows by the model's
-reader; the read head serves the controller alone. Without it (`controller_reads`, off by default) the write head is
-steered for all events at once, which is twice as fast.
+event itself, heads begin by content and without a shift, `erase` begins low. Clicks are read from the rows by the
+model's reader; the read head serves the controller alone. Without it (`controller_reads`, off by default) the write
+head is steered for all events at once, which is twice as fast.
 Suffixes: U user, T event, H head, K slot, D slot dim, N shift, C controller.
 """
 

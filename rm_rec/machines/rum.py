@@ -1,4 +1,4 @@
-"""Feature-level user memory: what a user likes of each latent feature (RUM, Chen et al., WSDM 2018, section 3.4).
+"""Feature-level user memory: what a user likes of each latent feature (RUM, Chen et al., WSDM 2018).
 
 All users share the features' keys f_k; m_k is what this user holds under feature k. Each event x writes
 

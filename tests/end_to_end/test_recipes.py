@@ -79,8 +79,13 @@ def test_a_model_applies_after_any_recipe(model: str) -> None:
         "associative.yaml": ("associative", "segments"),
         "din_50.yaml": ("none", "last_events"),
         "din_full.yaml": ("none", "whole_history"),
+        "dnc.yaml": ("dnc", "segments"),
+        "hpmn.yaml": ("hpmn", "segments"),
         "mean_pool.yaml": ("mean_pool", "segments"),
+        "mimn.yaml": ("mimn", "segments"),
+        "ntm.yaml": ("ntm", "segments"),
         "rehearsal.yaml": ("rehearsal", "segments"),
+        "rum.yaml": ("rum", "segments"),
         "window_only.yaml": ("none", "segments"),
     }
     assert (machine, window) == expected[model]
