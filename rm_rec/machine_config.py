@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rm_rec.settings import Settings
 
@@ -33,6 +33,15 @@ class HpmnMemory(Settings):
     """Added to the update gates: how much a layer prefers, at the start of training, what it holds to what is new."""
     covariance_weight: float = Field(0.01, ge=0.0, le=1000.0)
     """Of the squared covariances of different layers, beside the click loss."""
+
+    @model_validator(mode="after")
+    def _periods_are_countable(self) -> "HpmnMemory":
+        if self.growth ** (self.num_layers - 1) > 2**24:
+            raise ValueError(
+                f"layer {self.num_layers - 1} would move every {self.growth}^{self.num_layers - 1} events; events are "
+                "counted up to 2^24: take fewer num_layers or a smaller growth"
+            )
+        return self
 
 
 class NtmMemory(Settings):
@@ -84,3 +93,9 @@ class MimnMemory(Settings):
     """An event erases sigmoid(-keep_bias) of the rows it writes to, at the start of training."""
     utilization_weight: float = Field(0.01, ge=0.0, le=1000.0)
     """Of the unevenness with which rows are written to, beside the click loss."""
+
+    @model_validator(mode="after")
+    def _channels_are_rows(self) -> "MimnMemory":
+        if self.num_channels > self.num_slots:
+            raise ValueError(f"num_channels is {self.num_channels}, more than num_slots, which is {self.num_slots}")
+        return self

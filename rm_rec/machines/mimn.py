@@ -51,7 +51,7 @@ class MimnMachine(MemoryMachine):
     def __init__(self, config: MimnMemory, token_dim: int) -> None:
         super().__init__()
         self.num_slots, self.slot_dim, self.controller_dim = config.num_slots, config.slot_dim, config.controller_dim
-        self.num_channels = min(config.num_channels, config.num_slots)
+        self.num_channels = config.num_channels
         self.controller_reads = config.controller_reads
         self.utilization_weight = config.utilization_weight
         self.start = nn.Parameter(0.1 * torch.randn(config.num_slots, config.slot_dim))

@@ -67,7 +67,7 @@ def event_folded(
     return folded | ({"read": read_weight @ memory} if machine.controller_reads else {})
 
 
-@pytest.mark.parametrize("num_channels", [1, 2, 9])
+@pytest.mark.parametrize("num_channels", [1, 2, SLOTS])
 @pytest.mark.parametrize("reads", [False, True])
 @torch.no_grad()
 def test_the_machine_is_its_formula(reads: bool, num_channels: int) -> None:

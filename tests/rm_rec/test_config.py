@@ -24,6 +24,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("no heads", {"window": {"kind": "segments", "num_heads": 0}}, "num_heads"),
     ("negative window", {"window": {"kind": "segments", "num_segments": -1}}, "num_segments"),
     ("drops everything", {"head": {"dropout": 1.0}}, "dropout"),
+    ("more channels than rows", {"machine": {"kind": "mimn", "num_slots": 2}}, "num_channels is 3.*num_slots.* 2"),
+    ("a period past counting", {"machine": {"kind": "hpmn", "num_layers": 14, "growth": 4}}, "every 4.13 events"),
     ("no spread", {"embedding_std": 0.0}, "embedding_std"),
 ]
 
