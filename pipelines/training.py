@@ -181,7 +181,7 @@ def training_step(
         loss_sum += click_loss.item()
         loss = click_loss / len(batch.label)
         share = len(label) / len(batch.label)  # stretches weigh by their impressions, as in the click loss
-        penalty = model.memory.penalty(output.trace)
+        penalty = model.memory.penalty(output.trace, output.queries, label > 0.5)
         if penalty is not None:
             loss = loss + share * penalty
         rehearsed = rehearsal.loss(output) if rehearsal is not None else None

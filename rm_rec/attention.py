@@ -39,11 +39,11 @@ class NullAttention(nn.Module):
         """Project what will be attended to, once, before it is laid out in blocks."""
         return self.key(keys), self.value(keys)
 
-    def bias(self, valid: Bool[Tensor, "block key"]) -> Float[Tensor, "block head 1 key_and_null"]:
-        """Bias of keys that need none: the null key's logit, then 0 where valid and -inf where there is no key."""
-        bias = torch.zeros(valid.shape, device=valid.device).masked_fill_(~valid, -math.inf)
-        null = self.null_logit.expand(len(valid), -1)[..., None]
-        return torch.cat([null, bias[:, None].expand(-1, self.num_heads, -1)], dim=-1)[:, :, None]
+    def bias(
+        self, valid: Bool[Tensor, "block key"], log_weight: Float[Tensor, "block key"] | None = None
+    ) -> Float[Tensor, "block head 1 key_and_null"]:
+        """Bias of keys: the null key's logit, then `log_weight` (0) where valid and -inf where there is no key."""
+        return key_bias(self.null_logit, valid, log_weight)
 
     def forward(
         self,
@@ -56,13 +56,37 @@ class NullAttention(nn.Module):
 
         `bias` is added to the logits: the null key's first, then each key's, -inf where no key is.
         """
-        heads = self.num_heads
-        B, Q, K = len(keys), queries.shape[1], keys.shape[1]
-        q_BHQD = self.query(queries).view(B, Q, heads, -1).transpose(1, 2)
-        k_BHDK = functional.pad(keys, (0, 0, 1, 0)).view(B, K + 1, heads, -1).permute(0, 2, 3, 1)
-        scale = 1.0 / math.sqrt(q_BHQD.shape[-1])
-        share_BHQK = torch.add((q_BHQD * scale) @ k_BHDK, bias).softmax(dim=-1)
-        v_BHKD = values.view(B, K, heads, -1).transpose(1, 2)
-        answer_BQHD = (share_BHQK[..., 1:] @ v_BHKD).transpose(1, 2)
-        weight_BQH = -share_BHQK[..., 0].transpose(1, 2).clamp(min=1e-6).log()
-        return torch.cat([answer_BQHD.flatten(2), weight_BQH], dim=-1)
+        return attend(self.query(queries), keys, values, bias)
+
+
+def key_bias(
+    null_logit: Float[Tensor, " head"],
+    valid: Bool[Tensor, "block key"],
+    log_weight: Float[Tensor, "block key"] | None = None,
+) -> Float[Tensor, "block head 1 key_and_null"]:
+    """Lay out what `attend` adds to its logits: the null key's, then `log_weight` (0) where valid, -inf elsewhere."""
+    bias = torch.zeros(valid.shape, device=valid.device) if log_weight is None else log_weight
+    bias = bias.masked_fill(~valid, -math.inf)
+    null = null_logit.expand(len(valid), -1)[..., None]
+    return torch.cat([null, bias[:, None].expand(-1, len(null_logit), -1)], dim=-1)[:, :, None]
+
+
+def attend(
+    queries: Float[Tensor, "block query answer_dim"],
+    keys: Float[Tensor, "block key answer_dim"],
+    values: Float[Tensor, "block key answer_dim"],
+    bias: Float[Tensor, "block head #query key_and_null"],
+) -> Float[Tensor, "block query features"]:
+    """Attend from projected queries to projected keys and the null key, whose value is zero.
+
+    Returns the attended values, then each head's `log(1 + sum(exp(logit - null)))`.
+    """
+    B, Q, K, heads = len(keys), queries.shape[1], keys.shape[1], bias.shape[1]
+    q_BHQD = queries.view(B, Q, heads, -1).transpose(1, 2)
+    k_BHDK = functional.pad(keys, (0, 0, 1, 0)).view(B, K + 1, heads, -1).permute(0, 2, 3, 1)
+    scale = 1.0 / math.sqrt(q_BHQD.shape[-1])
+    share_BHQK = torch.add((q_BHQD * scale) @ k_BHDK, bias).softmax(dim=-1)
+    v_BHKD = values.view(B, K, heads, -1).transpose(1, 2)
+    answer_BQHD = (share_BHQK[..., 1:] @ v_BHKD).transpose(1, 2)
+    weight_BQH = -share_BHQK[..., 0].transpose(1, 2).clamp(min=1e-6).log()
+    return torch.cat([answer_BQHD.flatten(2), weight_BQH], dim=-1)

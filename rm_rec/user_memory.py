@@ -5,7 +5,7 @@ recent events. Suffixes: U user, S segment, N event of a segment, B block, Q que
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from rm_rec.config import MemoryConfig
@@ -15,7 +15,7 @@ from rm_rec.machines import build_machine
 from rm_rec.machines.base import Slots, State, StateTrace
 from rm_rec.memories import Shape
 from rm_rec.readers import build_reader
-from rm_rec.segments import Queries, Stretch, group_queries
+from rm_rec.segments import Queries, QueryBlocks, Stretch, group_queries
 from rm_rec.window import WindowAttention
 
 
@@ -49,8 +49,11 @@ class UserMemory(nn.Module):
     @property
     def attended(self) -> list[slice]:
         """Where, in an answer, lie the vectors that attention returned: each of token_dim, in the tokens' space."""
-        starts = [0] if self.reader is None else [0, self.window.num_features]
-        return [slice(start, start + self.config.token_dim) for start in starts]
+        places = [slice(0, self.config.token_dim)]
+        if self.reader is not None:
+            first = self.window.num_features
+            places += [slice(first + place.start, first + place.stop) for place in self.reader.attended]
+        return places
 
     @property
     def shape(self) -> Shape:
@@ -125,7 +128,8 @@ class UserMemory(nn.Module):
         answers = [self.window(stretch, queries, blocks)]
         if self.machine is not None and self.reader is not None:
             slots = self.slots(trace, blocks.user, blocks.boundary)
-            answers.append(self.reader(blocks.gather(queries.tokens), slots))
+            recent = answers[0][..., : self.config.token_dim]
+            answers.append(self.reader(blocks.gather(queries.tokens), slots, recent))
         return blocks.scatter(torch.cat(answers, dim=-1))
 
     def fold(self, stretch: Stretch, state: State) -> StateTrace:
@@ -137,11 +141,25 @@ class UserMemory(nn.Module):
         segments = self.encoder(stretch.tokens[:, stretch.num_folded :], full)
         return self.machine.scan(state, segments, full)
 
-    def penalty(self, trace: StateTrace) -> Float[Tensor, ""] | None:
-        """Return the machine's own addition to the training loss, from the states at a stretch's end."""
-        if self.machine is None:
+    def penalty(self, trace: StateTrace, queries: Queries, clicked: Bool[Tensor, " query"]) -> Float[Tensor, ""] | None:
+        """Return the memory's own addition to the training loss; None: nothing.
+
+        The machine's is of the states at a stretch's end, the reader's a mean over the queries.
+        """
+        if self.machine is None or self.reader is None:
             return None
-        return self.machine.penalty({name: values[:, -1] for name, values in trace.items()})
+        parts = [self.machine.penalty({name: values[:, -1] for name, values in trace.items()})]
+        if self.reader.needs_labels and len(queries.user):
+            blocks = group_queries(queries.user, queries.boundary)
+            slots = self.slots(trace, blocks.user, blocks.boundary)
+            parts.append(self._reader_penalty(blocks, slots, queries, clicked))
+        there = [part for part in parts if part is not None]
+        return torch.stack(there).sum() if there else None
+
+    def _reader_penalty(self, blocks: QueryBlocks, slots: Slots, queries: Queries, clicked: Tensor) -> Tensor | None:
+        assert self.reader is not None
+        penalty = self.reader.penalty(blocks.gather(queries.tokens), slots, blocks.gather(clicked))
+        return blocks.scatter(penalty).mean() if penalty is not None else None
 
     def slots(self, trace: StateTrace, user: Tensor, boundary: Tensor) -> Slots:
         """Show the slots of some users at some boundaries, as readers see them; the machine must be there."""

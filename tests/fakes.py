@@ -15,6 +15,13 @@ M = TypeVar("M", bound=nn.Module)
 
 KINDS = sorted(MACHINES)
 ENCODERS = ("none", "transformer")
+READERS: dict[str, dict[str, Any]] = {
+    "attention": {"kind": "attention", "num_heads": 2},
+    "multi_hop": {"kind": "multi_hop", "num_hops": 3},
+    "multi_hop_layer_wise": {"kind": "multi_hop", "num_hops": 2, "tying": "layer_wise"},
+    "supporting_facts": {"kind": "supporting_facts", "num_hops": 2},
+    "hierarchical": {"kind": "hierarchical", "num_queries": 3},
+}
 FEATURES = FeatureSpace(
     rows={"item": 50, "category": 7, "hour": 5},
     events=("item", "category"),
@@ -35,7 +42,7 @@ def model_config(**settings: Any) -> ModelConfig:
         "machine": "associative",
         "encoder": "none",
         "window": {"kind": "segments"},
-        "reader": {"kind": "attention", "num_heads": 2},
+        "reader": READERS["attention"],
         "head": {"hidden_dims": (16,)},
     } | settings
     for name in ("machine", "encoder"):

@@ -23,6 +23,7 @@ class Slots:
     keys: Float[Tensor, "user slot key_dim"]
     values: Float[Tensor, "user slot value_dim"]
     valid: Bool[Tensor, "user slot"]
+    log_weight: Float[Tensor, "user slot"] | None = None  # a reader adds it to its logits; None: all weigh alike
 
 
 class MemoryMachine(nn.Module, ABC):

@@ -1,14 +1,15 @@
 """The target attends to the slots of its user's memory."""
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from rm_rec.attention import NullAttention
 from rm_rec.config import AttentionReader
 from rm_rec.machines.base import Slots
+from rm_rec.readers.base import Reader
 
 
-class SlotAttention(nn.Module):
+class SlotAttention(Reader):
     """Multi-head attention from queries to slots; a memory with no valid slot answers zero."""
 
     def __init__(self, config: AttentionReader, token_dim: int, slot_dim: int) -> None:
@@ -20,8 +21,18 @@ class SlotAttention(nn.Module):
         """Size of an answer."""
         return self.attention.num_features
 
-    def forward(self, queries: Float[Tensor, "block query dim"], slots: Slots) -> Float[Tensor, "block query features"]:
-        """Answer each block's queries from the block's memory."""
+    @property
+    def attended(self) -> list[slice]:
+        """The attended values come first."""
+        return [slice(0, self.attention.value.out_features)]
+
+    def forward(
+        self,
+        queries: Float[Tensor, "block query dim"],
+        slots: Slots,
+        recent: Float[Tensor, "block query dim"] | None = None,
+    ) -> Float[Tensor, "block query features"]:
+        """Answer each block's queries from the block's memory; what is recent is the window's alone."""
         keys, values = self.attention.key(slots.keys), self.attention.value(slots.values)
-        answer: Tensor = self.attention(queries, keys, values, self.attention.bias(slots.valid))
+        answer: Tensor = self.attention(queries, keys, values, self.attention.bias(slots.valid, slots.log_weight))
         return answer

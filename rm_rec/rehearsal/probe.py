@@ -176,5 +176,6 @@ def _joined(slots: list[Slots]) -> Slots:
     return Slots(*(torch.cat(parts) for parts in zip(*map(_parts, slots), strict=True)))
 
 
-def _parts(slots: Slots) -> tuple[Tensor, Tensor, Tensor]:
-    return slots.keys, slots.values, slots.valid
+def _parts(slots: Slots) -> tuple[Tensor, ...]:
+    parts = (slots.keys, slots.values, slots.valid, slots.log_weight)
+    return tuple(part for part in parts if part is not None)

@@ -1,4 +1,4 @@
-"""What a whole click model promises, with every machine, window and encoder."""
+"""What a whole click model promises, with every machine, window, encoder and reader."""
 
 from dataclasses import replace
 from typing import Any
@@ -10,7 +10,17 @@ from torch import Tensor
 from rm_rec.batch import UserBatch
 from rm_rec.config import FeatureSpace
 from rm_rec.model import ClickModel
-from tests.fakes import ENCODERS, KINDS, click_model, model_config, of_users, ragged_batch, user_batch, with_impressions
+from tests.fakes import (
+    ENCODERS,
+    KINDS,
+    READERS,
+    click_model,
+    model_config,
+    of_users,
+    ragged_batch,
+    user_batch,
+    with_impressions,
+)
 
 WINDOWS: dict[str, dict[str, Any]] = {
     "tail": {"kind": "segments", "num_segments": 0},
@@ -19,17 +29,25 @@ WINDOWS: dict[str, dict[str, Any]] = {
     "last6": {"kind": "last_events", "num_events": 6},
     "whole": {"kind": "whole_history"},
 }
-# Every machine with every window; the encoder, which no window sees, with one.
-MODELS = {f"{kind}-{window}": (kind, "none", window) for kind in ("none", *KINDS) for window in WINDOWS}
+# Every machine with every window; the encoder, which no window sees, with one; other readers with two machines.
+MODELS = {f"{kind}-{window}": (kind, "none", window, "attention") for kind in ("none", *KINDS) for window in WINDOWS}
 MODELS |= {
-    f"{kind}-{encoder}-tail+1": (kind, encoder, "tail+1") for kind in KINDS for encoder in set(ENCODERS) - {"none"}
+    f"{kind}-{encoder}-tail+1": (kind, encoder, "tail+1", "attention")
+    for kind in KINDS
+    for encoder in set(ENCODERS) - {"none"}
+}
+MODELS |= {
+    f"{kind}-{reader}-tail+1": (kind, "none", "tail+1", reader)
+    for kind in ("associative", "rehearsal")
+    for reader in set(READERS) - {"attention"}
 }
 
 
 @pytest.fixture(params=list(MODELS))
 def model(request: pytest.FixtureRequest) -> ClickModel:
-    machine, encoder, window = MODELS[request.param]
-    return click_model(model_config(machine=machine, encoder=encoder, window=WINDOWS[window]))
+    machine, encoder, window, reader = MODELS[request.param]
+    config = model_config(machine=machine, encoder=encoder, window=WINDOWS[window], reader=READERS[reader])
+    return click_model(config)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +186,9 @@ def test_a_batch_may_lack_anything(model: ClickModel, event_lengths: list[int], 
 
 def test_every_weight_learns(model: ClickModel, batch: UserBatch) -> None:
     for output in model.stretches(batch):
-        output.logits.square().sum().backward()
+        clicked = batch.label[output.impression] > 0
+        penalty = model.memory.penalty(output.trace, output.queries, clicked)
+        (output.logits.square().sum() + (penalty if penalty is not None else 0.0)).backward()
     for name, weight in model.named_parameters():
         assert weight.grad is not None, name
         assert torch.isfinite(weight.grad).all(), name

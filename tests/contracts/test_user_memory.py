@@ -1,5 +1,6 @@
 """What the plugin promises whoever holds it: stored state and window answer as the whole history does."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,9 +9,10 @@ from torch import Tensor
 
 from rm_rec.config import MemoryConfig, RehearsalMemory
 from rm_rec.machines.base import State
+from rm_rec.readers.supporting_facts import SupportingFacts
 from rm_rec.segments import Queries, Stretch
 from rm_rec.user_memory import UserMemory
-from tests.fakes import ENCODERS, KINDS, model_config, scrambled
+from tests.fakes import ENCODERS, KINDS, READERS, model_config, scrambled
 
 DIM, LENGTH = 8, 4
 WINDOWS: dict[str, dict[str, Any]] = {
@@ -20,12 +22,14 @@ WINDOWS: dict[str, dict[str, Any]] = {
     "last6": {"kind": "last_events", "num_events": 6},
 }
 SETTINGS = [("none", "none"), *((kind, encoder) for kind in KINDS for encoder in ENCODERS)]
+PARAMS = [(*setting, window, "attention") for setting in SETTINGS for window in WINDOWS]
+PARAMS += [("associative", "none", window, reader) for window in WINDOWS for reader in READERS if reader != "attention"]
 
 
-@pytest.fixture(params=[(*setting, window) for setting in SETTINGS for window in WINDOWS], ids="-".join)
+@pytest.fixture(params=PARAMS, ids="-".join)
 def memory(request: pytest.FixtureRequest) -> UserMemory:
-    machine, encoder, window = request.param
-    return user_memory(machine=machine, encoder=encoder, window=WINDOWS[window])
+    machine, encoder, window, reader = request.param
+    return user_memory(machine=machine, encoder=encoder, window=WINDOWS[window], reader=READERS[reader])
 
 
 def test_going_on_from_a_state_and_a_window_equals_one_pass_through_the_public_face() -> None:
@@ -173,20 +177,62 @@ def test_without_a_machine_there_is_no_state() -> None:
     assert memory.initial(3) == state == trace == {}
 
 
+@pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("kind", ["none", *KINDS])
-def test_attended_says_where_the_tokens_space_lies_in_an_answer(kind: str) -> None:
-    memory = user_memory(machine=kind)
-    attentions = [memory.window.attention, *([memory.reader.attention] if memory.reader is not None else [])]
-    tokens, time = history(1, 6)
+def test_attended_says_where_the_tokens_space_lies_in_an_answer(
+    kind: str, reader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = user_memory(machine=kind, reader=READERS[reader])
+    tokens, time = history(1, 10)
+    shown = memory.slots
+    # What is attended to is worth nothing.
+    monkeypatch.setattr(
+        memory, "slots", lambda *where: replace(found := shown(*where), values=torch.zeros_like(found.values))
+    )
     with torch.no_grad():
-        for attention in attentions:
-            attention.value.weight.zero_()
+        memory.window.attention.value.weight.zero_()
     answers, _, _ = memory(
-        memory.stretch(tokens, time, torch.tensor([6])), memory.queries(tokens[:, 0], [0], [6], [99])
+        memory.stretch(tokens, time, torch.tensor([10])), memory.queries(tokens[:, 0], [0], [10], [99])
     )
     attended = torch.zeros(memory.num_features, dtype=torch.bool)
     for place in memory.attended:
         assert place.stop - place.start == DIM
+        assert not attended[place].any()
         attended[place] = True
     assert not answers[0, attended].any()
-    assert answers[0, ~attended].all()
+    # A memory of one slot has nothing for a second choice.
+    num_unused = 1 if (kind, reader) == ("mean_pool", "supporting_facts") else 0
+    assert (answers[0, ~attended] == 0).sum() == num_unused
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_only_a_reader_with_a_loss_of_its_own_adds_one(reader: str) -> None:
+    memory = user_memory(machine="mean_pool", reader=READERS[reader])
+    tokens, time = history(2, 17)
+    targets = torch.randn(5, DIM, generator=torch.Generator().manual_seed(1))
+    queries = memory.queries(targets, [0, 1, 1, 0, 0], [17, 3, 12, 12, 12], [9_999] * 5)
+    _, _, trace = memory(memory.stretch(tokens, time, torch.tensor([17, 17])), queries)
+    for clicked in ([True] * 5, [False] * 5):
+        penalty = memory.penalty(trace, queries, torch.tensor(clicked))
+        assert (penalty is not None) == (reader == "supporting_facts")
+    assert memory.penalty(trace, no_queries(memory), torch.zeros(0, dtype=torch.bool)) is None
+
+
+def test_a_readers_own_loss_is_a_mean_over_queries_of_the_state_that_each_reads() -> None:
+    memory = user_memory(machine="associative", reader=READERS["supporting_facts"])
+    tokens, time = history(2, 17)
+    targets = torch.randn(5, DIM, generator=torch.Generator().manual_seed(1))
+    user, seen, clicked = [0, 1, 1, 0, 0], [17, 3, 12, 12, 12], [True, True, False, True, False]
+    stretch = memory.stretch(tokens, time, torch.tensor([17, 17]))
+    queries = memory.queries(targets, user, seen, [9_999] * 5)
+    _, _, trace = memory(stretch, queries)
+    found = memory.penalty(trace, queries, torch.tensor(clicked))
+    assert isinstance(memory.reader, SupportingFacts)
+    each = []
+    for query in range(5):
+        slots = memory.slots(trace, torch.tensor([user[query]]), torch.tensor([seen[query] // LENGTH]))
+        own = memory.reader.penalty(targets[None, query : query + 1], slots, torch.tensor([[clicked[query]]]))
+        each.append(own.detach().squeeze())
+    assert found is not None
+    assert [float(part) > 0 for part in each] == [True, False, False, True, False], "of clicks with something to read"
+    torch.testing.assert_close(found, torch.stack(each).mean())

@@ -1,0 +1,48 @@
+"""The contract of every reader: what answers queries from the slots of a memory.
+
+Suffixes: B block, Q query of a block, K slot, D dim.
+"""
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from rm_rec.machines.base import Slots
+
+
+class Reader(nn.Module, ABC):
+    """Answers each block's queries from the block's memory; a memory with no valid slot answers zero.
+
+    A valid slot's `log_weight` is added to its logit (or score), whatever the reader.
+    """
+
+    needs_labels: bool = False  # whether `penalty` is anything: it costs reading once more
+
+    @property
+    @abstractmethod
+    def num_features(self) -> int:
+        """Size of an answer."""
+
+    @property
+    @abstractmethod
+    def attended(self) -> list[slice]:
+        """Where, in an answer, lie vectors of the tokens' space: each of token_dim."""
+
+    @abstractmethod
+    def forward(
+        self,
+        queries: Float[Tensor, "block query dim"],
+        slots: Slots,
+        recent: Float[Tensor, "block query dim"] | None = None,
+    ) -> Float[Tensor, "block query features"]:
+        """Answer each block's queries from the block's memory.
+
+        `recent` is what the window's attention answered the same queries, in the tokens' space: the recent trajectory.
+        """
+
+    def penalty(
+        self, queries: Float[Tensor, "block query dim"], slots: Slots, clicked: Bool[Tensor, "block query"]
+    ) -> Float[Tensor, "block query"] | None:
+        """Return what training adds to the loss for each query, weighted; None: nothing."""
+        return None
