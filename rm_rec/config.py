@@ -58,6 +58,26 @@ class AssociativeMemory(Settings):
     """A slot keeps sigmoid(keep_bias) of what it holds at each segment, at the start of training."""
 
 
+class RingBuffer(Settings):
+    """The last events as they are (what MemNN, MemN2N and ToMMY read)."""
+
+    kind: Literal["ring_buffer"] = "ring_buffer"
+    num_slots: int = Field(31, ge=1, le=4096)
+    """Events kept: 31 x 32 numbers and a count are 1,988 bytes in float16."""
+
+
+class TransformerXL(Settings):
+    """A cache of the last hidden states of each layer (Transformer-XL, ACL 2019)."""
+
+    kind: Literal["transformer_xl"] = "transformer_xl"
+    cache_length: int = Field(15, ge=1, le=4096)
+    """Events kept, at each of num_layers + 1 levels: 2 x 15 x 32 numbers and a count are 1,924 bytes in float16."""
+    num_layers: int = Field(1, ge=1, le=8)
+    num_heads: int = Field(2, ge=1)
+    """Must divide token_dim."""
+    feedforward_dim: int = Field(64, ge=1)
+
+
 Encoder = Annotated[NoEncoder | TransformerEncoder, Field(discriminator="kind")]
 Machine = Annotated[
     AssociativeMemory
@@ -67,6 +87,8 @@ Machine = Annotated[
     | NtmMemory
     | DncMemory
     | MimnMemory
+    | RingBuffer
+    | TransformerXL
     | MeanPool
     | NoMachine,
     Field(discriminator="kind"),
@@ -165,7 +187,7 @@ class MemoryConfig(Settings):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "MemoryConfig":
-        for name in ("encoder", "reader", "window"):
+        for name in ("encoder", "machine", "reader", "window"):
             heads = getattr(getattr(self, name), "num_heads", 1)
             if self.token_dim % heads:
                 raise ValueError(f"{name}.num_heads is {heads}, which does not divide token_dim {self.token_dim}")

@@ -11,7 +11,9 @@ from rm_rec.machines.mean_pool import MeanPoolMachine
 from rm_rec.machines.mimn import MimnMachine
 from rm_rec.machines.ntm import NtmMachine
 from rm_rec.machines.rehearsal import RehearsalMachine
+from rm_rec.machines.ring_buffer import RingBufferMachine
 from rm_rec.machines.rum import RumMachine
+from rm_rec.machines.transformer_xl import TransformerXLMachine
 
 MACHINES: Final[dict[str, type[MemoryMachine]]] = {
     "rehearsal": RehearsalMachine,
@@ -22,6 +24,8 @@ MACHINES: Final[dict[str, type[MemoryMachine]]] = {
     "ntm": NtmMachine,
     "dnc": DncMachine,
     "mimn": MimnMachine,
+    "ring_buffer": RingBufferMachine,
+    "transformer_xl": TransformerXLMachine,
 }
 
 

@@ -3,6 +3,7 @@
 A new machine gets all of it by being in MACHINES.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -208,6 +209,17 @@ def test_a_state_has_the_size_its_spec_says_however_much_was_written(folding: Fo
     for found in (state, at(trace, -1)):
         assert {name: tuple(values.shape[1:]) for name, values in found.items()} == spec
         assert all(len(values) == 2 and values.dtype == torch.float32 for values in found.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_of_the_default_size_is_at_most_2_kb(kind: str) -> None:
+    config: Machine = TypeAdapter(Machine).validate_python({"kind": kind})
+    machine = build_machine(config, token_dim=32)
+    assert machine is not None
+    spec = machine.state_spec()
+    assert set(machine.exact_parts) <= set(spec)
+    sizes = {name: math.prod(shape) * (4 if name in machine.exact_parts else 2) for name, shape in spec.items()}
+    assert sum(sizes.values()) <= 2048
 
 
 def test_a_batch_without_users_has_a_trace(folding: Folding) -> None:

@@ -86,6 +86,8 @@ def test_a_model_applies_after_any_recipe(model: str) -> None:
         "ntm.yaml": ("ntm", "segments"),
         "rehearsal.yaml": ("rehearsal", "segments"),
         "rum.yaml": ("rum", "segments"),
+        "ring_buffer.yaml": ("ring_buffer", "segments"),
+        "transformer_xl.yaml": ("transformer_xl", "segments"),
         "window_only.yaml": ("none", "segments"),
     }
     assert (machine, window) == expected[model]

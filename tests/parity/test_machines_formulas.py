@@ -4,38 +4,13 @@ import math
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from rm_rec.config import AssociativeMemory, MeanPool, RehearsalMemory
 from rm_rec.machines.associative import AssociativeMachine
 from rm_rec.machines.mean_pool import MeanPoolMachine
 from rm_rec.machines.rehearsal import RehearsalMachine
 from tests.fakes import scrambled
-
-DIM, LENGTH = 5, 3
-LENGTHS = (0, 2, 3, 10, 12)  # events of each user
-
-
-def histories() -> tuple[Tensor, Tensor]:
-    segments = torch.randn(len(LENGTHS), 4, LENGTH, DIM, generator=torch.Generator().manual_seed(0))
-    valid = torch.arange(4 * LENGTH) < torch.tensor(LENGTHS)[:, None]
-    return segments, valid.view(len(LENGTHS), 4, LENGTH)
-
-
-def real_events(segments: Tensor, valid: Tensor, user: int, segment: int) -> list[np.ndarray]:
-    return [
-        segments[user, segment, event].numpy().astype(np.float64)
-        for event in range(LENGTH)
-        if valid[user, segment, event]
-    ]
-
-
-def numpy_of(weight: Tensor) -> np.ndarray:
-    return weight.detach().numpy().astype(np.float64)
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1.0 / (1.0 + np.exp(-x))
+from tests.parity.drawn_histories import DIM, LENGTHS, histories, numpy_of, real_events, sigmoid
 
 
 def rehearsal_write(machine: RehearsalMachine, slots: np.ndarray, events: list[np.ndarray]) -> np.ndarray:

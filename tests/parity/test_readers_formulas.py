@@ -207,7 +207,7 @@ def test_only_clicks_have_a_weak_support_and_learning_it_raises_its_score() -> N
         loss = reader.penalty(queries, slots, torch.ones_like(clicked)).sum()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < 0.1 * losses[0]
 
 

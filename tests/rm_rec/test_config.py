@@ -9,6 +9,7 @@ from rm_rec.config import FeatureSpace, MemoryConfig, ModelConfig
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("reader heads", {"reader": {"kind": "attention", "num_heads": 5}}, "reader.num_heads is 5.*token_dim 32"),
+    ("machine heads", {"machine": {"kind": "transformer_xl", "num_heads": 3}}, "machine.num_heads is 3.*token_dim 32"),
     ("window heads", {"window": {"kind": "last_events", "num_heads": 3}}, "window.num_heads is 3.*token_dim 32"),
     ("encoder heads", {"encoder": {"kind": "transformer", "num_heads": 3}}, "encoder.num_heads is 3.*token_dim 32"),
     ("no hop", {"reader": {"kind": "multi_hop", "num_hops": 0}}, "num_hops"),
