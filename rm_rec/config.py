@@ -78,6 +78,18 @@ class TransformerXL(Settings):
     feedforward_dim: int = Field(64, ge=1)
 
 
+class LearnedQueries(Settings):
+    """Learned query tokens that compress segment after segment by attention, and carry over."""
+
+    kind: Literal["learned_queries"] = "learned_queries"
+    num_slots: int = Field(32, ge=1, le=1024)
+    slot_dim: int = Field(32, ge=1, le=1024)
+    """num_slots x slot_dim numbers a user: 32 x 32 are 2 KB in float16."""
+    feedforward_dim: int = Field(64, ge=1)
+    keep_bias: float = Field(4.0, ge=-5.0, le=10.0)
+    """A token keeps sigmoid(keep_bias) of what it has gathered at each segment, at the start of training."""
+
+
 Encoder = Annotated[NoEncoder | TransformerEncoder, Field(discriminator="kind")]
 Machine = Annotated[
     AssociativeMemory
@@ -89,6 +101,7 @@ Machine = Annotated[
     | MimnMemory
     | RingBuffer
     | TransformerXL
+    | LearnedQueries
     | MeanPool
     | NoMachine,
     Field(discriminator="kind"),

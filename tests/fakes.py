@@ -48,7 +48,7 @@ def model_config(**settings: Any) -> ModelConfig:
     for name in ("machine", "encoder"):
         if isinstance(small[name], str):
             small[name] = {"kind": small[name]}
-    if small["machine"] in ({"kind": "rehearsal"}, {"kind": "associative"}):
+    if small["machine"] in ({"kind": "rehearsal"}, {"kind": "associative"}, {"kind": "learned_queries"}):
         small["machine"] |= {"num_slots": 3, "slot_dim": 6}
     return ModelConfig.model_validate(small)
 

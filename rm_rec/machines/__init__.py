@@ -7,6 +7,7 @@ from rm_rec.machines.associative import AssociativeMachine
 from rm_rec.machines.base import MemoryMachine
 from rm_rec.machines.dnc import DncMachine
 from rm_rec.machines.hpmn import HpmnMachine
+from rm_rec.machines.learned_queries import LearnedQueriesMachine
 from rm_rec.machines.mean_pool import MeanPoolMachine
 from rm_rec.machines.mimn import MimnMachine
 from rm_rec.machines.ntm import NtmMachine
@@ -26,6 +27,7 @@ MACHINES: Final[dict[str, type[MemoryMachine]]] = {
     "mimn": MimnMachine,
     "ring_buffer": RingBufferMachine,
     "transformer_xl": TransformerXLMachine,
+    "learned_queries": LearnedQueriesMachine,
 }
 
 

@@ -81,6 +81,7 @@ def test_a_model_applies_after_any_recipe(model: str) -> None:
         "din_full.yaml": ("none", "whole_history"),
         "dnc.yaml": ("dnc", "segments"),
         "hpmn.yaml": ("hpmn", "segments"),
+        "learned_queries.yaml": ("learned_queries", "segments"),
         "mean_pool.yaml": ("mean_pool", "segments"),
         "mimn.yaml": ("mimn", "segments"),
         "ntm.yaml": ("ntm", "segments"),
