@@ -78,6 +78,36 @@ class TransformerXL(Settings):
     feedforward_dim: int = Field(64, ge=1)
 
 
+class ExpireSpan(Settings):
+    """Events with learned spans of life; those with most left are kept (Expire-Span, ICML 2021)."""
+
+    kind: Literal["expire_span"] = "expire_span"
+    num_slots: int = Field(29, ge=1, le=4096)
+    """Events kept: 29 x (32 + 1) numbers, and ages and counts in float32, are 2,038 bytes in float16."""
+    max_span: int = Field(512, ge=1)
+    """The longest span that an event can have, in events."""
+    ramp: int = Field(128, ge=1)
+    """Events over which one expires; only there does its span learn from clicks."""
+    span_bias: float = Field(-2.0, ge=-10.0, le=10.0)
+    """Spans are about max_span x sigmoid(span_bias) at the start of training."""
+    span_weight: float = Field(1e-5, ge=0.0, le=1.0)
+    """Of the mean span, beside the click loss: how short memory should be."""
+
+
+class CountSketch(Settings):
+    """Fading counts in hashed buckets, without a network: the honest baseline for repeat behaviour."""
+
+    kind: Literal["count_sketch"] = "count_sketch"
+    num_buckets: int = Field(256, ge=1, le=4096)
+    """256 counts are 1 KB: in float32, for in float16 a count in the thousands stands still."""
+    sharpness: float = Field(32.0, gt=0.0, le=1000.0)
+    """How far an event's count goes to the one bucket whose direction is nearest."""
+    half_life: float = Field(1000.0, gt=0.0)
+    """Events after which one counts half."""
+    seed: int = Field(0, ge=0)
+    """Of the buckets' directions."""
+
+
 class LearnedQueries(Settings):
     """Learned query tokens that compress segment after segment by attention, and carry over."""
 
@@ -103,6 +133,8 @@ Machine = Annotated[
     | TransformerXL
     | LearnedQueries
     | MeanPool
+    | ExpireSpan
+    | CountSketch
     | NoMachine,
     Field(discriminator="kind"),
 ]

@@ -22,6 +22,14 @@ READERS: dict[str, dict[str, Any]] = {
     "supporting_facts": {"kind": "supporting_facts", "num_hops": 2},
     "hierarchical": {"kind": "hierarchical", "num_queries": 3},
 }
+# Sizes under which every weight has a gradient, and every event of a short history is still seen, after some segments.
+SMALL_MACHINES: dict[str, dict[str, Any]] = {
+    "rehearsal": {"num_slots": 3, "slot_dim": 6},
+    "associative": {"num_slots": 3, "slot_dim": 6},
+    "learned_queries": {"num_slots": 3, "slot_dim": 6},
+    "expire_span": {"max_span": 16, "ramp": 32},
+    "count_sketch": {"num_buckets": 16, "sharpness": 3.0},
+}
 FEATURES = FeatureSpace(
     rows={"item": 50, "category": 7, "hour": 5},
     events=("item", "category"),
@@ -48,8 +56,8 @@ def model_config(**settings: Any) -> ModelConfig:
     for name in ("machine", "encoder"):
         if isinstance(small[name], str):
             small[name] = {"kind": small[name]}
-    if small["machine"] in ({"kind": "rehearsal"}, {"kind": "associative"}, {"kind": "learned_queries"}):
-        small["machine"] |= {"num_slots": 3, "slot_dim": 6}
+    if set(small["machine"]) == {"kind"}:
+        small["machine"] |= SMALL_MACHINES.get(small["machine"]["kind"], {})
     return ModelConfig.model_validate(small)
 
 

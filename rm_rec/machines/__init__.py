@@ -5,7 +5,9 @@ from typing import Final
 from rm_rec.config import Machine, NoMachine
 from rm_rec.machines.associative import AssociativeMachine
 from rm_rec.machines.base import MemoryMachine
+from rm_rec.machines.count_sketch import CountSketchMachine
 from rm_rec.machines.dnc import DncMachine
+from rm_rec.machines.expire_span import ExpireSpanMachine
 from rm_rec.machines.hpmn import HpmnMachine
 from rm_rec.machines.learned_queries import LearnedQueriesMachine
 from rm_rec.machines.mean_pool import MeanPoolMachine
@@ -27,7 +29,9 @@ MACHINES: Final[dict[str, type[MemoryMachine]]] = {
     "mimn": MimnMachine,
     "ring_buffer": RingBufferMachine,
     "transformer_xl": TransformerXLMachine,
+    "expire_span": ExpireSpanMachine,
     "learned_queries": LearnedQueriesMachine,
+    "count_sketch": CountSketchMachine,
 }
 
 

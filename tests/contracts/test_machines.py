@@ -247,6 +247,9 @@ def test_slots_have_the_size_that_readers_are_built_for(folding: Folding) -> Non
         assert slots.keys.shape[:2] == slots.values.shape[:2] == slots.valid.shape
         assert torch.isfinite(slots.keys).all()
         assert torch.isfinite(slots.values).all()
+        if slots.log_weight is not None:
+            assert slots.log_weight.shape == slots.valid.shape
+            assert torch.isfinite(slots.log_weight).all()
     assert slots.valid.any(), "what was written can be read"
 
 
@@ -299,7 +302,8 @@ def test_gradients_are_finite_after_2000_events(names: tuple[str, str], scramble
     valid[1, 60:] = False
     state = at(folding.scan(folding.initial(2), events, valid), -1)
     slots = folding.machine.slots(state)
-    (slots.keys.square().sum() + slots.values.square().sum()).backward()
+    weights = slots.log_weight.masked_fill(~slots.valid, 0.0) if slots.log_weight is not None else slots.values
+    (slots.keys.square().sum() + slots.values.square().sum() + weights.square().sum()).backward()
     assert events.grad is not None
     assert torch.isfinite(events.grad).all()
     assert events.grad[0, -1].abs().sum() > 0

@@ -77,10 +77,12 @@ def test_a_model_applies_after_any_recipe(model: str) -> None:
     machine, window = settings.model.machine.kind, settings.model.window.kind
     expected = {
         "associative.yaml": ("associative", "segments"),
+        "count_sketch.yaml": ("count_sketch", "segments"),
         "din_50.yaml": ("none", "last_events"),
         "din_full.yaml": ("none", "whole_history"),
         "dnc.yaml": ("dnc", "segments"),
         "hpmn.yaml": ("hpmn", "segments"),
+        "expire_span.yaml": ("expire_span", "segments"),
         "learned_queries.yaml": ("learned_queries", "segments"),
         "mean_pool.yaml": ("mean_pool", "segments"),
         "mimn.yaml": ("mimn", "segments"),
