@@ -11,7 +11,8 @@ from pipelines.training import Fit, Learner, OptimizerConfig, TrainingConfig, bu
 from rm_rec.config import RehearsalConfig
 from rm_rec.machines.associative import AssociativeMachine
 from rm_rec.model import ClickModel
-from tests.fakes import FEATURES, click_model, model_config, ragged_batch
+from rm_rec.readers.supporting_facts import SupportingFacts
+from tests.fakes import FEATURES, READERS, click_model, model_config, ragged_batch
 
 
 @pytest.mark.parametrize(("events", "expected"), [(10_000_000, 4096), (409_600, 4096), (10_000, 100), (3, 1)])
@@ -40,3 +41,32 @@ def test_a_machines_penalty_is_trained_on_once_a_batch_however_it_is_cut(monkeyp
         without, with_penalty = changed(None, bptt_segments), changed(7.0, bptt_segments)
         assert torch.allclose(with_penalty - without, torch.full_like(without, 7.0), atol=1e-4)
         monkeypatch.undo()
+
+
+def test_a_readers_own_loss_is_trained_on_clicks_once_a_batch_however_it_is_cut() -> None:
+    def model_with(weight: float, bptt_segments: int) -> ClickModel:
+        reader = READERS["supporting_facts"] | {"support_weight": weight}
+        return click_model(model_config(bptt_segments=bptt_segments, reader=reader))
+
+    def gradient(model: ClickModel) -> torch.Tensor:
+        assert isinstance(model.memory.reader, SupportingFacts)
+        found = model.memory.reader.looked_for.weight.grad
+        assert found is not None
+        return found
+
+    batch = ragged_batch()
+    by_hand = model_with(5.0, 32)
+    (output,) = by_hand.stretches(batch)
+    penalty = by_hand.memory.penalty(output.trace, output.queries, batch.label.index_select(0, output.impression) == 1)
+    assert penalty is not None
+    penalty.backward()
+    for bptt_segments in (2, 32):
+        trained = []
+        for weight in (0.0, 5.0):
+            model = model_with(weight, bptt_segments)
+            learner = Learner(model, None)
+            optimizer = build_optimizer(learner, OptimizerConfig())
+            training_step(learner, optimizer, batch, clip_norm=1e9, generator=torch.Generator())
+            trained.append(gradient(model))
+        assert gradient(by_hand).abs().sum() > 0.1
+        torch.testing.assert_close(trained[1] - trained[0], gradient(by_hand), atol=1e-5, rtol=1e-4)

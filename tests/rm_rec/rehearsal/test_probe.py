@@ -174,6 +174,9 @@ def test_slots_are_those_of_the_state_that_is_asked(kind: str) -> None:
         torch.testing.assert_close(slots.keys[user : user + 1], expected.keys)
         torch.testing.assert_close(slots.values[user : user + 1], expected.values)
         assert torch.equal(slots.valid[user : user + 1], expected.valid)
+        assert (slots.log_weight is None) == (expected.log_weight is None)
+        if slots.log_weight is not None:
+            torch.testing.assert_close(slots.log_weight[user : user + 1], expected.log_weight)
 
 
 def user_of(batch: UserBatch, user: int, seen: int) -> UserBatch:
