@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from rm_rec.machine_config import DncMemory, HpmnMemory, MimnMemory, NtmMemory, RumMemory
+from rm_rec.reader_config import AttentionReader, Reader
 from rm_rec.settings import Settings
 
 
@@ -137,46 +138,6 @@ Machine = Annotated[
     | CountSketch
     | NoMachine,
     Field(discriminator="kind"),
-]
-
-
-class AttentionReader(Settings):
-    """The target attends to the slots."""
-
-    kind: Literal["attention"] = "attention"
-    num_heads: int = Field(1, ge=1)
-    """Must divide token_dim."""
-
-
-class MultiHopReader(Settings):
-    """Several reads, each asking with what those before have found (MemN2N, NeurIPS 2015)."""
-
-    kind: Literal["multi_hop"] = "multi_hop"
-    num_hops: int = Field(3, ge=1, le=8)
-    tying: Literal["adjacent", "layer_wise"] = "adjacent"
-    """Which weights hops share: each one's output with the next one's input, or all with all, like a recurrent net."""
-
-
-class SupportingFactsReader(Settings):
-    """Each hop picks the one slot that supports the answer best (MemNN, ICLR 2015), taught by weak labels."""
-
-    kind: Literal["supporting_facts"] = "supporting_facts"
-    num_hops: int = Field(2, ge=1, le=8)
-    margin: float = Field(0.1, gt=0.0, le=10.0)
-    """By how much the slot that supports should outscore the others."""
-    support_weight: float = Field(0.1, ge=0.0, le=1000.0)
-    """Of the hinge loss, beside the click loss; its labels are weak: the slots most like what was clicked."""
-
-
-class HierarchicalReader(Settings):
-    """Several queries from the target and the recent trajectory, whose answers are attended to again (ToMMY)."""
-
-    kind: Literal["hierarchical"] = "hierarchical"
-    num_queries: int = Field(4, ge=1, le=64)
-
-
-Reader = Annotated[
-    AttentionReader | MultiHopReader | SupportingFactsReader | HierarchicalReader, Field(discriminator="kind")
 ]
 
 

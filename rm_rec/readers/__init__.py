@@ -1,7 +1,7 @@
 """Readers: what answers a query from the slots of a memory. One file a reader, one line here."""
 
-from rm_rec.config import AttentionReader, HierarchicalReader, MultiHopReader
-from rm_rec.config import Reader as ReaderConfig
+from rm_rec.reader_config import AttentionReader, HierarchicalReader, MultiHopReader
+from rm_rec.reader_config import Reader as ReaderConfig
 from rm_rec.readers.attention import SlotAttention
 from rm_rec.readers.base import Reader
 from rm_rec.readers.hierarchical import Hierarchical

@@ -4,8 +4,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rm_rec.attention import NullAttention
-from rm_rec.config import AttentionReader
 from rm_rec.machines.base import Slots
+from rm_rec.reader_config import AttentionReader
 from rm_rec.readers.base import Reader
 
 

@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rm_rec.attention import NullAttention, attend, key_bias
-from rm_rec.config import HierarchicalReader
 from rm_rec.machines.base import Slots
+from rm_rec.reader_config import HierarchicalReader
 from rm_rec.readers.base import Reader
 
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rm_rec.attention import attend, key_bias
-from rm_rec.config import MultiHopReader
 from rm_rec.machines.base import Slots
+from rm_rec.reader_config import MultiHopReader
 from rm_rec.readers.base import Reader
 
 

@@ -24,8 +24,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rm_rec.config import SupportingFactsReader
 from rm_rec.machines.base import Slots
+from rm_rec.reader_config import SupportingFactsReader
 from rm_rec.readers.base import Reader
 
 

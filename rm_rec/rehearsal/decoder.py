@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from rm_rec.config import AttentionReader
 from rm_rec.encoder import TransformerBlock
 from rm_rec.machines.base import Slots
+from rm_rec.reader_config import AttentionReader
 from rm_rec.readers.attention import SlotAttention
 
 

@@ -236,3 +236,17 @@ def test_a_readers_own_loss_is_a_mean_over_queries_of_the_state_that_each_reads(
     assert found is not None
     assert [float(part) > 0 for part in each] == [True, False, False, True, False], "of clicks with something to read"
     torch.testing.assert_close(found, torch.stack(each).mean())
+
+
+@torch.no_grad()
+def test_a_reader_is_told_what_the_window_attended_to() -> None:
+    memory = user_memory(machine="associative", reader=READERS["hierarchical"], window=WINDOWS["tail"])
+    tokens, time = history(1, 10)
+    changed = tokens.clone()
+    changed[:, 8:] += 1.0  # the tail: no state holds it
+    answers = []
+    for shown in (tokens, changed):
+        queries = memory.queries(tokens[:, 0], [0], [10], [9_999])
+        answers.append(memory(memory.stretch(shown, time, torch.tensor([10])), queries)[0][0])
+    of_reader = slice(memory.window.num_features, None)
+    assert ((answers[0] - answers[1])[of_reader].abs() > 1e-4).any()

@@ -5,8 +5,9 @@ import math
 import numpy as np
 import torch
 
-from rm_rec.config import AttentionReader, CountSketch
+from rm_rec.config import CountSketch
 from rm_rec.machines.count_sketch import CountSketchMachine
+from rm_rec.reader_config import AttentionReader
 from rm_rec.readers.attention import SlotAttention
 from tests.parity.drawn_histories import DIM, LENGTHS, histories, numpy_of, real_events, softmax
 

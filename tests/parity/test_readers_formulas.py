@@ -10,9 +10,9 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from rm_rec.attention import NullAttention
-from rm_rec.config import HierarchicalReader, MultiHopReader, SupportingFactsReader
-from rm_rec.config import Reader as ReaderConfig
 from rm_rec.machines.base import Slots
+from rm_rec.reader_config import HierarchicalReader, MultiHopReader, SupportingFactsReader
+from rm_rec.reader_config import Reader as ReaderConfig
 from rm_rec.readers import build_reader
 from rm_rec.readers.hierarchical import Hierarchical
 from rm_rec.readers.multi_hop import MultiHop

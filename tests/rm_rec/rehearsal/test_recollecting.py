@@ -20,6 +20,9 @@ SPACE = FeatureSpace(rows={"item": PLACES * OWN}, events=("item",), targets=("it
 SIZES: dict[str, dict[str, float]] = {kind: {"num_slots": 4, "slot_dim": 16} for kind in ("rehearsal", "associative")}
 SIZES["hpmn"] = {"keep_bias": 1.0}  # by default its gates keep too much to take in a history of eight events
 SLOW_TO_LEARN = {"dnc": 200, "hpmn": 200, "ntm": 200}  # steps until events are told apart
+SIZES = {kind: {"num_slots": 4, "slot_dim": 16} for kind in ("rehearsal", "associative", "learned_queries")}
+SIZES["count_sketch"] = {"num_buckets": 64}
+SLOW_TO_LEARN = {"learned_queries": 200, "transformer_xl": 200}  # steps until events are told apart
 Batches = Callable[[int, int], UserBatch]
 WITHOUT_EITHER = {"recollection_weight": 0.0, "familiarity_weight": 0.0}
 
