@@ -17,12 +17,12 @@ from tests.rehearsed import of_the_next_user, random, rehearsal_config
 
 PLACES, OWN = 4, 6  # of a fragment; items that can be at each place
 SPACE = FeatureSpace(rows={"item": PLACES * OWN}, events=("item",), targets=("item",))
-SIZES: dict[str, dict[str, float]] = {kind: {"num_slots": 4, "slot_dim": 16} for kind in ("rehearsal", "associative")}
-SIZES["hpmn"] = {"keep_bias": 1.0}  # by default its gates keep too much to take in a history of eight events
-SLOW_TO_LEARN = {"dnc": 200, "hpmn": 200, "ntm": 200}  # steps until events are told apart
-SIZES = {kind: {"num_slots": 4, "slot_dim": 16} for kind in ("rehearsal", "associative", "learned_queries")}
+SIZES: dict[str, dict[str, float]] = {
+    kind: {"num_slots": 4, "slot_dim": 16} for kind in ("rehearsal", "associative", "learned_queries")
+}
 SIZES["count_sketch"] = {"num_buckets": 64}
-SLOW_TO_LEARN = {"learned_queries": 200, "transformer_xl": 200}  # steps until events are told apart
+SIZES["hpmn"] = {"keep_bias": 1.0}  # by default its gates keep too much to take in a history of eight events
+SLOW_TO_LEARN = dict.fromkeys(("dnc", "hpmn", "learned_queries", "ntm", "transformer_xl"), 200)  # steps
 Batches = Callable[[int, int], UserBatch]
 WITHOUT_EITHER = {"recollection_weight": 0.0, "familiarity_weight": 0.0}
 
