@@ -28,6 +28,7 @@ SMALL_MACHINES: dict[str, dict[str, Any]] = {
     "associative": {"num_slots": 3, "slot_dim": 6},
     "learned_queries": {"num_slots": 3, "slot_dim": 6},
     "expire_span": {"max_span": 16, "ramp": 32},
+    "hpmn": {"num_layers": 4},
     "count_sketch": {"num_buckets": 16, "sharpness": 3.0},
 }
 FEATURES = FeatureSpace(

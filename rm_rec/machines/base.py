@@ -31,6 +31,7 @@ class MemoryMachine(nn.Module, ABC):
 
     slot_dim: int  # size of a slot's key and value
     exact_parts: tuple[str, ...] = ()  # parts of a state that are stored as float32 even where others are float16
+    size_setting: str | None = "num_slots"  # the setting that a state's size grows with; None: it is fixed
 
     @abstractmethod
     def state_spec(self) -> StateSpec:

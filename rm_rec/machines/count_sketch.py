@@ -31,6 +31,7 @@ class CountSketchMachine(MemoryMachine):
     """Counts each user's events by the direction of their vectors; old ones fade."""
 
     exact_parts = ("count",)
+    size_setting = "num_buckets"
 
     def __init__(self, config: CountSketch, token_dim: int) -> None:
         super().__init__()

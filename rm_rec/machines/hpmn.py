@@ -29,6 +29,7 @@ class HpmnMachine(MemoryMachine):
     """A slot for each time scale: layer j of a stack of gated recurrent units moves at every growth^j-th event."""
 
     exact_parts = ("steps",)
+    size_setting = "slot_dim"
 
     def __init__(self, config: HpmnMemory, token_dim: int) -> None:
         super().__init__()

@@ -15,6 +15,7 @@ class MeanPoolMachine(MemoryMachine):
     """
 
     exact_parts = ("sum", "count")
+    size_setting = None
 
     def __init__(self, config: MeanPool, token_dim: int) -> None:
         super().__init__()

@@ -31,6 +31,7 @@ class TransformerXLMachine(MemoryMachine):
     """Keeps each user's last hidden states of every layer, and how many events there were."""
 
     exact_parts = ("count",)
+    size_setting = "cache_length"
 
     def __init__(self, config: TransformerXL, token_dim: int) -> None:
         super().__init__()

@@ -3,7 +3,6 @@
 A new machine gets all of it by being in MACHINES.
 """
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -18,6 +17,7 @@ from rm_rec.config import Encoder, Machine
 from rm_rec.encoder import build_encoder
 from rm_rec.machines import MACHINES, build_machine
 from rm_rec.machines.base import MemoryMachine, Slots, State, StateTrace
+from rm_rec.machines.sizes import state_bytes
 from tests.fakes import ENCODERS, KINDS, scrambled
 
 DIM, LENGTH = 8, 4
@@ -216,10 +216,8 @@ def test_a_state_of_the_default_size_is_at_most_2_kb(kind: str) -> None:
     config: Machine = TypeAdapter(Machine).validate_python({"kind": kind})
     machine = build_machine(config, token_dim=32)
     assert machine is not None
-    spec = machine.state_spec()
-    assert set(machine.exact_parts) <= set(spec)
-    sizes = {name: math.prod(shape) * (4 if name in machine.exact_parts else 2) for name, shape in spec.items()}
-    assert sum(sizes.values()) <= 2048
+    assert set(machine.exact_parts) <= set(machine.state_spec())
+    assert state_bytes(machine) <= 2048
 
 
 def test_a_batch_without_users_has_a_trace(folding: Folding) -> None:

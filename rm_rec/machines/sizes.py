@@ -1,0 +1,78 @@
+"""How many bytes a user's state takes, and the settings of a machine whose state takes a given number of them."""
+
+import math
+from bisect import bisect_right
+
+import torch
+from pydantic import ValidationError
+
+from rm_rec.config import Machine, NoMachine
+from rm_rec.errors import ConfigError
+from rm_rec.machines import build_machine
+from rm_rec.machines.base import MemoryMachine
+
+_LARGEST = 4096  # of what size_setting counts
+
+
+def state_bytes(machine: MemoryMachine) -> int:
+    """Return the bytes of one user's state in float16, what must be exact in float32.
+
+    >>> from rm_rec.config import AssociativeMemory
+    >>> from rm_rec.machines import MACHINES
+    >>> state_bytes(MACHINES["associative"](AssociativeMemory(num_slots=31, slot_dim=32), token_dim=32))
+    2046
+    """
+    return sum(
+        math.prod(shape) * (4 if name in machine.exact_parts else 2) for name, shape in machine.state_spec().items()
+    )
+
+
+def fit_state(config: Machine, token_dim: int, num_bytes: int) -> Machine:
+    """Return a machine's settings with as many slots (or what its state grows with) as `num_bytes` a user hold.
+
+    A machine whose state cannot grow keeps its settings. ConfigError where its smallest state is larger.
+
+    >>> from rm_rec.config import AssociativeMemory
+    >>> fit_state(AssociativeMemory(slot_dim=32), token_dim=32, num_bytes=1024).num_slots
+    15
+    """
+    if isinstance(config, NoMachine):
+        return config
+    machine = _machine(config, token_dim)
+    setting = machine.size_setting
+    if setting is None:
+        fitted, smallest = config, state_bytes(machine)
+        if smallest <= num_bytes:
+            return fitted
+        raise _too_large(config, smallest, num_bytes)
+    now = getattr(config, setting)
+
+    def bytes_at(size: int) -> int:
+        try:
+            return state_bytes(_machine(_resized(config, setting, size), token_dim))
+        except ValidationError:  # below the smallest size there can be, or above the largest
+            return 0 if size < now else num_bytes + 1
+
+    size = bisect_right(range(1, _LARGEST + 1), num_bytes, key=bytes_at)
+    try:
+        return _resized(config, setting, size)
+    except ValidationError:
+        raise _too_large(config, int(bytes_at(now)), num_bytes) from None
+
+
+def _machine(config: Machine, token_dim: int) -> MemoryMachine:
+    with torch.device("meta"):  # shapes are all that is asked for
+        machine = build_machine(config, token_dim)
+    assert machine is not None
+    return machine
+
+
+def _resized(config: Machine, setting: str, size: int) -> Machine:
+    return type(config).model_validate(config.model_dump() | {setting: size})
+
+
+def _too_large(config: Machine, smallest: int, num_bytes: int) -> ConfigError:
+    return ConfigError(
+        f"machine {config.kind} cannot be fitted to {num_bytes:,} bytes a user: with the settings given it takes "
+        f"{smallest:,}; allow more bytes, or give it a smaller slot_dim"
+    )
