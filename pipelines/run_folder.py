@@ -63,6 +63,12 @@ def read_metrics(folder: Path, fingerprint: str) -> dict[str, Any] | None:
     return found if found is not None and found.get("fingerprint") == fingerprint else None
 
 
+def result_of(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the result of a finished run with these settings, None where there is none."""
+    run = _read(folder / RUN)
+    return _read(folder / METRICS) if run is not None and run.get("settings") == deciding(settings) else None
+
+
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON file, replacing what was there at once."""
     partial = path.with_name(path.name + ".partial")

@@ -108,6 +108,11 @@ def main(argv: list[str]) -> int:
         description=DESCRIPTION,
         examples=EXAMPLES,
     )
+    return train(settings)
+
+
+def train(settings: TrainCtr) -> int:
+    """Do one training run in its folder, or what is left of it; return the exit code."""
     console = result_console()
     out = Path(settings.out)
     device = _device(settings.training.device)

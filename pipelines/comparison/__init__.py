@@ -1,0 +1,1 @@
+"""Models side by side: what `pipelines.compare_machines` trains, measures and reports."""

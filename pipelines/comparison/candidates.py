@@ -1,0 +1,94 @@
+"""What is compared: memory machines and model recipes by name, each a training run over a log's recipe.
+
+NAME is a recipe of pipelines/recipes/models, else a machine's kind, else a YAML file; NAME+rehearsal trains the same
+with the rehearsal loss.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from feature_store.errors import DataError
+from pipelines.settings import SettingsError, load_settings
+from pipelines.train_ctr import TrainCtr
+from rm_rec.config import RehearsalConfig
+from rm_rec.errors import ConfigError
+from rm_rec.machines import MACHINES
+from rm_rec.machines.sizes import fit_state
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+MODELS = RECIPES / "models"
+REHEARSAL = "+rehearsal"
+SYNTHETIC = "synthetic.parquet"  # the log that is made where the folder has none
+
+
+def log_file(log: str, data: Path, out: Path) -> Path:
+    """Return where a recipe's log lies: in the folder of logs, or made in `out`."""
+    named = Path(_settings(*_recipe(log)).data.log).name
+    given = data / named
+    if given.exists() or named != SYNTHETIC:
+        return given
+    return out / SYNTHETIC
+
+
+def short_name(name: str) -> str:
+    """Name a log or a candidate that may be given as a file.
+
+    >>> short_name("recipes/mine.yaml"), short_name("mine.yaml+rehearsal"), short_name("ntm")
+    ('mine', 'mine+rehearsal', 'ntm')
+    """
+    plain = name.removesuffix(REHEARSAL)
+    return (Path(plain).stem if _is_file(plain) else plain) + name[len(plain) :]
+
+
+def candidate(name: str, log: str, log_path: Path, state_bytes: int, arguments: Iterable[str]) -> TrainCtr:
+    """Return a candidate's training run on a log, its state fitted to so many bytes; `arguments` are train_ctr's.
+
+    Raises SettingsError for a name that is nothing, ConfigError for a machine that cannot be fitted.
+    """
+    plain = name.removesuffix(REHEARSAL)
+    settings = _settings(*_recipe(log), *_model(plain), "--data.log", str(log_path), *arguments)
+    machine = fit_state(settings.model.machine, settings.model.token_dim, state_bytes)
+    rehearsal = (settings.rehearsal or RehearsalConfig()) if name.endswith(REHEARSAL) else None
+    return settings.model_copy(
+        update={"model": settings.model.model_copy(update={"machine": machine}), "rehearsal": rehearsal}
+    )
+
+
+def check_names(logs: Iterable[str], names: Iterable[str], data: Path, out: Path, state_bytes: int) -> None:
+    """Raise, before anything is trained, where a log or a candidate cannot be."""
+    for log in logs:
+        path = log_file(log, data, out)
+        if not path.exists() and path.name != SYNTHETIC:
+            raise DataError(f"{path}: the log of {log} is not there; expected {path.name} in --data, {data}")
+        for name in names:
+            try:
+                candidate(name, log, path, state_bytes, ())
+            except ConfigError as error:
+                raise SettingsError(f"{name}: {error}") from error
+
+
+def _settings(*arguments: str) -> TrainCtr:
+    return load_settings(TrainCtr, arguments, prog="", description="")
+
+
+def _recipe(log: str) -> tuple[str, str]:
+    path = Path(log) if _is_file(log) else RECIPES / f"{log}.yaml"
+    if not path.is_file():
+        names = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
+        raise SettingsError(f"{log}: no such recipe; expected one of {names}, or a YAML file")
+    return ("--config", str(path))
+
+
+def _model(name: str) -> tuple[str, ...]:
+    if _is_file(name) and Path(name).is_file():
+        return ("--config", name)
+    if (MODELS / f"{name}.yaml").is_file():
+        return ("--config", str(MODELS / f"{name}.yaml"))
+    if name in MACHINES:
+        return ("--model.machine.kind", name)
+    known = ", ".join(sorted({*MACHINES, *(file.stem for file in MODELS.glob("*.yaml"))}))
+    raise SettingsError(f"{name}: no such candidate; expected a YAML file, or one of {known}")
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))

@@ -1,0 +1,96 @@
+"""Which runs a comparison needs: every candidate tries the same learning rates, then has the same number of seeds."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any, final
+
+from pipelines.comparison.candidates import REHEARSAL, candidate, short_name
+from pipelines.train_ctr import TrainCtr
+
+Metrics = Mapping[str, Mapping[str, Any]]  # name of a run -> what train_ctr wrote of it
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate on a log, with one learning rate and one seed of weights, batches and training's negatives."""
+
+    log: str
+    candidate: str
+    learning_rate: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Return the run's name, a folder."""
+        return f"{short_name(self.log)}/{short_name(self.candidate)}/lr-{self.learning_rate:g}-seed-{self.seed}"
+
+
+@final
+class Plan:
+    """Trials of candidates on logs; the held-out impressions, negatives included, are the same for all."""
+
+    def __init__(
+        self,
+        log_paths: Mapping[str, Any],
+        learning_rates: Sequence[float],
+        num_seeds: int,
+        state_bytes: int,
+        arguments: Sequence[str],
+    ) -> None:
+        self._log_paths, self._state_bytes, self._arguments = log_paths, state_bytes, arguments
+        self._learning_rates, self._num_seeds = learning_rates, num_seeds
+
+    def settings(self, trial: Trial) -> TrainCtr:
+        """Return a trial's training run."""
+        own = ["--optimizer.lr", repr(trial.learning_rate), "--training.seed", str(trial.seed)]
+        path = self._log_paths[trial.log]
+        return candidate(trial.candidate, trial.log, path, self._state_bytes, [*self._arguments, *own])
+
+    def runs(self, trials: Iterable[Trial]) -> dict[str, TrainCtr]:
+        """Return the training runs of trials by their names."""
+        return {trial.name: self.settings(trial) for trial in trials}
+
+    def tuning(self, logs: Iterable[str], candidates: Iterable[str]) -> list[Trial]:
+        """Return the first seed of every learning rate."""
+        names = list(candidates)
+        return [Trial(log, name, rate, 0) for rate in self._learning_rates for log in logs for name in names]
+
+    def chosen(self, log: str, name: str, metrics: Metrics) -> list[Trial]:
+        """Return all seeds at the learning rate that is best on validation; none while one is not tried yet.
+
+        With rehearsal a candidate has the learning rate that is best without: nothing else differs.
+        """
+        tried = self.tuning([log], [name.removesuffix(REHEARSAL)])
+        if any(trial.name not in metrics for trial in tried):
+            return []
+        best = max(tried, key=lambda trial: validation_auc(metrics[trial.name]))
+        return [Trial(log, name, best.learning_rate, seed) for seed in range(self._num_seeds)]
+
+    def seeds(self, logs: Iterable[str], candidates: Iterable[str], metrics: Metrics) -> list[Trial]:
+        """Return all seeds of all candidates that are tuned, seed by seed: whole tables early."""
+        names = list(candidates)
+        trials = [trial for log in logs for name in names for trial in self.chosen(log, name, metrics)]
+        return sorted(trials, key=lambda trial: trial.seed)
+
+    def best(self, logs: Sequence[str], candidates: Iterable[str], metrics: Metrics, count: int) -> list[str]:
+        """Return the candidates that are best on validation, by the mean of their ranks on these logs."""
+        scores = {
+            log: {
+                name: mean(validation_auc(metrics[trial.name]) for trial in trials)
+                for name in candidates
+                if (trials := [trial for trial in self.chosen(log, name, metrics) if trial.name in metrics])
+            }
+            for log in logs
+        }
+        everywhere = [name for name in candidates if all(name in scores[log] for log in logs)]
+        ranks = {
+            name: sum(sum(other > scores[log][name] for other in scores[log].values()) for log in logs)
+            for name in everywhere
+        }
+        return sorted(everywhere, key=lambda name: ranks[name])[:count]
+
+
+def validation_auc(metrics: Mapping[str, Any]) -> float:
+    """Return what candidates are chosen by; the test split is not looked at."""
+    return float(metrics["validation"]["auc"])

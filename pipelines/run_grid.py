@@ -1,0 +1,93 @@
+"""Training runs side by side, each `train_ctr` with one thread, in a process and a folder of its own.
+
+Killed, they go on where they were; finished with the same settings, they are not run again.
+"""
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any, final
+
+import mlflow
+
+from pipelines import run_folder
+from pipelines.job import run_job
+from pipelines.settings import resolved
+from pipelines.tracking import TrackingConfig
+from pipelines.train_ctr import TrainCtr, train
+
+_LOG = "log.txt"
+
+
+@final
+class RunGrid:
+    """A folder of training runs, each in a folder beneath it that it is named by; one MLflow experiment."""
+
+    def __init__(self, out: Path, tracking: TrackingConfig) -> None:
+        self.out = out.resolve()
+        self._tracking = tracking
+
+    def folder(self, name: str) -> Path:
+        """Return where a run keeps its predictions and metrics."""
+        return self.out / name
+
+    def finished(self, runs: Mapping[str, TrainCtr]) -> dict[str, dict[str, Any]]:
+        """Return the metrics of the runs that are finished."""
+        found = {name: self._metrics(name, settings) for name, settings in runs.items()}
+        return {name: metrics for name, metrics in found.items() if metrics is not None}
+
+    def run(self, runs: Mapping[str, TrainCtr], jobs: int) -> dict[str, dict[str, Any]]:
+        """Do what is not finished, in order and `jobs` at a time; return the metrics of what did not fail."""
+        due = {name: settings for name, settings in runs.items() if self._metrics(name, settings) is None}
+        if due and jobs:
+            self.out.mkdir(parents=True, exist_ok=True)
+            # Two runs at once would both create the database, and one of them fail.
+            mlflow.MlflowClient(self._tracking.uri).search_experiments()
+            # A run starts as a copy of a process that has imported everything: alone, that takes it seconds.
+            processes = multiprocessing.get_context("forkserver")
+            processes.set_forkserver_preload([__name__])
+            with ThreadPoolExecutor(jobs) as pool:
+                for name, settings in due.items():
+                    pool.submit(self._run, name, settings, processes)
+        return self.finished(runs)
+
+    def _run(self, name: str, settings: TrainCtr, processes: ForkServerContext) -> None:
+        process = processes.Process(target=_train, args=(resolved(self._here(name, settings)),))
+        process.start()
+        process.join()
+        result = "done" if process.exitcode == 0 else f"FAILED, see {self.folder(name) / _LOG}"
+        sys.stderr.write(f"{name}: {result}\n")
+
+    def _metrics(self, name: str, settings: TrainCtr) -> dict[str, Any] | None:
+        return run_folder.result_of(self.folder(name), resolved(self._here(name, settings)))
+
+    def _here(self, name: str, settings: TrainCtr) -> TrainCtr:
+        one_thread = settings.training.model_copy(update={"threads": 1})
+        here = {"out": str(self.folder(name)), "tracking": self._tracking, "training": one_thread}
+        return settings.model_copy(update=here)
+
+
+def _train(settings: Mapping[str, Any]) -> None:
+    """Be one run, as long as the process that asked for it lives: a second one would find the folder taken."""
+    asking = multiprocessing.parent_process()
+    assert asking is not None
+    threading.Thread(target=_die_with, args=(asking.sentinel,), daemon=True).start()
+    folder = Path(settings["out"])
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOG).open("a") as text:
+        for stream in (1, 2):
+            os.dup2(text.fileno(), stream)
+    sys.argv = ["train_ctr", "--out", str(folder)]  # where a traceback is kept
+    run_job(lambda _: train(TrainCtr.model_validate(settings)))
+
+
+def _die_with(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os.kill(os.getpid(), signal.SIGKILL)
