@@ -18,8 +18,15 @@ din_50, din_full and their _masked        attention over raw events, without and
 import argparse
 import json
 import statistics
+from pathlib import Path
 
-from training_runs import RECIPES, TrainingRun, add_arguments, mean_and_spread, run_all
+from feature_store.datasets.synthetic import SyntheticConfig
+from pipelines.comparison.candidates import RECIPES, SYNTHETIC, log_file
+from pipelines.make_log import write_log
+from pipelines.run_grid import RunGrid
+from pipelines.settings import load_settings
+from pipelines.tracking import TrackingConfig
+from pipelines.train_ctr import TrainCtr
 
 LOGS = ("delicious_tags", "quickstart", "wikipedia_edits", "foursquare_nyc")
 WEIGHTS = ("--rehearsal.recollection_weight", "--rehearsal.familiarity_weight")
@@ -31,7 +38,7 @@ def rehearsal(recollection: str, familiarity: str, sampler: str = "uniform") -> 
 
 
 def model(name: str) -> tuple[str, ...]:
-    """Lay a model's recipe over the log's."""
+    """Lay a baseline's recipe over the log's."""
     return ("--config", str(RECIPES / "models" / f"{name}.yaml"))
 
 
@@ -46,8 +53,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "both_student": rehearsal(RECOLLECTION, FAMILIARITY, "student"),
     "recollection_teacher": rehearsal(RECOLLECTION, "0", "teacher"),
     "recollection_student": rehearsal(RECOLLECTION, "0", "student"),
-    "gated_none": (*model("rehearsal"), *OFF),
-    "gated_both": (*model("rehearsal"), *rehearsal(RECOLLECTION, FAMILIARITY)),
+    "gated_none": ("--model.machine.kind", "rehearsal", *OFF),
+    "gated_both": ("--model.machine.kind", "rehearsal", *rehearsal(RECOLLECTION, FAMILIARITY)),
     "din_50": (*model("din_50"), *OFF),
     "din_50_masked": (*model("din_50"), *rehearsal(RECOLLECTION, "0")),
     "din_full": (*model("din_full"), *OFF),
@@ -58,27 +65,51 @@ BASES = {"gated_both": "gated_none", "din_50_masked": "din_50", "din_full_masked
 ON_ALL_LOGS = ("none", "recollection", "familiarity", "both", "both_teacher", "both_student")
 
 
+def training(log: str, path: Path, variant: str, seed: int, settings: list[str]) -> TrainCtr:
+    """Return one run: the seed is of weights, batches and negatives."""
+    own = ["--data.log", str(path), "--data.seed", str(seed), "--training.seed", str(seed)]
+    arguments = ["--config", str(RECIPES / f"{log}.yaml"), *VARIANTS[variant], *settings, *own]
+    return load_settings(TrainCtr, arguments, prog="train_ctr", description="")
+
+
+def mean_and_spread(values: list[float]) -> str:
+    """Write the mean of several seeds, plus and minus half of their range; of one seed, its value."""
+    if len(values) == 1:
+        return f"{values[0]:.4f}"
+    return f"{statistics.mean(values):.4f} ± {(max(values) - min(values)) / 2:.4f}"
+
+
 def main() -> None:
     """Run what is not finished yet, then print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser, seeds=3)
+    parser.add_argument("--data", type=Path, required=True, help="folder of NAME.parquet for each recipe")
+    parser.add_argument("--out", type=Path, required=True, help="folder of all runs")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; 0 only reports those that are finished")
+    parser.add_argument("--seeds", type=int, default=3, help="at most this many")
     parser.add_argument("--only", nargs="*", default=list(LOGS), choices=list(LOGS))
     parser.add_argument("--variants", nargs="*", choices=list(VARIANTS), help="all on the first log, six on the others")
     arguments, settings = parser.parse_known_args()
     variants = {
         log: arguments.variants or (list(VARIANTS) if log == LOGS[0] else ON_ALL_LOGS) for log in arguments.only
     }
+    paths = {log: log_file(log, arguments.data, arguments.out) for log in arguments.only}
+    made = arguments.out / SYNTHETIC
+    if made in paths.values() and not made.exists():
+        write_log(SyntheticConfig(), made)
     # Seeds outermost, so that a first whole table is there early.
-    runs = [
-        TrainingRun(log, name, seed, (*VARIANTS[name], *settings))
+    runs = {
+        (log, name, seed): training(log, paths[log], name, seed, settings)
         for seed in range(arguments.seeds)
         for log in arguments.only
         for name in variants[log]
-    ]
-    metrics = run_all(runs, arguments.data, arguments.out, arguments.jobs)
+    }
+    tracking = TrackingConfig(uri=f"sqlite:///{arguments.out.resolve()}/mlflow.db", experiment=arguments.out.name)
+    folders = {key: "{}/{}-{}".format(*key) for key in runs}
+    found = RunGrid(arguments.out, tracking).run({folders[key]: run for key, run in runs.items()}, arguments.jobs)
     auc = {
-        (run.recipe, run.name, run.seed): {split: found[split]["auc"] for split in ("test", "validation")}
-        for run, found in metrics.items()
+        key: {split: found[folder][split]["auc"] for split in ("test", "validation")}
+        for key, folder in folders.items()
+        if folder in found
     }
     figures: dict[str, dict[str, dict[str, float]]] = {}
     for log in arguments.only:

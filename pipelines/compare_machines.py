@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 from typing import Self
 
-import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
-from feature_store.datasets.synthetic import SyntheticConfig, make_synthetic_log
+from feature_store.datasets.synthetic import SyntheticConfig
 from feature_store.schema import Strict
 from pipelines.comparison.candidates import REHEARSAL, SYNTHETIC, check_names, log_file
 from pipelines.comparison.plan import Plan
 from pipelines.job import DONE, run_job
+from pipelines.make_log import write_log
 from pipelines.run_grid import RunGrid
 from pipelines.settings import load_settings
 from pipelines.tracking import TrackingConfig
@@ -95,8 +95,9 @@ def main(argv: list[str]) -> int:
     logs = (*settings.logs, *settings.logs_of_best)
     check_names(logs, everyone, data, out, settings.state_bytes)
     paths = {log: log_file(log, data, out) for log in logs}
-    if out / SYNTHETIC in paths.values():
-        _make_log(out / SYNTHETIC, QUICK_LOG if settings.quick else SyntheticConfig())
+    made = out / SYNTHETIC
+    if made in paths.values() and not made.exists():
+        write_log(QUICK_LOG if settings.quick else SyntheticConfig(), made)
     plan = Plan(
         paths,
         settings.learning_rates,
@@ -114,14 +115,6 @@ def main(argv: list[str]) -> int:
         found |= grid.run(plan.runs(plan.seeds(settings.logs_of_best, chosen, found)), settings.jobs)
     sys.stdout.write(f"{len(found)} runs\n")
     return DONE
-
-
-def _make_log(path: Path, config: SyntheticConfig) -> None:
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        pq.write_table(make_synthetic_log(config), partial, compression="zstd")
-        partial.replace(path)
 
 
 if __name__ == "__main__":

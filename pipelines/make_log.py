@@ -7,6 +7,7 @@ python -m pipelines.make_log --out data/large.parquet --log.users 20000 --log.ev
 import os
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_store.datasets.synthetic import SyntheticConfig, best_possible_auc, make_synthetic_log
@@ -35,16 +36,22 @@ def main(argv: list[str]) -> int:
             "python -m pipelines.make_log --out data/large.parquet --log.users 20000",
         ),
     )
-    table = make_synthetic_log(settings.log)
     out = Path(settings.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    pq.write_table(table, partial, compression="zstd")
-    os.replace(partial, out)
+    table = write_log(settings.log, out)
     console = result_console()
     console.print(f"{out}: {len(table):,} events of {settings.log.users:,} users")
     console.print(f"best possible AUC over all of them: {best_possible_auc(table):.4f}")
     return DONE
+
+
+def write_log(config: SyntheticConfig, out: Path) -> pa.Table:
+    """Make a log and write it, whole or not at all."""
+    table = make_synthetic_log(config)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".partial")
+    pq.write_table(table, partial, compression="zstd")
+    os.replace(partial, out)
+    return table
 
 
 if __name__ == "__main__":
