@@ -4,25 +4,28 @@ python -m pipelines.compare_machines --data FOLDER --out runs/compare --jobs 2
 python -m pipelines.compare_machines --quick --out runs/quick
 """
 
-import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, final
 
 from pydantic import Field, model_validator
 
 from feature_store.datasets.synthetic import SyntheticConfig
 from feature_store.schema import Strict
-from pipelines.comparison.candidates import REHEARSAL, SYNTHETIC, check_names, log_file
-from pipelines.comparison.plan import Plan
-from pipelines.job import DONE, run_job
+from pipelines import tracking
+from pipelines.comparison.candidates import REHEARSAL, SYNTHETIC, check_names, log_file, short_name
+from pipelines.comparison.outcomes import FinishedRun
+from pipelines.comparison.plan import Plan, Trial
+from pipelines.comparison.results import NUMBERS, REPORT, Results
+from pipelines.job import DONE, FAILED, result_console, run_job
 from pipelines.make_log import write_log
 from pipelines.run_grid import RunGrid
-from pipelines.settings import load_settings
+from pipelines.settings import load_settings, resolved
 from pipelines.tracking import TrackingConfig
 from rm_rec.machines import MACHINES
 
 BASELINES = ("window_only", "mean_pool", "din_50", "din_full")
-REHEARSED = ("associative", "rehearsal", "learned_queries", "rum", "hpmn", "ntm", "dnc", "mimn")
+REHEARSED = ("associative", "rehearsal", "learned_queries", "rum", "ntm", "mimn", "dnc", "hpmn")
 MEMORIES = (
     *(kind for kind in MACHINES if kind != "mean_pool"),
     *("memn2n", "memnn", "tommy"),
@@ -36,8 +39,8 @@ class CompareMachines(Strict):
     """Folder of the logs that the recipes name; the synthetic log is made where it is not there."""
     logs: tuple[str, ...] = Field(("delicious_tags", "quickstart"), min_length=1)
     """Recipes on whose logs every candidate is trained: names in pipelines/recipes, or YAML files."""
-    logs_of_best: tuple[str, ...] = ("foursquare_nyc", "wikipedia_edits", "assistments2017", "movielens")
-    """Recipes on whose logs the best candidates and the baselines are trained."""
+    logs_of_best: tuple[str, ...] = ("foursquare_nyc", "wikipedia_edits", "movielens", "assistments2017")
+    """Recipes on whose logs the best candidates and the baselines are trained, tuned as on the first of `logs`."""
     num_best: int = Field(5, ge=1)
     """How many are best: by the mean rank of their validation AUC on `logs`."""
     baselines: tuple[str, ...] = BASELINES
@@ -49,13 +52,17 @@ class CompareMachines(Strict):
     state_bytes: int = Field(2048, ge=1)
     """Every machine gets as many slots as a state of this size holds, in float16."""
     learning_rates: tuple[float, ...] = Field((0.003, 0.006), min_length=1)
-    """Of the network: each candidate tries them all on each log with its first seed; validation AUC chooses."""
+    """Of the network: on each of `logs` each candidate tries them all with its first seed; validation AUC chooses."""
     seeds: int = Field(3, ge=1)
     """Of weights, batches and training's negatives; held-out impressions are the same for all."""
     epochs: int = Field(4, ge=1)
     """At most this many, for all alike."""
     quick: bool = False
     """A small made log, one epoch, two seeds, one learning rate: whether everything runs; its figures mean nothing."""
+    resamples: int = Field(200, ge=0)
+    """Times the users are drawn anew for the intervals; 0 leaves intervals out."""
+    cost_rounds: int = Field(5, ge=0)
+    """Times that each model's writing, reading and training are timed, in turns; 0 leaves costs out."""
     jobs: int = Field(1, ge=0)
     """Runs at a time, of one thread each; 0 only reports what is finished."""
     tracking: TrackingConfig = TrackingConfig(experiment="compare-machines")
@@ -70,7 +77,14 @@ class CompareMachines(Strict):
         return self
 
 
-QUICK = {"logs": ("quickstart",), "logs_of_best": (), "learning_rates": (0.003,), "seeds": 2, "epochs": 1}
+QUICK = {
+    "logs": ("quickstart",),
+    "logs_of_best": (),
+    "learning_rates": (0.003,),
+    "seeds": 2,
+    "epochs": 1,
+    "cost_rounds": 1,
+}
 QUICK_LOG = SyntheticConfig(users=40, events_per_user=200)
 
 
@@ -89,32 +103,82 @@ def main(argv: list[str]) -> int:
     )
     if settings.quick:
         settings = settings.model_copy(update=QUICK)
-    everyone = (*settings.baselines, *settings.candidates)
-    rehearsed = tuple(f"{name}{REHEARSAL}" for name in settings.rehearsed if name in everyone)
+    console = result_console()
     data, out = Path(settings.data), Path(settings.out)
     logs = (*settings.logs, *settings.logs_of_best)
-    check_names(logs, everyone, data, out, settings.state_bytes)
+    check_names(logs, (*settings.baselines, *settings.candidates), data, out, settings.state_bytes)
     paths = {log: log_file(log, data, out) for log in logs}
     made = out / SYNTHETIC
     if made in paths.values() and not made.exists():
         write_log(QUICK_LOG if settings.quick else SyntheticConfig(), made)
-    plan = Plan(
-        paths,
-        settings.learning_rates,
-        settings.seeds,
-        settings.state_bytes,
-        ("--training.epochs", str(settings.epochs), "--metrics.resamples", "0"),
-    )
-    grid = RunGrid(out, settings.tracking)
-    found = grid.run(plan.runs(plan.tuning(settings.logs, everyone)), settings.jobs)
-    found |= grid.run(plan.runs(plan.seeds(settings.logs, (*everyone, *rehearsed), found)), settings.jobs)
-    if settings.logs_of_best:
-        best = plan.best(settings.logs, settings.candidates, found, settings.num_best)
-        chosen = (*settings.baselines, *best)
-        found |= grid.run(plan.runs(plan.tuning(settings.logs_of_best, chosen)), settings.jobs)
-        found |= grid.run(plan.runs(plan.seeds(settings.logs_of_best, chosen, found)), settings.jobs)
-    sys.stdout.write(f"{len(found)} runs\n")
+    arguments = ["--training.epochs", str(settings.epochs), "--metrics.resamples", "0"]
+    arguments += ["--training.min_batches", "5"] if settings.quick else []
+    plan = Plan(paths, settings.learning_rates, settings.seeds, settings.state_bytes, arguments)
+    comparison = _Comparison(settings, plan, RunGrid(out, settings.tracking))
+    comparison.train()
+    finished = comparison.finished()
+    results = Results.measure(finished, settings.resamples, settings.cost_rounds, out)
+    if results is None:
+        console.print(f"No candidate is tuned yet; the runs are in {out}.")
+        return FAILED
+    with tracking.tracked_run(settings.tracking, out, resolved(settings), {}):
+        console.print(results.keep(out, settings.baselines, comparison.shown))
+    console.print(f"Wrote {out / REPORT}, {NUMBERS} and the figures.")
+    asked = settings.seeds * sum(map(len, finished.values()))
+    if results.num_runs < asked:
+        missing = asked - results.num_runs
+        console.print(f"{missing} of {asked} runs are not finished: the same command goes on with them.")
+        return FAILED
     return DONE
+
+
+@final
+class _Comparison:
+    """The runs of a comparison, in the order in which they are due."""
+
+    def __init__(self, settings: CompareMachines, plan: Plan, grid: RunGrid) -> None:
+        self.settings, self.plan, self.grid = settings, plan, grid
+        self.metrics: dict[str, Any] = {}
+
+    def train(self) -> None:
+        """Tune on `logs`, then all seeds there; then the best on the other logs; then what is rehearsed."""
+        logs = self.settings.logs
+        everyone = (*self.settings.baselines, *self.settings.candidates)
+        self._run(self.plan.tuning(logs, everyone))
+        self._run(self.plan.seeds(logs, everyone, self.metrics))
+        self._run(self.plan.seeds(self.settings.logs_of_best, self.shown, self.metrics, tuned_on=logs[0]))
+        self._run(self.plan.seeds(logs, self._rehearsed, self.metrics))
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Return the baselines and the best candidates."""
+        settings = self.settings
+        best = self.plan.best(settings.logs, settings.candidates, self.metrics, settings.num_best)
+        return (*settings.baselines, *best)
+
+    def finished(self) -> dict[str, dict[str, list[FinishedRun]]]:
+        """Return the finished runs of each log's candidates, at the learning rate that was chosen."""
+        settings = self.settings
+        everyone = (*settings.baselines, *settings.candidates, *self._rehearsed)
+        trials = [
+            *self.plan.seeds(settings.logs, everyone, self.metrics),
+            *self.plan.seeds(settings.logs_of_best, self.shown, self.metrics, tuned_on=settings.logs[0]),
+        ]
+        found: dict[str, dict[str, list[FinishedRun]]] = {}
+        for trial in trials:
+            runs = found.setdefault(short_name(trial.log), {}).setdefault(short_name(trial.candidate), [])
+            if trial.name in self.metrics:
+                run = FinishedRun(self.plan.settings(trial), self.metrics[trial.name], self.grid.folder(trial.name))
+                runs.append(run)
+        return found
+
+    @property
+    def _rehearsed(self) -> tuple[str, ...]:
+        everyone = (*self.settings.baselines, *self.settings.candidates)
+        return tuple(f"{name}{REHEARSAL}" for name in self.settings.rehearsed if name in everyone)
+
+    def _run(self, trials: Sequence[Trial]) -> None:
+        self.metrics |= self.grid.run(self.plan.runs(trials), self.settings.jobs)
 
 
 if __name__ == "__main__":

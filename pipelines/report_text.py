@@ -85,11 +85,16 @@ def markdown(found: Iterable[_Grid], notes: Sequence[str], images: Sequence[str]
     """Write the tables as Markdown, then the notes, then the images by file name."""
     lines = ["# Evaluation", ""]
     for title, header, rows in found:
-        lines += [f"## {title}", "", _line(header), _line(["---"] + ["---:"] * (len(header) - 1))]
-        lines += [*map(_line, rows), ""]
+        lines += [f"## {title}", "", markdown_table(header, rows), ""]
     lines += [f"{note}\n" for note in notes]
     lines += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})\n" for name in images]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a table as Markdown: the first column to the left, numbers to the right."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join(map(_line, lines))
 
 
 def _bucket(name: str, reports: Mapping[str, Report]) -> list[str]:

@@ -56,22 +56,31 @@ class Plan:
         names = list(candidates)
         return [Trial(log, name, rate, 0) for rate in self._learning_rates for log in logs for name in names]
 
-    def chosen(self, log: str, name: str, metrics: Metrics) -> list[Trial]:
-        """Return all seeds at the learning rate that is best on validation; none while one is not tried yet.
+    def chosen(self, log: str, name: str, metrics: Metrics) -> float | None:
+        """Return the learning rate that is best on a log's validation split; None while one is not tried yet.
 
-        With rehearsal a candidate has the learning rate that is best without: nothing else differs.
+        With rehearsal it is the one that is best without: nothing else differs.
         """
         tried = self.tuning([log], [name.removesuffix(REHEARSAL)])
         if any(trial.name not in metrics for trial in tried):
-            return []
-        best = max(tried, key=lambda trial: validation_auc(metrics[trial.name]))
-        return [Trial(log, name, best.learning_rate, seed) for seed in range(self._num_seeds)]
+            return None
+        return max(tried, key=lambda trial: validation_auc(metrics[trial.name])).learning_rate
 
-    def seeds(self, logs: Iterable[str], candidates: Iterable[str], metrics: Metrics) -> list[Trial]:
-        """Return all seeds of all candidates that are tuned, seed by seed: whole tables early."""
+    def seeds(
+        self, logs: Iterable[str], candidates: Iterable[str], metrics: Metrics, tuned_on: str | None = None
+    ) -> list[Trial]:
+        """Return all seeds of all candidates that are tuned, seed by seed: whole tables early.
+
+        Each has the learning rate that is best on the log itself, or on the log `tuned_on`.
+        """
         names = list(candidates)
-        trials = [trial for log in logs for name in names for trial in self.chosen(log, name, metrics)]
-        return sorted(trials, key=lambda trial: trial.seed)
+        rates = {(log, name): self.chosen(tuned_on or log, name, metrics) for log in logs for name in names}
+        return [
+            Trial(log, name, rate, seed)
+            for seed in range(self._num_seeds)
+            for (log, name), rate in rates.items()
+            if rate is not None
+        ]
 
     def best(self, logs: Sequence[str], candidates: Iterable[str], metrics: Metrics, count: int) -> list[str]:
         """Return the candidates that are best on validation, by the mean of their ranks on these logs."""
@@ -79,7 +88,7 @@ class Plan:
             log: {
                 name: mean(validation_auc(metrics[trial.name]) for trial in trials)
                 for name in candidates
-                if (trials := [trial for trial in self.chosen(log, name, metrics) if trial.name in metrics])
+                if (trials := [trial for trial in self.seeds([log], [name], metrics) if trial.name in metrics])
             }
             for log in logs
         }

@@ -1,0 +1,226 @@
+"""What each candidate reached on a log: AUC over its seeds, inside users, by age of the signal and by popularity.
+
+All candidates are measured on the same impressions. A figure is the mean of the seeds; its interval comes from drawing
+users anew, the same users for all candidates, so that a difference's interval is of paired draws.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from feature_store.errors import DataError
+from feature_store.schema import SPLITS
+from pipelines.data import TEST, LogData
+from pipelines.predictions import PredictionColumns, align, numbers, user_codes
+from pipelines.retention import DECIDING_AGE, events_since_items
+from pipelines.train_ctr import TrainCtr
+from rm_rec.machines import build_machine
+from rm_rec.machines.sizes import state_bytes
+from rm_rec.metrics import auc
+from rm_rec.report import Estimate, bootstrap, bucket_names, bucket_of, interval
+from rm_rec.retention import AGE_BINS, NEVER, ages_in_segments, ranking_by_age
+
+POPULARITY_BINS = (0, 1, 10, 100, 1000)  # how often an item was met in the training events
+_COLUMNS = PredictionColumns()
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """A figure of each seed, in their order."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Return the mean of the seeds."""
+        return mean(self.values)
+
+    @property
+    def spread(self) -> float:
+        """Return half of the range of the seeds."""
+        return (max(self.values) - min(self.values)) / 2
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one candidate reached on one log; AUCs are of the test split but for `validation`."""
+
+    candidate: str
+    learning_rate: float
+    """The one that was best on validation."""
+    state_bytes: int
+    """Of one user, in float16 (what must be exact in float32)."""
+    best_epochs: tuple[int, ...]
+    """The epoch of each seed that was best on validation."""
+    validation: Seeds
+    test: Seeds
+    test_interval: tuple[float | None, float | None]
+    """95 % interval of the seeds' mean over users."""
+    gain: Estimate
+    """Over the first candidate of the log, on the same users: the mean of the seeds, and its 95 % interval."""
+    grouped: Seeds
+    """AUC inside each user, averaged by the user's impressions."""
+    by_age: Mapping[str, Seeds]
+    """By the age of the event that decides, in segments, or of the user's last event on the item; "never": of none."""
+    by_popularity: Mapping[str, Seeds]
+    """AUC among the impressions of items that the training events have so often."""
+
+
+@dataclass(frozen=True)
+class LogOutcomes:
+    """All candidates on one log."""
+
+    log: str
+    impressions: int
+    users: int
+    known_age: bool
+    """Whether the log says which event decides a click; if not, a bin's AUC is its clicks' against all non-clicks'."""
+    rows_by_age: Mapping[str, int]
+    rows_by_popularity: Mapping[str, int]
+    best_possible: float | None
+    """The AUC of the true click probabilities, on a made log."""
+    outcomes: tuple[Outcome, ...]
+    """The first is what gains are over."""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run of one seed: what it was asked for, what train_ctr wrote of it, and where."""
+
+    settings: TrainCtr
+    metrics: Mapping[str, Any]
+    folder: Path
+
+
+def measure_log(log: str, candidates: Mapping[str, Sequence[FinishedRun]], resamples: int) -> LogOutcomes:
+    """Measure every candidate's runs, one a seed; the first candidate is what the others' gains are over."""
+    first = next(iter(candidates.values()))[0]
+    reference = _test_rows(first)
+    data = LogData.prepare(first.settings.data, first.folder / "prepared", report=lambda line: None)
+    rows = _Rows.of(reference, data, first.settings.model.segment_length)
+    drawn: dict[str, np.ndarray] = {}
+    outcomes: list[Outcome] = []
+    for name, runs in candidates.items():
+        found = [rows.measure(_predictions(reference, run), resamples) for run in runs]
+        drawn[name] = np.mean([one.drawn for one in found], axis=0)
+        test = Seeds(tuple(one.auc for one in found))
+        value = test.mean - outcomes[0].test.mean if outcomes else 0.0
+        gaps = drawn[name] - drawn[next(iter(candidates))]
+        machine = build_machine(runs[0].settings.model.machine, runs[0].settings.model.token_dim)
+        outcomes.append(
+            Outcome(
+                candidate=name,
+                learning_rate=runs[0].settings.optimizer.lr,
+                state_bytes=0 if machine is None else state_bytes(machine),
+                best_epochs=tuple(int(run.metrics["best_epoch"]) for run in runs),
+                validation=Seeds(tuple(float(run.metrics["validation"]["auc"]) for run in runs)),
+                test=test,
+                test_interval=interval(drawn[name], test.mean),
+                gain=Estimate(value, *interval(gaps, value)),
+                grouped=Seeds(tuple(float(run.metrics["test"]["grouped_auc"]) for run in runs)),
+                by_age=_over_seeds([one.by_age for one in found]),
+                by_popularity=_over_seeds([one.by_popularity for one in found]),
+            )
+        )
+    return LogOutcomes(
+        log=log,
+        impressions=len(rows.labels),
+        users=len(np.unique(rows.users)),
+        known_age=rows.known_age,
+        rows_by_age=rows.rows_by_age(),
+        rows_by_popularity=_rows_by_bin(rows.popularity, POPULARITY_BINS),
+        best_possible=None if rows.truth is None else auc(rows.labels, rows.truth),
+        outcomes=tuple(outcomes),
+    )
+
+
+@dataclass(frozen=True)
+class _Measured:
+    auc: float
+    drawn: np.ndarray
+    by_age: dict[str, float]
+    by_popularity: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The test impressions, which all candidates share."""
+
+    labels: np.ndarray
+    users: np.ndarray
+    ages: np.ndarray  # in segments
+    known_age: bool
+    popularity: np.ndarray
+    truth: np.ndarray | None
+
+    @classmethod
+    def of(cls, table: pa.Table, data: LogData, segment_length: int) -> "_Rows":
+        name = "predictions.parquet"
+        known_age = DECIDING_AGE in table.column_names
+        events_ago = table[DECIDING_AGE].to_numpy().astype(np.int64) if known_age else events_since_items(data, table)
+        counts = np.append(data.vocabularies.item_counts, 0)  # the last: of what training has not seen
+        has_truth = _COLUMNS.true_probability in table.column_names
+        return cls(
+            labels=numbers(table, _COLUMNS.label, name),
+            users=user_codes(table, _COLUMNS.user, name),
+            ages=ages_in_segments(table[_COLUMNS.history_length].to_numpy(), events_ago, segment_length),
+            known_age=known_age,
+            popularity=counts[data.vocabularies.item_index(table[_COLUMNS.item])],
+            truth=numbers(table, _COLUMNS.true_probability, name) if has_truth else None,
+        )
+
+    def measure(self, predictions: np.ndarray, resamples: int) -> _Measured:
+        found = auc(self.labels, predictions)
+        assert found is not None  # a split of one class is refused before training
+        ranking = ranking_by_age(self.labels, predictions, self.users, self.ages, known_age=self.known_age, resamples=0)
+        points = dict(ranking.by_age) | ({} if ranking.never is None else {"never": ranking.never})
+        bins = bucket_of(self.popularity, POPULARITY_BINS)
+        by_popularity = {
+            name: auc(self.labels[bins == place], predictions[bins == place])
+            for place, name in enumerate(bucket_names(POPULARITY_BINS))
+            if (bins == place).any()
+        }
+        return _Measured(
+            auc=found,
+            drawn=bootstrap(self.labels, predictions, self.users, resamples=resamples, seed=0)["auc"],
+            by_age=_defined({name: point.estimate.value for name, point in points.items()}),
+            by_popularity=_defined(by_popularity),
+        )
+
+    def rows_by_age(self) -> dict[str, int]:
+        counted = self.ages if self.known_age else self.ages[self.labels > 0]
+        never = int((counted == NEVER).sum())
+        return _rows_by_bin(counted, AGE_BINS) | ({"never": never} if never else {})
+
+
+def _test_rows(run: FinishedRun) -> pa.Table:
+    return pq.read_table(run.folder / "predictions.parquet", filters=[(_COLUMNS.split, "=", SPLITS[TEST])])
+
+
+def _predictions(reference: pa.Table, run: FinishedRun) -> np.ndarray:
+    aligned = align(reference, _test_rows(run), _COLUMNS)
+    if isinstance(aligned, str):
+        raise DataError(f"{run.folder}: its test impressions are not those of the others: {aligned}; delete the folder")
+    if not aligned[0].equals(reference):
+        raise DataError(f"{run.folder}: its test impressions lie in another order; delete the folder")
+    return numbers(aligned[1], _COLUMNS.prediction, str(run.folder))
+
+
+def _over_seeds(found: Sequence[Mapping[str, float]]) -> dict[str, Seeds]:
+    return {name: Seeds(tuple(one[name] for one in found if name in one)) for name in found[0]}
+
+
+def _rows_by_bin(values: np.ndarray, bins: Sequence[int]) -> dict[str, int]:
+    places = bucket_of(values, bins)
+    counts = {name: int((places == place).sum()) for place, name in enumerate(bucket_names(bins))}
+    return {name: count for name, count in counts.items() if count}
+
+
+def _defined(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if value is not None}

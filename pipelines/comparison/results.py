@@ -1,0 +1,78 @@
+"""A whole comparison: measured, written to its folder and to MLflow."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from pipelines import run_folder, tracking
+from pipelines.comparison import figures
+from pipelines.comparison.candidates import REHEARSAL, short_name
+from pipelines.comparison.costs import Cost, kept_costs
+from pipelines.comparison.outcomes import FinishedRun, LogOutcomes, measure_log
+from pipelines.comparison.report import report
+
+COSTS, NUMBERS, REPORT = "costs.json", "comparison.json", "report.md"
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a comparison came to, on the logs on which anything is finished."""
+
+    logs: tuple[LogOutcomes, ...]
+    costs: Mapping[str, Cost]
+    segment_length: int
+
+    @classmethod
+    def measure(
+        cls, finished: Mapping[str, Mapping[str, Sequence[FinishedRun]]], resamples: int, cost_rounds: int, out: Path
+    ) -> "Results | None":
+        """Measure the finished runs of each log's candidates; None where there are none."""
+        by_log = {log: {name: runs for name, runs in named.items() if runs} for log, named in finished.items()}
+        by_log = {log: named for log, named in by_log.items() if named}
+        if not by_log:
+            return None
+        settings = {name: runs[0].settings for named in reversed(by_log.values()) for name, runs in named.items()}
+        models = {name: (one.model, one.rehearsal) for name, one in settings.items()}
+        return cls(
+            logs=tuple(measure_log(log, named, resamples) for log, named in by_log.items()),
+            costs=kept_costs(out / COSTS, models, cost_rounds) if cost_rounds else {},
+            segment_length=next(iter(settings.values())).model.segment_length,
+        )
+
+    @property
+    def num_runs(self) -> int:
+        """Count the runs that are in the tables."""
+        return sum(len(outcome.test.values) for log in self.logs for outcome in log.outcomes)
+
+    def keep(self, out: Path, baselines: Sequence[str], shown: Sequence[str]) -> str:
+        """Write numbers, tables and figures to the folder and to the MLflow run that is open; return the tables.
+
+        Curves by age and popularity are of the candidates `shown`.
+        """
+        drawn = self._figures([*map(short_name, baselines)], [*map(short_name, shown)])
+        for name, figure in drawn.items():
+            figure.savefig(out / name)
+        text = report(self.logs, self.costs, self.segment_length)
+        (out / REPORT).write_text(text, encoding="utf-8")
+        values = {
+            "logs": [asdict(log) for log in self.logs],
+            "costs": {name: asdict(cost) for name, cost in self.costs.items()},
+        }
+        run_folder.write_json(out / NUMBERS, values)
+        tracking.log_report(values, drawn, file=NUMBERS, text=text)
+        for log in self.logs:
+            for outcome in log.outcomes:
+                name = f"{log.log}/{outcome.candidate.replace(REHEARSAL, ' with rehearsal')}"  # MLflow takes no +
+                tracking.log_curve(f"{name}/test_auc", {0: outcome.test.mean})
+                tracking.log_curve(f"{name}/validation_auc", {0: outcome.validation.mean})
+        return text
+
+    def _figures(self, baselines: Sequence[str], shown: Sequence[str]) -> dict[str, Figure]:
+        drawn = {"costs.png": figures.costs(self.costs, baselines)} if self.costs else {}
+        for log in self.logs:
+            drawn[f"auc_{log.log}.png"] = figures.auc_by_candidate(log, baselines)
+            drawn[f"age_{log.log}.png"] = figures.auc_by_age(log, shown, baselines, self.segment_length)
+            drawn[f"popularity_{log.log}.png"] = figures.auc_by_popularity(log, shown, baselines)
+        return drawn
