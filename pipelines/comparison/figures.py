@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from pipelines.comparison.candidates import REHEARSAL
 from pipelines.comparison.costs import Cost
@@ -47,8 +48,8 @@ def auc_by_candidate(found: LogOutcomes, baselines: Sequence[str]) -> Figure:
             fontsize=9,
             color=INK,
         )
-    dress(whole, f"Test AUC, {found.log}", "AUC (bar: 95 % interval over users; dots: seeds)", "")
-    dress(inside, "inside users", "AUC inside each user (bar and dots: seeds)", "")
+    dress(whole, f"Test AUC, {found.log}", "AUC (line: 95 % over users)", "")
+    dress(inside, "", "AUC inside users (line: seeds)", "")
     for axes in (whole, inside):
         axes.grid(visible=True, axis="x", color="#e6e6e6")
     return figure
@@ -86,16 +87,18 @@ def costs(measured: Mapping[str, Cost], baselines: Sequence[str]) -> Figure:
     names = sorted(measured, key=lambda name: -measured[name].train)
     figure = new_figure(1.7 + 0.27 * len(names))
     panels: Sequence[tuple[str, str, Callable[[Cost], float]]] = (
-        ("Write", "µs an event", lambda cost: cost.write),
-        ("Read", "ms for 100 candidates", lambda cost: cost.read),
-        ("Train", "µs an impression", lambda cost: cost.train),
+        ("Write", "µs an event (log)", lambda cost: cost.write),
+        ("Read", "ms a user (log)", lambda cost: cost.read),
+        ("Train", "µs an impression (log)", lambda cost: cost.train),
     )
     for axes, (title, label, value) in zip(figure.subplots(1, 3, sharey=True), panels, strict=True):
         for place, name in enumerate(names):
             if value(measured[name]) > 0:
                 axes.plot(value(measured[name]), place, marker="o", markersize=6, color=_colour(name, baselines))
         axes.set_xscale("log")
-        dress(axes, title, f"{label} (log scale)", "")
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        dress(axes, title, label, "")
         axes.grid(visible=True, axis="x", color="#e6e6e6")
         axes.set_yticks(range(len(names)), names)
     return figure
