@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.build_memory import BuildMemory
+from pipelines.compare_machines import CompareMachines
 from pipelines.evaluate import EvaluateConfig
 from pipelines.make_log import MakeLog
 from pipelines.memories import Inspect
@@ -28,6 +29,7 @@ CONFIGS = {
     "score_batch": ScoreBatch,
     "memories inspect": Inspect,
     "promote": Promote,
+    "compare_machines": CompareMachines,
 }
 
 
