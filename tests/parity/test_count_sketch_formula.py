@@ -5,10 +5,8 @@ import math
 import numpy as np
 import torch
 
-from rm_rec.config import CountSketch
-from rm_rec.machines.count_sketch import CountSketchMachine
-from rm_rec.reader_config import AttentionReader
-from rm_rec.readers.attention import SlotAttention
+from rm_rec.machines.count_sketch import CountSketch, CountSketchMachine
+from rm_rec.readers.attention import AttentionReader, SlotAttention
 from tests.parity.drawn_histories import DIM, LENGTHS, histories, numpy_of, real_events, softmax
 
 

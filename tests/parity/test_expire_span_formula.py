@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from rm_rec.attention import NullAttention
-from rm_rec.config import ExpireSpan
 from rm_rec.machines.base import State
-from rm_rec.machines.expire_span import ExpireSpanMachine
+from rm_rec.machines.expire_span import ExpireSpan, ExpireSpanMachine
 from tests.fakes import scrambled
 from tests.parity.drawn_histories import DIM, LENGTHS, histories, numpy_of, real_events, sigmoid
 

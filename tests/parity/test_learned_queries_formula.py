@@ -5,8 +5,7 @@ import math
 import numpy as np
 import torch
 
-from rm_rec.config import LearnedQueries
-from rm_rec.machines.learned_queries import LearnedQueriesMachine
+from rm_rec.machines.learned_queries import LearnedQueries, LearnedQueriesMachine
 from tests.fakes import scrambled
 from tests.parity.drawn_histories import DIM, LENGTHS, histories, numpy_of, real_events, sigmoid, softmax
 

@@ -5,10 +5,9 @@ import math
 import numpy as np
 import torch
 
-from rm_rec.config import AssociativeMemory, MeanPool, RehearsalMemory
-from rm_rec.machines.associative import AssociativeMachine
-from rm_rec.machines.mean_pool import MeanPoolMachine
-from rm_rec.machines.rehearsal import RehearsalMachine
+from rm_rec.machines.associative import AssociativeMachine, AssociativeMemory
+from rm_rec.machines.mean_pool import MeanPool, MeanPoolMachine
+from rm_rec.machines.rehearsal import RehearsalMachine, RehearsalMemory
 from tests.fakes import scrambled
 from tests.parity.drawn_histories import DIM, LENGTHS, histories, numpy_of, real_events, sigmoid
 

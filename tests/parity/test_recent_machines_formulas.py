@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from rm_rec.config import RingBuffer, TransformerXL
-from rm_rec.machines.ring_buffer import RingBufferMachine
-from rm_rec.machines.transformer_xl import TransformerXLMachine
+from rm_rec.machines.ring_buffer import RingBuffer, RingBufferMachine
+from rm_rec.machines.transformer_xl import TransformerXL, TransformerXLMachine
 from tests.fakes import scrambled
 from tests.parity.drawn_histories import DIM, LENGTH, LENGTHS, histories, layer_norm, numpy_of, real_events, softmax
 
