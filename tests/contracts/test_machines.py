@@ -221,6 +221,17 @@ def test_a_state_of_the_default_size_is_at_most_2_kb(kind: str) -> None:
     assert state_bytes(machine) <= 2048
 
 
+def test_what_grows_with_the_history_is_kept_exactly(folding: Folding) -> None:
+    """Memories are float16 by default, in which a sum or a count stands still after some thousand events."""
+    generator = torch.Generator().manual_seed(0)
+    segments = 1.0 + torch.randn(1, 120, LENGTH, DIM, generator=generator)
+    trace = folding.scan(folding.initial(1), segments, torch.ones(segments.shape[:3], dtype=torch.bool))
+    growing = {
+        name for name, values in trace.items() if values[:, -1].abs().max() > 1.5 * values[:, 60].abs().max() + 1
+    }
+    assert growing <= set(folding.machine.exact_parts)
+
+
 def test_a_batch_without_users_has_a_trace(folding: Folding) -> None:
     trace = folding.scan(folding.initial(0), torch.zeros(0, 3, LENGTH, DIM), torch.ones(0, 3, LENGTH, dtype=torch.bool))
     assert {name: tuple(values.shape) for name, values in trace.items()} == {
