@@ -1,11 +1,18 @@
 """What a model is: frozen settings, and the sizes that the data gave. Both are JSON, kept beside the weights."""
 
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from rm_rec.machine_config import DncMemory, HpmnMemory, MimnMemory, NtmMemory, RumMemory
-from rm_rec.reader_config import AttentionReader, Reader
+from rm_rec.machines import MACHINES
+from rm_rec.machines.associative import AssociativeMemory
+from rm_rec.machines.base import MachineSettings, NoMachine
+from rm_rec.readers import READERS
+from rm_rec.readers.attention import AttentionReader
+from rm_rec.readers.base import ReaderSettings
 from rm_rec.settings import Settings
 
 
@@ -25,120 +32,20 @@ class TransformerEncoder(Settings):
     feedforward_dim: int = Field(64, ge=1)
 
 
-class NoMachine(Settings):
-    """No memory: the window is all that the click head sees of a history (the baselines)."""
-
-    kind: Literal["none"] = "none"
-
-
-class MeanPool(Settings):
-    """The mean of all events ever folded: the floor that a memory has to beat."""
-
-    kind: Literal["mean_pool"] = "mean_pool"
-
-
-class RehearsalMemory(Settings):
-    """Slot-to-item attention and a gated update (Rehearsal Memory, ICML 2021, as described)."""
-
-    kind: Literal["rehearsal"] = "rehearsal"
-    num_slots: int = Field(32, ge=1, le=1024)
-    slot_dim: int = Field(32, ge=1, le=1024)
-    """num_slots x slot_dim numbers a user: 32 x 32 are 2 KB in float16."""
-    keep_bias: float = Field(1.0, ge=-5.0, le=5.0)
-    """Added to the update gate: how much a slot prefers, at the start of training, what it holds to what is new."""
-
-
-class AssociativeMemory(Settings):
-    """Slots that compete for each event and add up what they win."""
-
-    kind: Literal["associative"] = "associative"
-    num_slots: int = Field(31, ge=1, le=1024)
-    slot_dim: int = Field(32, ge=1, le=1024)
-    """num_slots x (slot_dim + 1) numbers a user: 31 x 33 are 2,046 bytes in float16."""
-    keep_bias: float = Field(4.0, ge=-5.0, le=10.0)
-    """A slot keeps sigmoid(keep_bias) of what it holds at each segment, at the start of training."""
-
-
-class RingBuffer(Settings):
-    """The last events as they are (what MemNN, MemN2N and ToMMY read)."""
-
-    kind: Literal["ring_buffer"] = "ring_buffer"
-    num_slots: int = Field(31, ge=1, le=4096)
-    """Events kept: 31 x 32 numbers and a count are 1,988 bytes in float16."""
-
-
-class TransformerXL(Settings):
-    """A cache of the last hidden states of each layer (Transformer-XL, ACL 2019)."""
-
-    kind: Literal["transformer_xl"] = "transformer_xl"
-    cache_length: int = Field(15, ge=1, le=4096)
-    """Events kept, at each of num_layers + 1 levels: 2 x 15 x 32 numbers and a count are 1,924 bytes in float16."""
-    num_layers: int = Field(1, ge=1, le=8)
-    num_heads: int = Field(2, ge=1)
-    """Must divide token_dim."""
-    feedforward_dim: int = Field(64, ge=1)
-
-
-class ExpireSpan(Settings):
-    """Events with learned spans of life; those with most left are kept (Expire-Span, ICML 2021)."""
-
-    kind: Literal["expire_span"] = "expire_span"
-    num_slots: int = Field(29, ge=1, le=4096)
-    """Events kept: 29 x (32 + 1) numbers, and ages and counts in float32, are 2,038 bytes in float16."""
-    max_span: int = Field(512, ge=1)
-    """The longest span that an event can have, in events."""
-    ramp: int = Field(128, ge=1)
-    """Events over which one expires; only there does its span learn from clicks."""
-    span_bias: float = Field(-2.0, ge=-10.0, le=10.0)
-    """Spans are about max_span x sigmoid(span_bias) at the start of training."""
-    span_weight: float = Field(1e-5, ge=0.0, le=1.0)
-    """Of the mean span, beside the click loss: how short memory should be."""
-
-
-class CountSketch(Settings):
-    """Fading counts in hashed buckets, without a network: the honest baseline for repeat behaviour."""
-
-    kind: Literal["count_sketch"] = "count_sketch"
-    num_buckets: int = Field(256, ge=1, le=4096)
-    """256 counts are 1 KB: in float32, for in float16 a count in the thousands stands still."""
-    sharpness: float = Field(32.0, gt=0.0, le=1000.0)
-    """How far an event's count goes to the one bucket whose direction is nearest."""
-    half_life: float = Field(1000.0, gt=0.0)
-    """Events after which one counts half."""
-    seed: int = Field(0, ge=0)
-    """Of the buckets' directions."""
-
-
-class LearnedQueries(Settings):
-    """Learned query tokens that compress segment after segment by attention, and carry over."""
-
-    kind: Literal["learned_queries"] = "learned_queries"
-    num_slots: int = Field(32, ge=1, le=1024)
-    slot_dim: int = Field(32, ge=1, le=1024)
-    """num_slots x slot_dim numbers a user: 32 x 32 are 2 KB in float16."""
-    feedforward_dim: int = Field(64, ge=1)
-    keep_bias: float = Field(4.0, ge=-5.0, le=10.0)
-    """A token keeps sigmoid(keep_bias) of what it has gathered at each segment, at the start of training."""
-
-
 Encoder = Annotated[NoEncoder | TransformerEncoder, Field(discriminator="kind")]
-Machine = Annotated[
-    AssociativeMemory
-    | RehearsalMemory
-    | HpmnMemory
-    | RumMemory
-    | NtmMemory
-    | DncMemory
-    | MimnMemory
-    | RingBuffer
-    | TransformerXL
-    | LearnedQueries
-    | MeanPool
-    | ExpireSpan
-    | CountSketch
-    | NoMachine,
-    Field(discriminator="kind"),
-]
+
+
+def _one_of(members: Iterable[type[Settings]]) -> Any:
+    """Return the type of a block that is one of several, told apart by `kind`."""
+    return Annotated[reduce(or_, members), Field(discriminator="kind")]
+
+
+if TYPE_CHECKING:  # which settings there are is known when the tables are; a type checker sees what they have in common
+    Machine = MachineSettings
+    Reader = ReaderSettings
+else:
+    Machine = _one_of([*(machine.config_type for machine in MACHINES.values()), NoMachine])
+    Reader = _one_of(reader.config_type for reader in READERS.values())
 
 
 class RecentSegments(Settings):

@@ -1,10 +1,12 @@
-"""Memory machines: what folds segments of events into a state of fixed size. One file a machine, one line here."""
+"""Memory machines: what folds segments of events into a state of fixed size.
+
+One file a machine, with its settings; one line here (docs/add-a-machine.md).
+"""
 
 from typing import Final
 
-from rm_rec.config import Machine, NoMachine
 from rm_rec.machines.associative import AssociativeMachine
-from rm_rec.machines.base import MemoryMachine
+from rm_rec.machines.base import MachineSettings, MemoryMachine, NoMachine
 from rm_rec.machines.count_sketch import CountSketchMachine
 from rm_rec.machines.dnc import DncMachine
 from rm_rec.machines.expire_span import ExpireSpanMachine
@@ -18,23 +20,24 @@ from rm_rec.machines.ring_buffer import RingBufferMachine
 from rm_rec.machines.rum import RumMachine
 from rm_rec.machines.transformer_xl import TransformerXLMachine
 
+# The default, plain ones, then the literature by age; each kind is that of the machine's own settings.
 MACHINES: Final[dict[str, type[MemoryMachine]]] = {
-    "rehearsal": RehearsalMachine,
     "associative": AssociativeMachine,
     "mean_pool": MeanPoolMachine,
-    "hpmn": HpmnMachine,
-    "rum": RumMachine,
+    "count_sketch": CountSketchMachine,
+    "ring_buffer": RingBufferMachine,
     "ntm": NtmMachine,
     "dnc": DncMachine,
-    "mimn": MimnMachine,
-    "ring_buffer": RingBufferMachine,
+    "rum": RumMachine,
     "transformer_xl": TransformerXLMachine,
+    "hpmn": HpmnMachine,
+    "mimn": MimnMachine,
     "expire_span": ExpireSpanMachine,
+    "rehearsal": RehearsalMachine,
     "learned_queries": LearnedQueriesMachine,
-    "count_sketch": CountSketchMachine,
 }
 
 
-def build_machine(config: Machine, token_dim: int) -> MemoryMachine | None:
+def build_machine(config: MachineSettings, token_dim: int) -> MemoryMachine | None:
     """Make the machine that the config names; None where it names none."""
     return None if isinstance(config, NoMachine) else MACHINES[config.kind](config, token_dim)

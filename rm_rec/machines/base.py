@@ -6,10 +6,13 @@ Suffixes: U user, S segment, N event of a segment, D dim, K slot.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+from rm_rec.settings import Settings
 
 State = dict[str, Tensor]  # name -> [U, ...]
 StateTrace = dict[str, Tensor]  # name -> [U, S + 1, ...]: the state before the first segment and after each
@@ -26,9 +29,25 @@ class Slots:
     log_weight: Float[Tensor, "user slot"] | None = None  # a reader adds it to its logits; None: all weigh alike
 
 
-class MemoryMachine(nn.Module, ABC):
-    """Folds segments of events into a state of fixed size that a reader can attend to."""
+class MachineSettings(Settings):
+    """The base of every machine's settings, whose `kind`, a Literal with a default, is the machine's name."""
 
+    kind: str
+
+
+class NoMachine(MachineSettings):
+    """No memory: the window is all that the click head sees of a history (the baselines)."""
+
+    kind: Literal["none"] = "none"
+
+
+class MemoryMachine(nn.Module, ABC):
+    """Folds segments of events into a state of fixed size that a reader can attend to.
+
+    It is built from its settings and the size of an event's vector: `Machine(config, token_dim)`.
+    """
+
+    config_type: type[MachineSettings]  # what its settings are
     slot_dim: int  # size of a slot's key and value
     exact_parts: tuple[str, ...] = ()  # parts of a state that are stored as float32 even where others are float16
     size_setting: str | None = "num_slots"  # the setting that a state's size grows with; None: it is fixed

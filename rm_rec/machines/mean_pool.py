@@ -1,10 +1,17 @@
 """The mean of all events ever folded: the floor that a memory has to beat."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from rm_rec.config import MeanPool
-from rm_rec.machines.base import MemoryMachine, Slots, State, StateSpec, StateTrace
+from rm_rec.machines.base import MachineSettings, MemoryMachine, Slots, State, StateSpec, StateTrace
+
+
+class MeanPool(MachineSettings):
+    """The mean of all events ever folded: the floor that a memory has to beat."""
+
+    kind: Literal["mean_pool"] = "mean_pool"
 
 
 class MeanPoolMachine(MemoryMachine):
@@ -14,6 +21,7 @@ class MeanPoolMachine(MemoryMachine):
     grows with the history: float16 would stop counting after some thousand events.
     """
 
+    config_type = MeanPool
     exact_parts = ("sum", "count")
     size_setting = None
 

@@ -6,10 +6,9 @@ from bisect import bisect_right
 import torch
 from pydantic import ValidationError
 
-from rm_rec.config import Machine, NoMachine
 from rm_rec.errors import ConfigError
 from rm_rec.machines import build_machine
-from rm_rec.machines.base import MemoryMachine
+from rm_rec.machines.base import MachineSettings, MemoryMachine, NoMachine
 
 _LARGEST = 4096  # of what size_setting counts
 
@@ -17,7 +16,7 @@ _LARGEST = 4096  # of what size_setting counts
 def state_bytes(machine: MemoryMachine) -> int:
     """Return the bytes of one user's state in float16, what must be exact in float32.
 
-    >>> from rm_rec.config import AssociativeMemory
+    >>> from rm_rec.machines.associative import AssociativeMemory
     >>> from rm_rec.machines import MACHINES
     >>> state_bytes(MACHINES["associative"](AssociativeMemory(num_slots=31, slot_dim=32), token_dim=32))
     2046
@@ -27,12 +26,12 @@ def state_bytes(machine: MemoryMachine) -> int:
     )
 
 
-def fit_state(config: Machine, token_dim: int, num_bytes: int) -> Machine:
+def fit_state(config: MachineSettings, token_dim: int, num_bytes: int) -> MachineSettings:
     """Return a machine's settings with as many slots (or what its state grows with) as `num_bytes` a user hold.
 
     A machine whose state cannot grow keeps its settings. ConfigError where its smallest state is larger.
 
-    >>> from rm_rec.config import AssociativeMemory
+    >>> from rm_rec.machines.associative import AssociativeMemory
     >>> fit_state(AssociativeMemory(slot_dim=32), token_dim=32, num_bytes=1024).num_slots
     15
     """
@@ -60,18 +59,18 @@ def fit_state(config: Machine, token_dim: int, num_bytes: int) -> Machine:
         raise _too_large(config, int(bytes_at(now)), num_bytes) from None
 
 
-def _machine(config: Machine, token_dim: int) -> MemoryMachine:
+def _machine(config: MachineSettings, token_dim: int) -> MemoryMachine:
     with torch.device("meta"):  # shapes are all that is asked for
         machine = build_machine(config, token_dim)
     assert machine is not None
     return machine
 
 
-def _resized(config: Machine, setting: str, size: int) -> Machine:
+def _resized(config: MachineSettings, setting: str, size: int) -> MachineSettings:
     return type(config).model_validate(config.model_dump() | {setting: size})
 
 
-def _too_large(config: Machine, smallest: int, num_bytes: int) -> ConfigError:
+def _too_large(config: MachineSettings, smallest: int, num_bytes: int) -> ConfigError:
     return ConfigError(
         f"machine {config.kind} cannot be fitted to {num_bytes:,} bytes a user: with the settings given it takes "
         f"{smallest:,}; allow more bytes, or give it a smaller slot_dim"

@@ -1,16 +1,28 @@
 """The target attends to the slots of its user's memory."""
 
+from typing import Literal
+
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
 from rm_rec.attention import NullAttention
 from rm_rec.machines.base import Slots
-from rm_rec.reader_config import AttentionReader
-from rm_rec.readers.base import Reader
+from rm_rec.readers.base import Reader, ReaderSettings
+
+
+class AttentionReader(ReaderSettings):
+    """The target attends to the slots."""
+
+    kind: Literal["attention"] = "attention"
+    num_heads: int = Field(1, ge=1)
+    """Must divide token_dim."""
 
 
 class SlotAttention(Reader):
     """Multi-head attention from queries to slots; a memory with no valid slot answers zero."""
+
+    config_type = AttentionReader
 
     def __init__(self, config: AttentionReader, token_dim: int, slot_dim: int) -> None:
         super().__init__()

@@ -9,14 +9,23 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from rm_rec.machines.base import Slots
+from rm_rec.settings import Settings
+
+
+class ReaderSettings(Settings):
+    """The base of every reader's settings, whose `kind`, a Literal with a default, is the reader's name."""
+
+    kind: str
 
 
 class Reader(nn.Module, ABC):
     """Answers each block's queries from the block's memory; a memory with no valid slot answers zero.
 
-    A valid slot's `log_weight` is added to its logit (or score), whatever the reader.
+    A valid slot's `log_weight` is added to its logit (or score), whatever the reader. It is built from its settings and
+    the sizes of queries and slots: `Reader(config, token_dim, slot_dim)`.
     """
 
+    config_type: type[ReaderSettings]  # what its settings are
     needs_labels: bool = False  # whether `penalty` is anything: it costs reading once more
 
     @property

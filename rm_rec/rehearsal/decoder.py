@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from rm_rec.encoder import TransformerBlock
 from rm_rec.machines.base import Slots
-from rm_rec.reader_config import AttentionReader
-from rm_rec.readers.attention import SlotAttention
+from rm_rec.readers.attention import AttentionReader, SlotAttention
 
 
 class FragmentDecoder(nn.Module):

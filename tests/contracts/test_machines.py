@@ -94,9 +94,10 @@ def copy(state: State) -> State:
     return {name: values.clone() for name, values in state.items()}
 
 
-def test_every_machine_that_can_be_configured_is_under_contract() -> None:
+def test_every_machine_can_be_configured_by_the_name_it_has_in_the_table() -> None:
+    assert {kind: machine.config_type().kind for kind, machine in MACHINES.items()} == {kind: kind for kind in MACHINES}
     configs = get_args(get_args(Machine)[0])
-    assert {config().kind for config in configs} == {*MACHINES, "none"}
+    assert [config().kind for config in configs] == [*MACHINES, "none"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -218,6 +219,17 @@ def test_a_state_of_the_default_size_is_at_most_2_kb(kind: str) -> None:
     assert machine is not None
     assert set(machine.exact_parts) <= set(machine.state_spec())
     assert state_bytes(machine) <= 2048
+
+
+def test_what_grows_with_the_history_is_kept_exactly(folding: Folding) -> None:
+    """Memories are float16 by default, in which a sum or a count stands still after some thousand events."""
+    generator = torch.Generator().manual_seed(0)
+    segments = 1.0 + torch.randn(1, 120, LENGTH, DIM, generator=generator)
+    trace = folding.scan(folding.initial(1), segments, torch.ones(segments.shape[:3], dtype=torch.bool))
+    growing = {
+        name for name, values in trace.items() if values[:, -1].abs().max() > 1.5 * values[:, 60].abs().max() + 1
+    }
+    assert growing <= set(folding.machine.exact_parts)
 
 
 def test_a_batch_without_users_has_a_trace(folding: Folding) -> None:

@@ -17,9 +17,18 @@ from feature_store.schema import LabelColumn
 from pipelines.evaluate import main as evaluate
 from pipelines.settings import load_settings
 from pipelines.train_ctr import TrainCtr
+from tests.fakes import KINDS
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
-MODELS = sorted(path.name for path in (RECIPES / "models").glob("*.yaml"))
+MODELS = {  # what each one names of machine, reader and window
+    "din_50": ("none", "attention", "last_events"),
+    "din_full": ("none", "attention", "whole_history"),
+    "mean_pool": ("mean_pool", "attention", "segments"),
+    "memn2n": ("ring_buffer", "multi_hop", "segments"),
+    "memnn": ("ring_buffer", "supporting_facts", "segments"),
+    "tommy": ("ring_buffer", "hierarchical", "segments"),
+    "window_only": ("none", "attention", "segments"),
+}
 REAL = [name for name in NAMES if name not in ("quickstart", "next_event", "labelled")]
 USERS = 25
 SHORT = ("--training.epochs", "1", "--data.vocabulary.min_count", "1")
@@ -72,28 +81,20 @@ def test_a_recipe_parses_and_names_its_log(name: str) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_a_model_applies_after_any_recipe(model: str) -> None:
     for name in NAMES:
-        settings = settings_of(*config(name), "--config", str(RECIPES / "models" / model))
+        settings = settings_of(*config(name), *config(f"models/{model}"))
         assert settings.data == settings_of(*config(name)).data
-    machine, window = settings.model.machine.kind, settings.model.window.kind
-    expected = {
-        "associative.yaml": ("associative", "segments"),
-        "count_sketch.yaml": ("count_sketch", "segments"),
-        "din_50.yaml": ("none", "last_events"),
-        "din_full.yaml": ("none", "whole_history"),
-        "dnc.yaml": ("dnc", "segments"),
-        "hpmn.yaml": ("hpmn", "segments"),
-        "expire_span.yaml": ("expire_span", "segments"),
-        "learned_queries.yaml": ("learned_queries", "segments"),
-        "mean_pool.yaml": ("mean_pool", "segments"),
-        "mimn.yaml": ("mimn", "segments"),
-        "ntm.yaml": ("ntm", "segments"),
-        "rehearsal.yaml": ("rehearsal", "segments"),
-        "rum.yaml": ("rum", "segments"),
-        "ring_buffer.yaml": ("ring_buffer", "segments"),
-        "transformer_xl.yaml": ("transformer_xl", "segments"),
-        "window_only.yaml": ("none", "segments"),
-    }
-    assert (machine, window) == expected[model]
+    parts = settings.model.machine, settings.model.reader, settings.model.window
+    assert tuple(part.kind for part in parts) == MODELS[model]
+
+
+def test_every_model_is_known() -> None:
+    assert {path.stem for path in (RECIPES / "models").glob("*.yaml")} == set(MODELS)
+
+
+@pytest.mark.parametrize("kind", ["none", *KINDS])
+def test_any_machine_is_chosen_by_its_kind_after_any_recipe(kind: str) -> None:
+    for name in NAMES:
+        assert settings_of(*config(name), "--model.machine.kind", kind).model.machine.kind == kind
 
 
 def real_log(name: str) -> Path | None:
@@ -138,15 +139,18 @@ def test_a_recipe_trains_on_its_real_log(name: str, tmp_path: Path, quickstart: 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_model_trains(model: str, tmp_path: Path, log: Path, quickstart: Callable[..., list[str]]) -> None:
-    recipes = ("quickstart.yaml", f"models/{model}")
-    argv = quickstart(tmp_path / "run", recipes=recipes)
-    if model not in ("associative.yaml", "rehearsal.yaml"):  # the others have no slots to make small
-        for option in ("--model.machine.num_slots", "--model.machine.slot_dim"):
-            place = argv.index(option)
-            del argv[place : place + 2]
+    argv = without_slots(quickstart(tmp_path / "run", recipes=("quickstart.yaml", f"models/{model}.yaml")))
     ended = run_forked(tmp_path, "pipelines.train_ctr", *argv, "--training.epochs", "1")
     assert ended.returncode == 0, ended.stderr
     assert evaluate(["--predictions", str(tmp_path / "run" / "predictions.parquet"), "--metrics.resamples", "0"]) == 0
+
+
+def without_slots(argv: list[str]) -> list[str]:
+    """Leave out the sizes of slots, which only some machines have."""
+    for option in ("--model.machine.num_slots", "--model.machine.slot_dim"):
+        place = argv.index(option)
+        del argv[place : place + 2]
+    return argv
 
 
 def foreign_log(path: Path) -> None:

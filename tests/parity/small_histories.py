@@ -1,7 +1,5 @@
 """What slow loops over formulas start from: a few users' segments, and weights as NumPy arrays."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -12,11 +10,10 @@ DIM, LENGTH, SEGMENTS = 5, 3, 4
 USERS = 4
 
 
-def histories() -> tuple[Tensor, Tensor]:
-    """Nobody, a beginner, a user whose padding lies anywhere, and one without padding; float64."""
-    segments = torch.randn(
-        USERS, SEGMENTS, LENGTH, DIM, generator=torch.Generator().manual_seed(0), dtype=torch.float64
-    )
+def histories(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Nobody, a beginner, a user whose padding lies anywhere, and one without padding: events, and which are real."""
+    generator = torch.Generator().manual_seed(0)
+    segments = torch.randn(USERS, SEGMENTS, LENGTH, DIM, generator=generator, dtype=dtype)
     valid = torch.ones(USERS, SEGMENTS, LENGTH, dtype=torch.bool)
     valid[0] = False
     valid[1, 0, 2], valid[1, 1:] = False, False
@@ -25,10 +22,14 @@ def histories() -> tuple[Tensor, Tensor]:
     return segments, valid
 
 
-def events_by_segment(segments: Tensor, valid: Tensor, user: int) -> Iterator[list[np.ndarray]]:
-    """Yield the real events of each segment."""
-    for segment in range(SEGMENTS):
-        yield [segments[user, segment, event].numpy() for event in range(LENGTH) if valid[user, segment, event]]
+def real_events(segments: Tensor, valid: Tensor, user: int, segment: int) -> list[np.ndarray]:
+    """The real events of one segment, in their order."""
+    return [numpy_of(segments[user, segment, event]) for event in range(LENGTH) if valid[user, segment, event]]
+
+
+def events_by_segment(segments: Tensor, valid: Tensor, user: int) -> list[list[np.ndarray]]:
+    """The real events of each segment."""
+    return [real_events(segments, valid, user, segment) for segment in range(SEGMENTS)]
 
 
 def agree(trace: StateTrace, user: int, boundary: int, expected: dict[str, np.ndarray]) -> None:
@@ -43,9 +44,13 @@ def start_of(machine_state: State, user: int = 0) -> dict[str, np.ndarray]:
     return {name: values[user].detach().numpy().copy() for name, values in machine_state.items()}
 
 
+def numpy_of(values: Tensor) -> np.ndarray:
+    return values.detach().numpy().astype(np.float64)
+
+
 def weights_of(module: nn.Module) -> dict[str, np.ndarray]:
     """Return a module's weights by name."""
-    return {name: weight.detach().numpy() for name, weight in module.named_parameters()}
+    return {name: numpy_of(weight) for name, weight in module.named_parameters()}
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -59,6 +64,11 @@ def softplus(x: np.ndarray) -> np.ndarray:
 def softmax(x: np.ndarray) -> np.ndarray:
     weight = np.exp(x - x.max())
     return weight / weight.sum()
+
+
+def layer_norm(layer: nn.LayerNorm, x: np.ndarray) -> np.ndarray:
+    scaled = (x - x.mean()) / np.sqrt(x.var() + layer.eps)
+    return scaled * numpy_of(layer.weight) + numpy_of(layer.bias)
 
 
 def by_content(key: np.ndarray, strength: float, memory: np.ndarray) -> np.ndarray:

@@ -5,22 +5,20 @@ import math
 import numpy as np
 import torch
 
-from rm_rec.config import CountSketch
-from rm_rec.machines.count_sketch import CountSketchMachine
-from rm_rec.reader_config import AttentionReader
-from rm_rec.readers.attention import SlotAttention
-from tests.parity.drawn_histories import DIM, LENGTHS, histories, numpy_of, real_events, softmax
+from rm_rec.machines.count_sketch import CountSketch, CountSketchMachine
+from rm_rec.readers.attention import AttentionReader, SlotAttention
+from tests.parity.small_histories import DIM, USERS, histories, numpy_of, real_events, softmax
 
 
 @torch.no_grad()
 def test_the_count_sketch_is_its_formula() -> None:
     config = CountSketch(num_buckets=7, half_life=3.0, sharpness=5.0)
     machine = CountSketchMachine(config, DIM)
-    segments, valid = histories(holes=True)
-    trace = machine.scan(machine.initial(len(LENGTHS)), segments, valid)["count"]
+    segments, valid = histories(torch.float32)
+    trace = machine.scan(machine.initial(USERS), segments, valid)["count"]
     direction = numpy_of(machine.direction)
     np.testing.assert_allclose(np.linalg.norm(direction, axis=1), 1.0, atol=1e-6)
-    for user in range(len(LENGTHS)):
+    for user in range(USERS):
         count = np.zeros(7)
         for boundary in range(5):
             np.testing.assert_allclose(trace[user, boundary].numpy(), count, atol=1e-5)

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rm_rec.machine_config import DncMemory
-from rm_rec.machines.dnc import DncMachine
+from rm_rec.machines.dnc import DncMachine, DncMemory
 from tests.fakes import scrambled
 from tests.parity.small_histories import (
     DIM,

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from rm_rec.attention import NullAttention
-from rm_rec.config import ExpireSpan
 from rm_rec.machines.base import State
-from rm_rec.machines.expire_span import ExpireSpanMachine
+from rm_rec.machines.expire_span import ExpireSpan, ExpireSpanMachine
 from tests.fakes import scrambled
-from tests.parity.drawn_histories import DIM, LENGTHS, histories, numpy_of, real_events, sigmoid
+from tests.parity.small_histories import DIM, USERS, histories, numpy_of, real_events, sigmoid
 
 CONFIG = {"num_slots": 4, "max_span": 9, "ramp": 3}
 
@@ -29,12 +28,12 @@ def state_at(trace: State, user: int, boundary: int) -> State:
 @torch.no_grad()
 def test_expire_span_is_its_formula() -> None:
     machine = small_machine()
-    segments, valid = histories(holes=True)
-    trace = machine.scan(machine.initial(len(LENGTHS)), segments, valid)
+    segments, valid = histories(torch.float32)
+    trace = machine.scan(machine.initial(USERS), segments, valid)
     w, b = numpy_of(machine.span.weight)[0], float(machine.span.bias)
     longest, ramp = CONFIG["max_span"], CONFIG["ramp"]
     num_forced = 0
-    for user in range(len(LENGTHS)):
+    for user in range(USERS):
         kept: list[tuple[np.ndarray, float, int]] = []  # event, span, which event of the user's it is
         written = forced = 0
         for boundary in range(5):
@@ -68,10 +67,10 @@ def test_expire_span_is_its_formula() -> None:
 
 @torch.no_grad()
 def test_a_reader_attends_by_what_is_left_of_each_event() -> None:
-    machine = small_machine(num_slots=20)
-    segments, valid = histories()
-    trace = machine.scan(machine.initial(len(LENGTHS)), segments, valid)
-    slots = machine.slots(state_at(trace, 4, 4))
+    machine = small_machine(num_slots=20, ramp=6)
+    segments, valid = histories(torch.float32)
+    trace = machine.scan(machine.initial(USERS), segments, valid)
+    slots = machine.slots(state_at(trace, 3, 4))
     assert slots.log_weight is not None
     left = slots.log_weight[0].exp().masked_fill(~slots.valid[0], 0.0)
     assert ((left > 0.01) & (left < 0.99)).any()

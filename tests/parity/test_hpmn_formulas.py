@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rm_rec.machine_config import HpmnMemory
-from rm_rec.machines.hpmn import HpmnMachine
+from rm_rec.machines.hpmn import HpmnMachine, HpmnMemory
 from tests.fakes import scrambled
 from tests.parity.small_histories import (
     DIM,

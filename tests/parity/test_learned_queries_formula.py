@@ -5,10 +5,9 @@ import math
 import numpy as np
 import torch
 
-from rm_rec.config import LearnedQueries
-from rm_rec.machines.learned_queries import LearnedQueriesMachine
+from rm_rec.machines.learned_queries import LearnedQueries, LearnedQueriesMachine
 from tests.fakes import scrambled
-from tests.parity.drawn_histories import DIM, LENGTHS, histories, numpy_of, real_events, sigmoid, softmax
+from tests.parity.small_histories import DIM, USERS, histories, numpy_of, real_events, sigmoid, softmax
 
 
 def rms(x: np.ndarray) -> np.ndarray:
@@ -38,9 +37,9 @@ def compressed(machine: LearnedQueriesMachine, content: np.ndarray, events: list
 @torch.no_grad()
 def test_learned_queries_are_their_formula() -> None:
     machine = scrambled(LearnedQueriesMachine(LearnedQueries(num_slots=3, slot_dim=6, feedforward_dim=7), DIM), std=0.5)
-    segments, valid = histories(holes=True)
-    trace = machine.scan(machine.initial(len(LENGTHS)), segments, valid)["content"]
-    for user in range(len(LENGTHS)):
+    segments, valid = histories(torch.float32)
+    trace = machine.scan(machine.initial(USERS), segments, valid)["content"]
+    for user in range(USERS):
         content = np.zeros((3, 6))
         for boundary in range(5):
             np.testing.assert_allclose(trace[user, boundary].numpy(), content, atol=1e-5)

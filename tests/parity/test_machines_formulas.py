@@ -5,12 +5,11 @@ import math
 import numpy as np
 import torch
 
-from rm_rec.config import AssociativeMemory, MeanPool, RehearsalMemory
-from rm_rec.machines.associative import AssociativeMachine
-from rm_rec.machines.mean_pool import MeanPoolMachine
-from rm_rec.machines.rehearsal import RehearsalMachine
+from rm_rec.machines.associative import AssociativeMachine, AssociativeMemory
+from rm_rec.machines.mean_pool import MeanPool, MeanPoolMachine
+from rm_rec.machines.rehearsal import RehearsalMachine, RehearsalMemory
 from tests.fakes import scrambled
-from tests.parity.drawn_histories import DIM, LENGTHS, histories, numpy_of, real_events, sigmoid
+from tests.parity.small_histories import DIM, USERS, histories, numpy_of, real_events, sigmoid
 
 
 def rehearsal_write(machine: RehearsalMachine, slots: np.ndarray, events: list[np.ndarray]) -> np.ndarray:
@@ -40,9 +39,9 @@ def rehearsal_write(machine: RehearsalMachine, slots: np.ndarray, events: list[n
 @torch.no_grad()
 def test_the_rehearsal_machine_is_its_formula() -> None:
     machine = scrambled(RehearsalMachine(RehearsalMemory(num_slots=4, slot_dim=6), DIM))
-    segments, valid = histories()
-    trace = machine.scan(machine.initial(len(LENGTHS)), segments, valid)["slots"].numpy()
-    for user in range(len(LENGTHS)):
+    segments, valid = histories(torch.float32)
+    trace = machine.scan(machine.initial(USERS), segments, valid)["slots"].numpy()
+    for user in range(USERS):
         slots = numpy_of(machine.start)
         for segment in range(4):
             np.testing.assert_allclose(trace[user, segment], slots, atol=1e-6)
@@ -53,11 +52,11 @@ def test_the_rehearsal_machine_is_its_formula() -> None:
 @torch.no_grad()
 def test_the_associative_machine_is_its_formula() -> None:
     machine = scrambled(AssociativeMachine(AssociativeMemory(num_slots=4, slot_dim=6), DIM))
-    segments, valid = histories()
-    trace = machine.scan(machine.initial(len(LENGTHS)), segments, valid)
+    segments, valid = histories(torch.float32)
+    trace = machine.scan(machine.initial(USERS), segments, valid)
     key, value = numpy_of(machine.key.weight), numpy_of(machine.value.weight)
     address, keep = numpy_of(machine.address), sigmoid(numpy_of(machine.keep))
-    for user in range(len(LENGTHS)):
+    for user in range(USERS):
         sums, counts = np.zeros((4, 6)), np.zeros(4)
         for segment in range(4):
             np.testing.assert_allclose(trace["sum"][user, segment].numpy(), sums, atol=1e-6)
@@ -106,9 +105,9 @@ def test_keep_bias_is_how_much_a_slot_holds_on_at_the_start() -> None:
     for keep_bias in (-4.0, 0.0, 4.0):
         torch.manual_seed(0)
         machine = RehearsalMachine(RehearsalMemory(num_slots=4, slot_dim=6, keep_bias=keep_bias), DIM)
-        segments, valid = histories()
-        trace = machine.scan(machine.initial(len(LENGTHS)), segments, valid)["slots"]
-        held.append(float((trace[4, -1] - trace[4, 0]).detach().norm()))
+        segments, valid = histories(torch.float32)
+        trace = machine.scan(machine.initial(USERS), segments, valid)["slots"]
+        held.append(float((trace[3, -1] - trace[3, 0]).detach().norm()))
     assert held[0] > held[1] > held[2]
 
 
@@ -116,8 +115,8 @@ def test_keep_bias_is_how_much_a_slot_holds_on_at_the_start() -> None:
 def test_a_slot_for_which_a_segment_has_nothing_stays_as_it_was() -> None:
     machine = scrambled(RehearsalMachine(RehearsalMemory(num_slots=4, slot_dim=6), DIM))
     machine.null[0] = 1e4
-    segments, valid = histories()
-    state = machine.initial(len(LENGTHS))
+    segments, valid = histories(torch.float32)
+    state = machine.initial(USERS)
     written = machine.write(state, segments[:, 0], valid[:, 0])
     torch.testing.assert_close(written["slots"][:, 0], state["slots"][:, 0], atol=0, rtol=0)
     assert not torch.allclose(written["slots"][-1, 1], state["slots"][-1, 1])
@@ -125,11 +124,11 @@ def test_a_slot_for_which_a_segment_has_nothing_stays_as_it_was() -> None:
 
 def test_mean_pool_is_the_mean_of_all_events() -> None:
     machine = MeanPoolMachine(MeanPool(), DIM)
-    segments, valid = histories()
-    trace = machine.scan(machine.initial(len(LENGTHS)), segments, valid)
+    segments, valid = histories(torch.float32)
+    trace = machine.scan(machine.initial(USERS), segments, valid)
     for boundary in range(5):
         slots = machine.slots({name: values[:, boundary] for name, values in trace.items()})
-        for user in range(len(LENGTHS)):
+        for user in range(USERS):
             events = [e for segment in range(boundary) for e in real_events(segments, valid, user, segment)]
             assert slots.valid[user].tolist() == [bool(events)]
             mean = np.mean(events, axis=0) if events else np.zeros(DIM)

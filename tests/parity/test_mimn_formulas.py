@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rm_rec.machine_config import MimnMemory
-from rm_rec.machines.mimn import MimnMachine
+from rm_rec.machines.mimn import MimnMachine, MimnMemory
 from tests.fakes import scrambled
 from tests.parity.small_histories import (
     DIM,

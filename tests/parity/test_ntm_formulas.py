@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rm_rec.machine_config import NtmMemory
-from rm_rec.machines.ntm import NtmMachine
+from rm_rec.machines.ntm import NtmMachine, NtmMemory
 from tests.fakes import scrambled
 from tests.parity.small_histories import (
     DIM,

@@ -7,19 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from rm_rec.config import RingBuffer, TransformerXL
-from rm_rec.machines.ring_buffer import RingBufferMachine
-from rm_rec.machines.transformer_xl import TransformerXLMachine
+from rm_rec.machines.ring_buffer import RingBuffer, RingBufferMachine
+from rm_rec.machines.transformer_xl import TransformerXL, TransformerXLMachine
 from tests.fakes import scrambled
-from tests.parity.drawn_histories import DIM, LENGTH, LENGTHS, histories, layer_norm, numpy_of, real_events, softmax
+from tests.parity.small_histories import DIM, LENGTH, USERS, histories, layer_norm, numpy_of, real_events, softmax
 
 
 @pytest.mark.parametrize("num_slots", [1, 2, 4, 20])
 def test_a_ring_buffer_is_the_last_events_with_their_ages(num_slots: int) -> None:
     machine = RingBufferMachine(RingBuffer(num_slots=num_slots), DIM)
-    segments, valid = histories(holes=True)
-    trace = machine.scan(machine.initial(len(LENGTHS)), segments, valid)
-    for user in range(len(LENGTHS)):
+    segments, valid = histories(torch.float32)
+    trace = machine.scan(machine.initial(USERS), segments, valid)
+    for user in range(USERS):
         seen: list[np.ndarray] = []
         for boundary in range(5):
             slots = machine.slots({name: values[user : user + 1, boundary] for name, values in trace.items()})
@@ -77,10 +76,10 @@ DIM_XL = 6  # sinusoids come in pairs, and heads divide it
 def test_transformer_xl_is_its_formula(cache: int, num_layers: int) -> None:
     config = TransformerXL(cache_length=cache, num_layers=num_layers, num_heads=2, feedforward_dim=7)
     machine = scrambled(TransformerXLMachine(config, DIM_XL), std=0.5)
-    segments, valid = histories(holes=True)
+    segments, valid = histories(torch.float32)
     segments = torch.cat([segments, segments[..., :1].flip(2)], dim=-1)
-    trace = machine.scan(machine.initial(len(LENGTHS)), segments, valid)
-    for user in range(len(LENGTHS)):
+    trace = machine.scan(machine.initial(USERS), segments, valid)
+    for user in range(USERS):
         levels: list[list[np.ndarray]] = [[] for _ in range(num_layers + 1)]
         for boundary in range(5):
             for level, rows in enumerate(levels):

@@ -3,8 +3,7 @@
 import numpy as np
 import torch
 
-from rm_rec.machine_config import RumMemory
-from rm_rec.machines.rum import RumMachine
+from rm_rec.machines.rum import RumMachine, RumMemory
 from tests.fakes import scrambled
 from tests.parity.small_histories import (
     DIM,

@@ -17,7 +17,7 @@ from feature_store.memories import Journal, Memories, MemoryStore, StoreFacts, b
 from pipelines.artifact import TrainedModel
 from pipelines.memory_fold import Folded, MemoryFold
 from pipelines.user_memories import memory_schema
-from tests.fakes import model_config
+from tests.fakes import KINDS, model_config
 from tests.nights import assert_same, of_store, random_log, train
 
 STORED = {
@@ -125,7 +125,7 @@ def test_night_by_night_is_all_at_once(
     check()
 
 
-@pytest.mark.parametrize("kind", ["associative", "rehearsal", "mean_pool", "none"])
+@pytest.mark.parametrize("kind", ["none", *KINDS])
 def test_every_machine_folds_night_by_night(made: Callable[..., MemoryStore], tmp_path: Path, kind: str) -> None:
     log = random_log(seed=2, events=200)
     trained = train(log, tmp_path, config=model_config(machine=kind))

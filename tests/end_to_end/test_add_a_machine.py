@@ -1,0 +1,113 @@
+"""docs/add-a-machine.md is true: its machine, put where the page says, is held to the contract, trained and served."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from small_runs import ROOT, Ended, environment
+
+PAGE = (ROOT / "docs" / "add-a-machine.md").read_text()
+MACHINE, TABLE = "rm_rec/machines/fading_mean.py", "rm_rec/machines/__init__.py"
+PARITY = "tests/parity/test_fading_mean_formula.py"
+FILES = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE, re.DOTALL))
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copy the code, and follow the page."""
+    copy = tmp_path_factory.mktemp("checkout")
+    for name in ("rm_rec", "feature_store", "pipelines", "tests"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", copy)
+    for path in (MACHINE, PARITY):
+        (copy / path).write_text(FILES[path])
+    imported, line = FILES[TABLE].splitlines()
+    table = (copy / TABLE).read_text()
+    table = table.replace("\nfrom rm_rec.machines.", f"\n{imported}\nfrom rm_rec.machines.", 1)
+    (copy / TABLE).write_text(table.replace("\n}\n", f"\n{line}\n}}\n", 1))
+    return copy
+
+
+def run(checkout: Path, *arguments: object) -> Ended:
+    """Run a module of the copied code in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=checkout,
+        env=environment() | {"PYTHONPATH": str(checkout)},
+        timeout=500,
+    )
+
+
+def kept(checkout: Path, *tests: str, chosen: str = "fading_mean") -> Ended:
+    return run(checkout, "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests, "-k", chosen)
+
+
+def test_the_page_shows_each_file() -> None:
+    assert set(FILES) == {MACHINE, TABLE, PARITY}
+    named = set(re.findall(r"`(?:…)?(test_\w+|is_\w+)…?`", PAGE))
+    tests = "".join(path.read_text() for path in (ROOT / "tests" / "contracts").glob("*.py"))
+    assert len(named) > 10
+    assert all(name in tests for name in named), [name for name in named if name not in tests]
+
+
+def test_the_example_keeps_the_contract(checkout: Path) -> None:
+    ended = kept(checkout, "tests/contracts", PARITY, "tests/rm_rec/test_memories.py", "tests/rm_rec/machines")
+    assert ended.returncode == 0, ended.stdout
+    assert int(re.findall(r"(\d+) passed", ended.stdout)[0]) > 150
+    assert run(checkout, "ruff", "check", MACHINE, PARITY).returncode == 0
+    assert run(checkout, "ruff", "format", "--check", MACHINE, PARITY).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "caught_by"),
+    [
+        ("segment.masked_fill(~valid[..., None], 0.0)", "segment", "what_padding_holds"),
+        ('Literal["fading_mean"] = "fading_mean"', 'Literal["fading"] = "fading"', "configured_by_the_name"),
+    ],
+    ids=["padding", "kind"],
+)
+def test_an_example_gone_wrong_is_caught(checkout: Path, right: str, wrong: str, caught_by: str) -> None:
+    assert right in FILES[MACHINE]
+    (checkout / MACHINE).write_text(FILES[MACHINE].replace(right, wrong))
+    ended = kept(checkout, "tests/contracts/test_machines.py", chosen=caught_by)
+    (checkout / MACHINE).write_text(FILES[MACHINE])
+    assert ended.returncode == 1, ended.stdout
+    assert re.search(rf"FAILED .*{caught_by}", ended.stdout)
+
+
+def test_the_example_is_trained_stored_and_scored_as_the_page_says(
+    checkout: Path, log: Path, quickstart: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    (block,) = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+    train, build, score = (shlex.split(line)[2:] for line in block.replace("\\\n", " ").splitlines())
+    events = pq.read_table(log)
+    later = pa.array([int(max(events["timestamp"].to_pylist())) + 1] * 5)
+    items = events.select(["user_id", "item_id"]).slice(0, 5).append_column("timestamp", later)
+    pq.write_table(items, tmp_path / "candidates.parquet")
+    places = {
+        "runs/fading_mean": tmp_path / "run",
+        "memories": tmp_path / "memories",
+        "data/synthetic.parquet": log,
+        "candidates.parquet": tmp_path / "candidates.parquet",
+        "scores.parquet": tmp_path / "scores.parquet",
+    }
+    train, build, score = ([str(places.get(part, part)) for part in argv] for argv in (train, build, score))
+    small = quickstart(tmp_path / "run", recipes=())
+    for option in ("--model.machine.num_slots", "--model.machine.slot_dim"):
+        del small[small.index(option) : small.index(option) + 2]
+    for argv in ([*train, *small, "--training.epochs", "1"], [*build, "--out", tmp_path / "build"], score):
+        ended = run(checkout, *argv)
+        assert ended.returncode == 0, ended.stderr
+    assert '"kind": "fading_mean"' in (tmp_path / "run" / "model" / "model.json").read_text()
+    assert pq.read_table(tmp_path / "scores.parquet")["prediction"].null_count == 0
+    assert "kind fading_mean: Means over the last segments" in run(checkout, "pipelines.train_ctr", "--help").stdout
