@@ -69,11 +69,33 @@ class CompareMachines(Strict):
     out: str = "runs/compare_machines"
     """Folder of all runs and of the report; a comparison that was killed goes on from it."""
 
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Return all that is trained on each of `logs`: baselines, candidates, and what is rehearsed of them."""
+        plain = (*self.baselines, *self.candidates)
+        return (*plain, *(f"{name}{REHEARSAL}" for name in self.rehearsed if name in plain))
+
     @model_validator(mode="after")
     def _named_once(self) -> Self:
-        for names in ((*self.logs, *self.logs_of_best), (*self.baselines, *self.candidates), self.rehearsed):
-            if len(set(names)) < len(names):
-                raise ValueError(f"{next(name for name in names if names.count(name) > 1)} is named twice")
+        trained, rates = (*self.baselines, *self.candidates), tuple(f"{rate:g}" for rate in self.learning_rates)
+        for names in ((*self.logs, *self.logs_of_best), trained, self.rehearsed, rates):
+            folders = [*map(short_name, names)]
+            twice = [folder for folder in folders if folders.count(folder) > 1]
+            if twice:
+                raise ValueError(f"{twice[0]} is named twice")
+        return self
+
+    @model_validator(mode="after")
+    def _rehearsed_beside_the_same_without(self) -> Self:
+        trained = (*self.baselines, *self.candidates)
+        for name in trained:
+            if name.endswith(REHEARSAL):
+                plain = name.removesuffix(REHEARSAL)
+                raise ValueError(f"{name}: give {plain} in candidates, and in rehearsed too: both are trained")
+        if "rehearsed" in self.model_fields_set:  # the default names more than a user may have left
+            unknown = [name for name in self.rehearsed if name not in trained]
+            if unknown:
+                raise ValueError(f"rehearsed: {unknown[0]} is no candidate; expected some of {', '.join(trained)}")
         return self
 
 
@@ -85,7 +107,7 @@ QUICK = {
     "epochs": 1,
     "cost_rounds": 1,
 }
-QUICK_LOG = SyntheticConfig(users=40, events_per_user=200)
+QUICK_LOG, QUICK_FILE = SyntheticConfig(users=40, events_per_user=200), "quick.parquet"
 
 
 def main(argv: list[str]) -> int:
@@ -106,10 +128,10 @@ def main(argv: list[str]) -> int:
     console = result_console()
     data, out = Path(settings.data), Path(settings.out)
     logs = (*settings.logs, *settings.logs_of_best)
-    check_names(logs, (*settings.baselines, *settings.candidates), data, out, settings.state_bytes)
-    paths = {log: log_file(log, data, out) for log in logs}
-    made = out / SYNTHETIC
-    if made in paths.values() and not made.exists():
+    check_names(logs, settings.trained, data, out, settings.state_bytes)
+    made = out / (QUICK_FILE if settings.quick else SYNTHETIC)
+    paths = {log: made if settings.quick else log_file(log, data, out) for log in logs}
+    if settings.jobs and made in paths.values() and not made.exists():
         write_log(QUICK_LOG if settings.quick else SyntheticConfig(), made)
     arguments = ["--training.epochs", str(settings.epochs), "--metrics.resamples", "0"]
     arguments += ["--training.min_batches", "5"] if settings.quick else []
@@ -142,12 +164,12 @@ class _Comparison:
 
     def train(self) -> None:
         """Tune on `logs`, then all seeds there; then the best on the other logs; then what is rehearsed."""
-        logs = self.settings.logs
-        everyone = (*self.settings.baselines, *self.settings.candidates)
-        self._run(self.plan.tuning(logs, everyone))
-        self._run(self.plan.seeds(logs, everyone, self.metrics))
+        logs, plain = self.settings.logs, (*self.settings.baselines, *self.settings.candidates)
+        self._run(self.plan.tuning(logs, plain))
+        self._run(self.plan.seeds(logs, plain, self.metrics))
         self._run(self.plan.seeds(self.settings.logs_of_best, self.shown, self.metrics, tuned_on=logs[0]))
-        self._run(self.plan.seeds(logs, self._rehearsed, self.metrics))
+        rehearsed = [name for name in self.settings.trained if name.endswith(REHEARSAL)]
+        self._run(self.plan.seeds(logs, rehearsed, self.metrics))
 
     @property
     def shown(self) -> tuple[str, ...]:
@@ -159,23 +181,19 @@ class _Comparison:
     def finished(self) -> dict[str, dict[str, list[FinishedRun]]]:
         """Return the finished runs of each log's candidates, at the learning rate that was chosen."""
         settings = self.settings
-        everyone = (*settings.baselines, *settings.candidates, *self._rehearsed)
         trials = [
-            *self.plan.seeds(settings.logs, everyone, self.metrics),
+            *self.plan.seeds(settings.logs, settings.trained, self.metrics),
             *self.plan.seeds(settings.logs_of_best, self.shown, self.metrics, tuned_on=settings.logs[0]),
         ]
-        found: dict[str, dict[str, list[FinishedRun]]] = {}
+        asked = {**dict.fromkeys(settings.logs, settings.trained), **dict.fromkeys(settings.logs_of_best, self.shown)}
+        found: dict[str, dict[str, list[FinishedRun]]] = {
+            short_name(log): {short_name(name): [] for name in names} for log, names in asked.items()
+        }
         for trial in trials:
-            runs = found.setdefault(short_name(trial.log), {}).setdefault(short_name(trial.candidate), [])
             if trial.name in self.metrics:
                 run = FinishedRun(self.plan.settings(trial), self.metrics[trial.name], self.grid.folder(trial.name))
-                runs.append(run)
+                found[short_name(trial.log)][short_name(trial.candidate)].append(run)
         return found
-
-    @property
-    def _rehearsed(self) -> tuple[str, ...]:
-        everyone = (*self.settings.baselines, *self.settings.candidates)
-        return tuple(f"{name}{REHEARSAL}" for name in self.settings.rehearsed if name in everyone)
 
     def _run(self, trials: Sequence[Trial]) -> None:
         self.metrics |= self.grid.run(self.plan.runs(trials), self.settings.jobs)

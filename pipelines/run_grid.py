@@ -1,6 +1,6 @@
 """Training runs side by side, each `train_ctr` with one thread, in a process and a folder of its own.
 
-Killed, they go on where they were; finished with the same settings, they are not run again.
+Killed, they go on where they were; finished with the same settings on the same log, they are not run again.
 """
 
 import multiprocessing
@@ -17,11 +17,13 @@ from typing import Any, final
 
 import mlflow
 
+from feature_store.event_log import log_fingerprint
+from feature_store.schema import DataConfig
 from pipelines import run_folder
 from pipelines.job import run_job
 from pipelines.settings import resolved
 from pipelines.tracking import TrackingConfig
-from pipelines.train_ctr import TrainCtr, train
+from pipelines.train_ctr import TrainCtr, fingerprint_of, train
 
 _LOG = "log.txt"
 
@@ -33,6 +35,7 @@ class RunGrid:
     def __init__(self, out: Path, tracking: TrackingConfig) -> None:
         self.out = out.resolve()
         self._tracking = tracking
+        self._logs: dict[str, str] = {}  # fingerprints: of a large log, one takes seconds
 
     def folder(self, name: str) -> Path:
         """Return where a run keeps its predictions and metrics."""
@@ -53,20 +56,35 @@ class RunGrid:
             # A run starts as a copy of a process that has imported everything: alone, that takes it seconds.
             processes = multiprocessing.get_context("forkserver")
             processes.set_forkserver_preload([__name__])
-            with ThreadPoolExecutor(jobs) as pool:
-                for name, settings in due.items():
-                    pool.submit(self._run, name, settings, processes)
+            pool = ThreadPoolExecutor(jobs)
+            try:
+                for asked in [pool.submit(self._run, name, settings, processes) for name, settings in due.items()]:
+                    asked.result()
+            finally:  # Ctrl-C stops the runs that are under way; those that wait are not to start
+                pool.shutdown(cancel_futures=True)
         return self.finished(runs)
 
     def _run(self, name: str, settings: TrainCtr, processes: ForkServerContext) -> None:
         process = processes.Process(target=_train, args=(resolved(self._here(name, settings)),))
         process.start()
         process.join()
-        result = "done" if process.exitcode == 0 else f"FAILED, see {self.folder(name) / _LOG}"
+        # Not by the exit code: two threads that ask for it at once may not both get it.
+        finished = self._metrics(name, settings) is not None
+        result = "done" if finished else f"FAILED, see {self.folder(name) / _LOG}"
         sys.stderr.write(f"{name}: {result}\n")
 
     def _metrics(self, name: str, settings: TrainCtr) -> dict[str, Any] | None:
-        return run_folder.result_of(self.folder(name), resolved(self._here(name, settings)))
+        here = self._here(name, settings)
+        found = run_folder.result_of(self.folder(name), resolved(here))
+        if found is None or here.start_from is not None:
+            return found
+        return found if found["fingerprint"] == fingerprint_of(here, self._log(here.data)) else None
+
+    def _log(self, data: DataConfig) -> str:
+        key = data.model_dump_json()
+        if key not in self._logs:
+            self._logs[key] = log_fingerprint(data)
+        return self._logs[key]
 
     def _here(self, name: str, settings: TrainCtr) -> TrainCtr:
         one_thread = settings.training.model_copy(update={"threads": 1})

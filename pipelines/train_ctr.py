@@ -132,7 +132,7 @@ def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console
     data = LogData.prepare(settings.data, out / "prepared", report=console.print, vocabularies=known)
     _check_held_out(settings, data)
     retention.check(data, settings.model.segment_length)
-    fingerprint = _fingerprint(settings, data, start)
+    fingerprint = fingerprint_of(settings, data.prepared.manifest.fingerprint, start)
     tags = {
         "data_sha256": data.prepared.manifest.fingerprint,
         "config_sha256": _sha256(run_folder.deciding(resolved(settings))),
@@ -231,9 +231,12 @@ def _finish(settings: TrainCtr, data: LogData, model: ClickModel, state: FitStat
     }
 
 
-def _fingerprint(settings: TrainCtr, data: LogData, start: TrainedModel | None) -> str:
-    """Name a run by what its result depends on: settings, log and start, not where any of them is kept."""
-    parts: list[Any] = [run_folder.deciding(resolved(settings)), data.prepared.manifest.fingerprint]
+def fingerprint_of(settings: TrainCtr, log: str, start: TrainedModel | None = None) -> str:
+    """Name a run by what its result depends on: settings, log and start, not where any of them is kept.
+
+    `log` is the log's own fingerprint.
+    """
+    parts: list[Any] = [run_folder.deciding(resolved(settings)), log]
     if start is not None:
         parts += [start.card.weights_sha256, start.card.vocabulary_sha256, settings.freeze_writer]
     return _sha256(parts)

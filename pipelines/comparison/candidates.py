@@ -10,7 +10,6 @@ from pathlib import Path
 from feature_store.errors import DataError
 from pipelines.settings import SettingsError, load_settings
 from pipelines.train_ctr import TrainCtr
-from rm_rec.config import RehearsalConfig
 from rm_rec.errors import ConfigError
 from rm_rec.machines import MACHINES
 from rm_rec.machines.sizes import fit_state
@@ -46,12 +45,11 @@ def candidate(name: str, log: str, log_path: Path, state_bytes: int, arguments: 
     Raises SettingsError for a name that is nothing, ConfigError for a machine that cannot be fitted.
     """
     plain = name.removesuffix(REHEARSAL)
-    settings = _settings(*_recipe(log), *_model(plain), "--data.log", str(log_path), *arguments)
+    rehearsal = "{}" if name.endswith(REHEARSAL) else "null"  # {}: as the recipes have it, else the default
+    own = ("--data.log", str(log_path), *arguments, "--rehearsal", rehearsal)
+    settings = _settings(*_recipe(log), *_model(plain), *own)
     machine = fit_state(settings.model.machine, settings.model.token_dim, state_bytes)
-    rehearsal = (settings.rehearsal or RehearsalConfig()) if name.endswith(REHEARSAL) else None
-    return settings.model_copy(
-        update={"model": settings.model.model_copy(update={"machine": machine}), "rehearsal": rehearsal}
-    )
+    return settings.model_copy(update={"model": settings.model.model_copy(update={"machine": machine})})
 
 
 def check_names(logs: Iterable[str], names: Iterable[str], data: Path, out: Path, state_bytes: int) -> None:

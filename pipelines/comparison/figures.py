@@ -37,7 +37,8 @@ def auc_by_candidate(found: LogOutcomes, baselines: Sequence[str]) -> Figure:
         low, high = outcome.test_interval
         estimate = Estimate(outcome.test.mean, low, high)
         _across(whole, place, estimate, outcome.test, colour)
-        _across(inside, place, _of_seeds(outcome.grouped), outcome.grouped, colour)
+        if outcome.grouped is not None:
+            _across(inside, place, _of_seeds(outcome.grouped), outcome.grouped, colour)
     whole.set_yticks(range(len(ranked)), [outcome.candidate for outcome in ranked])
     if found.best_possible is not None:
         whole.axvline(found.best_possible, color=FAINT, linestyle="--", linewidth=1.2, zorder=0)

@@ -56,6 +56,8 @@ class Outcome:
     """The one that was best on validation."""
     state_bytes: int
     """Of one user, in float16 (what must be exact in float32)."""
+    seeds: tuple[int, ...]
+    """The seeds that are finished, in the order of every figure of seeds here."""
     best_epochs: tuple[int, ...]
     """The epoch of each seed that was best on validation."""
     validation: Seeds
@@ -64,8 +66,8 @@ class Outcome:
     """95 % interval of the seeds' mean over users."""
     gain: Estimate
     """Over the first candidate of the log, on the same users: the mean of the seeds, and its 95 % interval."""
-    grouped: Seeds
-    """AUC inside each user, averaged by the user's impressions."""
+    grouped: Seeds | None
+    """AUC inside each user, averaged by the user's impressions; None where no user has both clicks and non-clicks."""
     by_age: Mapping[str, Seeds]
     """By the age of the event that decides, in segments, or of the user's last event on the item; "never": of none."""
     by_popularity: Mapping[str, Seeds]
@@ -118,12 +120,13 @@ def measure_log(log: str, candidates: Mapping[str, Sequence[FinishedRun]], resam
                 candidate=name,
                 learning_rate=runs[0].settings.optimizer.lr,
                 state_bytes=0 if machine is None else state_bytes(machine),
+                seeds=tuple(run.settings.training.seed for run in runs),
                 best_epochs=tuple(int(run.metrics["best_epoch"]) for run in runs),
                 validation=Seeds(tuple(float(run.metrics["validation"]["auc"]) for run in runs)),
                 test=test,
                 test_interval=interval(drawn[name], test.mean),
                 gain=Estimate(value, *interval(gaps, value)),
-                grouped=Seeds(tuple(float(run.metrics["test"]["grouped_auc"]) for run in runs)),
+                grouped=_grouped(runs),
                 by_age=_over_seeds([one.by_age for one in found]),
                 by_popularity=_over_seeds([one.by_popularity for one in found]),
             )
@@ -210,6 +213,11 @@ def _predictions(reference: pa.Table, run: FinishedRun) -> np.ndarray:
     if not aligned[0].equals(reference):
         raise DataError(f"{run.folder}: its test impressions lie in another order; delete the folder")
     return numbers(aligned[1], _COLUMNS.prediction, str(run.folder))
+
+
+def _grouped(runs: Sequence[FinishedRun]) -> Seeds | None:
+    values = [run.metrics["test"]["grouped_auc"] for run in runs]
+    return None if None in values else Seeds(tuple(map(float, values)))
 
 
 def _over_seeds(found: Sequence[Mapping[str, float]]) -> dict[str, Seeds]:

@@ -83,7 +83,10 @@ class Plan:
         ]
 
     def best(self, logs: Sequence[str], candidates: Iterable[str], metrics: Metrics, count: int) -> list[str]:
-        """Return the candidates that are best on validation, by the mean of their ranks on these logs."""
+        """Return the candidates that are best on validation, by the mean of their ranks on these logs.
+
+        One that is missing on a log is left out, of the others' ranks too.
+        """
         scores = {
             log: {
                 name: mean(validation_auc(metrics[trial.name]) for trial in trials)
@@ -94,7 +97,7 @@ class Plan:
         }
         everywhere = [name for name in candidates if all(name in scores[log] for log in logs)]
         ranks = {
-            name: sum(sum(other > scores[log][name] for other in scores[log].values()) for log in logs)
+            name: sum(scores[log][other] > scores[log][name] for log in logs for other in everywhere)
             for name in everywhere
         }
         return sorted(everywhere, key=lambda name: ranks[name])[:count]

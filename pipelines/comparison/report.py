@@ -19,8 +19,8 @@ def report(found: Sequence[LogOutcomes], measured: Mapping[str, Cost], segment_l
 
 _NOTE = (
     "AUC of the test split at the epoch that was best on validation: mean of the seeds ± half of their range, then the "
-    "95 % interval of that mean over users. A gain is over the first row on the same users, with the interval of the "
-    "paired difference. Rows by validation AUC. `+rehearsal`: the same with the rehearsal loss."
+    "95 % interval of that mean over users. A gain is over the model that is named, on the same users, with the "
+    "interval of the paired difference. Rows by validation AUC. `+rehearsal`: the same with the rehearsal loss."
 )
 _COST_NOTE = (
     f"Process time of one thread, medians, all models measured in turns. Read: {NUM_CANDIDATES} candidates of one user "
@@ -65,7 +65,7 @@ def _main_table(ranked: Sequence[Outcome]) -> str:
             seeds_text(outcome.test),
             _ends(outcome.test_interval),
             _gain(outcome.gain),
-            seeds_text(outcome.grouped),
+            "" if outcome.grouped is None else seeds_text(outcome.grouped),
             seeds_text(outcome.validation),
             f"{outcome.learning_rate:g}",
         ]
@@ -81,10 +81,19 @@ def _rehearsal_table(found: LogOutcomes) -> str:
         plain = by_name.get(name.removesuffix(REHEARSAL))
         if plain is None or plain is rehearsed:
             continue
-        pairs = ((plain.test, rehearsed.test), (plain.validation, rehearsed.validation))
-        gains = [Seeds(tuple(b - a for a, b in zip(off.values, on.values, strict=False))) for off, on in pairs]
-        rows.append([plain.candidate, seeds_text(plain.test), seeds_text(rehearsed.test), *map(_signed, gains)])
+        test = _gains(plain, plain.test, rehearsed, rehearsed.test)
+        validation = _gains(plain, plain.validation, rehearsed, rehearsed.validation)
+        rows.append(
+            [plain.candidate, seeds_text(plain.test), seeds_text(rehearsed.test), _signed(test), _signed(validation)]
+        )
     return markdown_table(["", "off", "on", "gain, test", "gain, validation"], rows) if rows else ""
+
+
+def _gains(plain: Outcome, off: Seeds, rehearsed: Outcome, on: Seeds) -> Seeds:
+    """Subtract seed by seed; a seed that only one of them has finished is left out."""
+    without = dict(zip(plain.seeds, off.values, strict=True))
+    pairs = zip(rehearsed.seeds, on.values, strict=True)
+    return Seeds(tuple(value - without[seed] for seed, value in pairs if seed in without))
 
 
 def _bins_table(ranked: Sequence[Outcome], rows: Mapping[str, int], values: Sequence[Mapping[str, Seeds]]) -> str:
@@ -119,6 +128,8 @@ def seeds_text(seeds: Seeds) -> str:
 
 
 def _signed(seeds: Seeds) -> str:
+    if not seeds.values:
+        return ""
     return f"{seeds.mean:+.4f}" + (f" ± {seeds.spread:.4f}" if len(seeds.values) > 1 else "")
 
 
