@@ -20,10 +20,10 @@ import torch
 from serving_model import DAY, START, make_model, write_log
 
 from feature_store.memories import StoreFacts, create_store
-from pipelines.artifact import TrainedModel
 from pipelines.build_memory import BuildMemory, build_all
-from pipelines.build_plan import event_source
-from pipelines.user_memories import memory_schema
+from pipelines.memory.build_plan import event_source
+from pipelines.memory.user_memories import memory_schema
+from pipelines.models.artifact import TrainedModel
 from rm_rec.memories import Events
 
 ACTIVE_SHARE = 0.05  # 10,000 active users of 200,000

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from feature_store.schema import ITEM
 from feature_store.sequences import UserSequences
-from pipelines.data import TEST, TRAIN, LogData
 from pipelines.settings import load_settings
 from pipelines.train_ctr import TrainCtr
+from pipelines.training.data import TEST, TRAIN, LogData
 from rm_rec.metrics import auc
 
 

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from feature_store.datasets.synthetic import SyntheticConfig
 from pipelines.comparison.candidates import RECIPES, SYNTHETIC, log_file
+from pipelines.comparison.run_grid import RunGrid
 from pipelines.make_log import write_log
-from pipelines.run_grid import RunGrid
 from pipelines.settings import load_settings
 from pipelines.tracking import TrackingConfig
 from pipelines.train_ctr import TrainCtr

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from train_speed import make_users, model_of
 
-from pipelines.batches import plan_batches, to_batch
-from pipelines.training import Learner, OptimizerConfig, TrainingConfig, build_optimizer, training_step
+from pipelines.training.batches import plan_batches, to_batch
+from pipelines.training.fit import Learner, OptimizerConfig, TrainingConfig, build_optimizer, training_step
 from rm_rec.config import ModelConfig, RehearsalConfig
 
 SHAPES = {"short": (2_000, 200), "dense": (1_000, 1_000)}

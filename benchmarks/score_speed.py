@@ -28,13 +28,13 @@ from serving_model import DAY, NUM_ITEMS, START, make_model, write_log
 
 from feature_store.memories import MemoryStore, StoreFacts, create_store
 from feature_store.parquet_source import ParquetSource
-from pipelines.artifact import TrainedModel
 from pipelines.build_memory import BuildMemory, build_all
-from pipelines.build_plan import event_source
-from pipelines.candidate_files import CandidateNames
+from pipelines.memory.build_plan import event_source
+from pipelines.memory.candidate_files import CandidateNames
+from pipelines.memory.scorer import CandidateRows, click_probability, encode
+from pipelines.memory.user_memories import memory_schema, to_model
+from pipelines.models.artifact import TrainedModel
 from pipelines.score_batch import ScoreBatch, ScoringJob
-from pipelines.scorer import CandidateRows, click_probability, encode
-from pipelines.user_memories import memory_schema, to_model
 
 LATER = START + 400 * DAY
 LONG_USER = 10_000_000

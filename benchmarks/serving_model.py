@@ -10,8 +10,8 @@ import torch
 from feature_store.schema import ITEM, Columns, NextEvent
 from feature_store.vocabularies import COUNT, Vocabularies
 from feature_store.vocabulary import Vocabulary
-from pipelines.artifact import TrainedModel, save_model
-from pipelines.batches import feature_space
+from pipelines.models.artifact import TrainedModel, save_model
+from pipelines.training.batches import feature_space
 from rm_rec.config import ModelConfig
 from rm_rec.model import ClickModel
 

@@ -20,8 +20,8 @@ import pyarrow as pa
 import torch
 
 from feature_store.sequences import UserSequences
-from pipelines.batches import plan_batches, to_batch
-from pipelines.training import Learner, OptimizerConfig, build_optimizer, training_step
+from pipelines.training.batches import plan_batches, to_batch
+from pipelines.training.fit import Learner, OptimizerConfig, build_optimizer, training_step
 from rm_rec.config import FeatureSpace, ModelConfig, WholeHistory
 from rm_rec.machines.base import NoMachine
 from rm_rec.model import ClickModel

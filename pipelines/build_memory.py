@@ -22,14 +22,14 @@ from feature_store.memories.users import UserType
 from feature_store.parquet_source import INTEGER, NOTHING, ParquetSource
 from feature_store.row_checks import event_columns
 from feature_store.schema import Strict
-from pipelines.artifact import TrainedModel, load_model
-from pipelines.build_plan import LatePolicy, ReadConfig, data_config, event_source, how_read, plan_builds
 from pipelines.job import DONE, result_console, run_job, this_python
-from pipelines.memory_builder import MemoryBuilder
-from pipelines.model_files import find_model
+from pipelines.memory.build_plan import LatePolicy, ReadConfig, data_config, event_source, how_read, plan_builds
+from pipelines.memory.builder import MemoryBuilder
+from pipelines.memory.user_memories import StateType, check_space, memory_schema
+from pipelines.models.artifact import TrainedModel, load_model
+from pipelines.models.model_files import find_model
 from pipelines.run_folder import locked, write_json
 from pipelines.settings import load_settings
-from pipelines.user_memories import StateType, check_space, memory_schema
 
 PROG = "python -m pipelines.build_memory"
 

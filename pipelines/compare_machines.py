@@ -17,9 +17,9 @@ from pipelines.comparison.candidates import REHEARSAL, SYNTHETIC, check_names, l
 from pipelines.comparison.outcomes import FinishedRun
 from pipelines.comparison.plan import Plan, Trial
 from pipelines.comparison.results import NUMBERS, REPORT, Results
+from pipelines.comparison.run_grid import RunGrid
 from pipelines.job import DONE, FAILED, result_console, run_job
 from pipelines.make_log import write_log
-from pipelines.run_grid import RunGrid
 from pipelines.settings import load_settings, resolved
 from pipelines.tracking import TrackingConfig
 from rm_rec.machines import MACHINES

@@ -19,14 +19,24 @@ from feature_store.errors import DataError
 from feature_store.event_log import log_fingerprint
 from feature_store.schema import DataConfig, Strict
 from pipelines import run_folder
-from pipelines.contenders import Contender, of_folder, of_version, score_both, train_mean_pool
-from pipelines.evaluate import MetricsConfig
-from pipelines.gate import Bounds, judge
+from pipelines.evaluation.predictions import PredictionColumns, numbers, user_codes
+from pipelines.evaluation.reports import MetricsConfig
 from pipelines.job import DONE, GateRefused, result_console, run_job, this_python
-from pipelines.predictions import PredictionColumns, numbers, user_codes
-from pipelines.promotion_checks import memories_built, not_rolled_back, unseen
-from pipelines.promotion_record import Decision, identity, keep, reports_of, show
-from pipelines.registry import CANDIDATE, CHAMPION, GATE, GATE_RUN, MOVED, SPACE, Registry, Version, moment
+from pipelines.promotion.checks import memories_built, not_rolled_back, unseen
+from pipelines.promotion.contenders import Contender, of_folder, of_version, score_both, train_mean_pool
+from pipelines.promotion.gate import Bounds, judge
+from pipelines.promotion.record import Decision, identity, keep, reports_of, show
+from pipelines.registry.model_registry import (
+    CANDIDATE,
+    CHAMPION,
+    GATE,
+    GATE_RUN,
+    MOVED,
+    SPACE,
+    Registry,
+    Version,
+    moment,
+)
 from pipelines.settings import load_settings, resolved
 from pipelines.tracking import TrackingConfig, tracked_run
 

@@ -24,14 +24,14 @@ from feature_store.memories import open_store
 from feature_store.memories.store import MemoryStore
 from feature_store.parquet_source import ParquetSource
 from feature_store.schema import Strict
-from pipelines.artifact import TrainedModel, load_model
-from pipelines.candidate_files import CandidateColumns, CandidateNames, dense_of, read_pieces, times_of
 from pipelines.job import DONE, Progress, result_console, run_job
-from pipelines.model_files import find_model
+from pipelines.memory.candidate_files import CandidateColumns, CandidateNames, dense_of, read_pieces, times_of
+from pipelines.memory.scorer import CandidateRows, Scorer
+from pipelines.memory.user_memories import check_space
+from pipelines.models.artifact import TrainedModel, load_model
+from pipelines.models.model_files import find_model
 from pipelines.run_folder import locked
-from pipelines.scorer import CandidateRows, Scorer
 from pipelines.settings import load_settings
-from pipelines.user_memories import check_space
 
 PROG = "python -m pipelines.score_batch"
 _SAID = b"rm_rec_scores"

@@ -20,22 +20,22 @@ from rich.console import Console
 from feature_store.errors import DataError
 from feature_store.schema import SPLITS, DataConfig, NextEvent, Strict
 from pipelines import run_folder, tracking
-from pipelines.artifact import TrainedModel, load_model, save_model
-from pipelines.batches import feature_space
-from pipelines.checkpoint import Epoch, FitState
-from pipelines.data import TEST, VALIDATION, LogData
-from pipelines.evaluate import MetricsConfig, evaluate_predictions, figures_of
-from pipelines.fine_tune import data_as_before, freeze_writer, load_start
+from pipelines.evaluation.predictions import PredictionColumns
+from pipelines.evaluation.report_text import grids, markdown, print_training
+from pipelines.evaluation.reports import MetricsConfig, evaluate_predictions, figures_of
+from pipelines.evaluation.retention import DECIDING_AGE, RetentionConfig
+from pipelines.evaluation.retention_report import RetentionStep
 from pipelines.job import DONE, result_console, run_job, this_python
-from pipelines.lineage import headline, held_out
-from pipelines.predictions import PredictionColumns
-from pipelines.registration import register
-from pipelines.report_text import grids, markdown, print_training
-from pipelines.retention import DECIDING_AGE, RetentionConfig
-from pipelines.retention_report import RetentionStep
+from pipelines.models.artifact import TrainedModel, load_model, save_model
+from pipelines.registry.lineage import headline, held_out
+from pipelines.registry.registration import register
 from pipelines.settings import load_settings, resolved
 from pipelines.tracking import TrackingConfig
-from pipelines.training import PREDICTED_COLUMNS, Fit, Learner, OptimizerConfig, TrainingConfig, predict
+from pipelines.training.batches import feature_space
+from pipelines.training.checkpoint import Epoch, FitState
+from pipelines.training.data import TEST, VALIDATION, LogData
+from pipelines.training.fine_tune import data_as_before, freeze_writer, load_start
+from pipelines.training.fit import PREDICTED_COLUMNS, Fit, Learner, OptimizerConfig, TrainingConfig, predict
 from rm_rec import plots
 from rm_rec.config import ModelConfig, RehearsalConfig
 from rm_rec.model import ClickModel

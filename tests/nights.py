@@ -15,8 +15,8 @@ from feature_store.memories import Journal, Memories, MemoryStore, open_store
 from feature_store.schema import Columns, DataConfig, Impressions, LabelColumn, NextEvent
 from feature_store.vocabularies import Vocabularies
 from pipelines import build_memory
-from pipelines.artifact import TrainedModel, save_model
-from pipelines.batches import feature_space
+from pipelines.models.artifact import TrainedModel, save_model
+from pipelines.training.batches import feature_space
 from rm_rec.config import ModelConfig
 from rm_rec.model import ClickModel
 from tests.fakes import model_config, scrambled

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from feature_store.schema import Columns, DataConfig, ImpressionFile, Impressions, LabelColumn
-from pipelines.artifact import TrainedModel
-from pipelines.mlflow_model import served_types, write_mlflow_model
+from pipelines.models.artifact import TrainedModel
+from pipelines.registry.mlflow_model import served_types, write_mlflow_model
 from tests import nights
 from tests.fakes import model_config
 

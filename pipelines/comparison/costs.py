@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from pipelines.run_folder import write_json
-from pipelines.training import Learner, OptimizerConfig, build_optimizer, training_step
+from pipelines.training.fit import Learner, OptimizerConfig, build_optimizer, training_step
 from rm_rec.batch import UserBatch
 from rm_rec.config import FeatureSpace, ModelConfig, RehearsalConfig, WholeHistory
 from rm_rec.memories import Candidates, Events

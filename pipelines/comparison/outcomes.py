@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 
 from feature_store.errors import DataError
 from feature_store.schema import SPLITS
-from pipelines.data import TEST, LogData
-from pipelines.predictions import PredictionColumns, align, numbers, user_codes
-from pipelines.retention import DECIDING_AGE, events_since_items
+from pipelines.evaluation.predictions import PredictionColumns, align, numbers, user_codes
+from pipelines.evaluation.retention import DECIDING_AGE, events_since_items
 from pipelines.train_ctr import TrainCtr
+from pipelines.training.data import TEST, LogData
 from rm_rec.machines import build_machine
 from rm_rec.machines.sizes import state_bytes
 from rm_rec.metrics import auc

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pipelines.comparison.candidates import REHEARSAL
 from pipelines.comparison.costs import NUM_CANDIDATES, NUM_EVENTS, Cost
 from pipelines.comparison.outcomes import LogOutcomes, Outcome, Seeds
-from pipelines.report_text import markdown_table
+from pipelines.evaluation.report_text import markdown_table
 from rm_rec.report import Estimate, shortest_of
 
 

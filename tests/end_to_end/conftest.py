@@ -13,7 +13,7 @@ from promotions import TRAINED, Decisions, Gate, Register, Standing
 from small_runs import RECIPES, SMALL_LOG, SMALL_MODEL, run_forked
 
 from pipelines import build_memory, make_log, promote
-from pipelines.artifact import load_model, save_model
+from pipelines.models.artifact import load_model, save_model
 
 
 @pytest.fixture(scope="session")

@@ -22,8 +22,9 @@ from small_runs import Ended, Kill, run_forked
 
 from feature_store.errors import DataError
 from feature_store.memories import bucket_of, open_store
-from pipelines import build_memory, memories, memory_fold
-from pipelines.artifact import save_model
+from pipelines import build_memory, memories
+from pipelines.memory import fold as memory_fold
+from pipelines.models.artifact import save_model
 from pipelines.run_folder import locked
 from tests.fakes import model_config
 from tests.nights import (
@@ -192,12 +193,12 @@ def test_only_files_that_are_new_are_consumed(model: Path, tmp_path: Path) -> No
 
 
 WRITE, FINISH = "feature_store.memories.store:StoreWriter.write", "feature_store.memories.store:StoreWriter.finish"
-SET_ASIDE = "pipelines.memory_builder:MemoryBuilder._set_aside"
+SET_ASIDE = "pipelines.memory.builder:MemoryBuilder._set_aside"
 # One after the other; each goes on where the last was killed, a few buckets of four further.
 MOMENTS = {
-    "nothing is sorted": Kill("pipelines.memory_builder:prepare"),
+    "nothing is sorted": Kill("pipelines.memory.builder:prepare"),
     "the log is sorted but not counted": Kill("feature_store.event_log:_count"),
-    "the log is sorted": Kill("pipelines.memory_builder:prepare", when="after"),
+    "the log is sorted": Kill("pipelines.memory.builder:prepare", when="after"),
     "late events are written, the first bucket is not": Kill(SET_ASIDE, when="after"),
     "before the first bucket is written": Kill(WRITE),
     "the first bucket is written": Kill(WRITE, when="after"),
@@ -438,7 +439,7 @@ def test_users_with_late_events_are_built_anew(
     build(model, whole, tmp_path / "log", tmp_path / "out-whole", "--dtype", "float32")
     argv = arguments(model, address, tmp_path / "log", tmp_path / "out", "--late", "rebuild-user")
     if kind != "redis":  # whose writer, once killed, keeps others out for half a minute
-        for kill in (Kill("pipelines.memory_builder:prepare", call=2, when="after"), Kill(WRITE, when="after")):
+        for kill in (Kill("pipelines.memory.builder:prepare", call=2, when="after"), Kill(WRITE, when="after")):
             assert run_forked(tmp_path, "pipelines.build_memory", *argv, kill=kill).returncode == -9
     assert build_memory.main(argv) == 0
     assert_same(contents(address), contents(whole), atol=1e-5)

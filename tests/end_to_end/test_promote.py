@@ -11,8 +11,8 @@ from promotions import TRAINED, Decisions, Gate, Register, Standing
 from small_runs import Kill, run_forked
 
 from feature_store.errors import DataError
-from pipelines.artifact import load_model
 from pipelines.job import GateRefused
+from pipelines.models.artifact import load_model
 
 
 def test_a_better_candidate_becomes_the_champion_once(
@@ -173,7 +173,9 @@ def test_killed_between_the_decision_and_the_end(
     register(good, "candidate")
     argv = arguments(name, "--memories", store)
     when = "before" if moment == "before the alias" else "after"
-    ended = run_forked(tmp_path, "pipelines.promote", *argv, kill=Kill("pipelines.registry:_set_alias", when=when))
+    ended = run_forked(
+        tmp_path, "pipelines.promote", *argv, kill=Kill("pipelines.registry.model_registry:_set_alias", when=when)
+    )
     assert ended.returncode == -9, ended.stderr
     assert standing(name) == {"champion": "1" if when == "before" else "2", "candidate": "2"}
     ended = run_forked(tmp_path, "pipelines.promote", *argv)

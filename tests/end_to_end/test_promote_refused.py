@@ -12,8 +12,8 @@ from small_runs import run_forked
 
 from feature_store.errors import DataError
 from pipelines import build_memory, promote
-from pipelines.artifact import load_model, save_model
 from pipelines.job import GateRefused
+from pipelines.models.artifact import load_model, save_model
 from pipelines.settings import SettingsError
 
 

@@ -14,19 +14,19 @@ import pytest
 import torch
 from small_runs import Ended, Kill, run_forked
 
-from pipelines.artifact import load_model
+from pipelines.models.artifact import load_model
 
 MOMENTS = {
     "the log is written but not counted": Kill("feature_store.event_log:_count"),
     "the run is open in MLflow, with nothing kept": Kill("mlflow:start_run", when="after"),
-    "before the first checkpoint": Kill("pipelines.training:training_step", call=1, when="after"),
-    "in the middle of an epoch": Kill("pipelines.training:training_step", call=3),
-    "while a checkpoint is written": Kill("pipelines.checkpoint:_optimizer_tensors", call=2),
+    "before the first checkpoint": Kill("pipelines.training.fit:training_step", call=1, when="after"),
+    "in the middle of an epoch": Kill("pipelines.training.fit:training_step", call=3),
+    "while a checkpoint is written": Kill("pipelines.training.checkpoint:_optimizer_tensors", call=2),
     "the epoch is in the checkpoint but not in MLflow": Kill("pipelines.train_ctr:_report_epoch"),
     "between two epochs": Kill("pipelines.train_ctr:_report_epoch", when="after"),
     "while the held-out impressions are scored": Kill("pipelines.train_ctr:predict", call=2),
-    "the model is in MLflow without its files": Kill("pipelines.registration:write_mlflow_model"),
-    "the model is in MLflow but not registered": Kill("pipelines.registration:_log", when="after"),
+    "the model is in MLflow without its files": Kill("pipelines.registry.registration:write_mlflow_model"),
+    "the model is in MLflow but not registered": Kill("pipelines.registry.registration:_log", when="after"),
     "the model is registered but metrics.json is not written": Kill("pipelines.run_folder:write_json"),
 }
 # A checkpoint after each batch. Dropout, so that the random state counts.
@@ -101,7 +101,7 @@ def test_killed_in_the_first_epoch_only(
     train: Callable[..., Ended], unbroken: Path, folder: Path, tracking_uri: str
 ) -> None:
     out = folder / "runs" / "early"
-    assert train("early", kill=Kill("pipelines.training:training_step", call=3)).returncode == -9
+    assert train("early", kill=Kill("pipelines.training.fit:training_step", call=3)).returncode == -9
     ended = train("early")
     assert f"resuming {out} after epoch 0, batch 2" in ended.stdout
     assert_same_result(out, unbroken)

@@ -16,11 +16,12 @@ from small_runs import Ended, Kill, run_forked
 
 from feature_store.errors import DataError
 from feature_store.schema import DataConfig, ImpressionFile, Impressions, LabelColumn, NextEvent
-from pipelines import build_memory, evaluate, memories, score_batch, scorer
-from pipelines.artifact import TrainedModel, load_model, save_model
-from pipelines.data import LogData
+from pipelines import build_memory, evaluate, memories, score_batch
+from pipelines.memory import scorer
+from pipelines.models.artifact import TrainedModel, load_model, save_model
 from pipelines.run_folder import locked
-from pipelines.training import TrainingConfig, predict
+from pipelines.training.data import LogData
+from pipelines.training.fit import TrainingConfig, predict
 from tests.fakes import KINDS, model_config
 from tests.nights import COLUMNS, LABELLED, build, journal, random_log, silent, train, write
 
@@ -382,7 +383,7 @@ MOMENTS = {
     "nothing is scored": Kill(f"{PART}.write"),
     "the first part is written": Kill(f"{PART}.write", when="after"),
     "before the third part": Kill(f"{PART}.write", call=2),
-    "in the middle of a part": Kill("pipelines.scorer:Scorer.score", call=2),
+    "in the middle of a part": Kill("pipelines.memory.scorer:Scorer.score", call=2),
     "a part is written but has no name": Kill("os:replace"),
     "all parts but the last": Kill(f"{PART}.write", call=2, when="after"),
     "before the parts are joined": Kill(f"{PART}.join"),

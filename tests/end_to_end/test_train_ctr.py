@@ -17,10 +17,10 @@ from sklearn.metrics import log_loss, roc_auc_score
 from small_runs import Ended, run_alone, run_forked
 
 from feature_store.schema import DataConfig
-from pipelines.artifact import load_model
-from pipelines.data import TEST, LogData
+from pipelines.models.artifact import load_model
 from pipelines.tracking import code_version
-from pipelines.training import TrainingConfig, predict
+from pipelines.training.data import TEST, LogData
+from pipelines.training.fit import TrainingConfig, predict
 
 EXPERIMENT, REGISTERED = "one-run", "one-run-model"
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from small_runs import run_forked
 
-from pipelines.artifact import TrainedModel, load_model
+from pipelines.models.artifact import TrainedModel, load_model
 
 NAME = "to-be-tuned"
 

@@ -13,8 +13,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from feature_store.errors import DataError
-from pipelines.evaluate import MetricsConfig, evaluate_predictions, main
-from pipelines.predictions import PredictionColumns, align, distinct_names, read_predictions
+from pipelines.evaluate import main
+from pipelines.evaluation.predictions import PredictionColumns, align, distinct_names, read_predictions
+from pipelines.evaluation.reports import MetricsConfig, evaluate_predictions
 
 Save = Callable[..., str]
 

@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_store.schema import Columns, DataConfig, LabelColumn, NextEvent, VocabularySizes
-from pipelines.batches import feature_space
-from pipelines.data import TEST, LogData
-from pipelines.evaluate import MetricsConfig
-from pipelines.retention import RetentionConfig, events_since_items, measure
-from pipelines.training import TrainingConfig, predict
+from pipelines.evaluation.reports import MetricsConfig
+from pipelines.evaluation.retention import RetentionConfig, events_since_items, measure
+from pipelines.training.batches import feature_space
+from pipelines.training.data import TEST, LogData
+from pipelines.training.fit import TrainingConfig, predict
 from rm_rec.model import ClickModel
 from rm_rec.retention import ages_in_segments
 from tests.fakes import model_config, scrambled

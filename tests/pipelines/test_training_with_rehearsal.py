@@ -12,10 +12,10 @@ from torch import Tensor
 from feature_store.schema import ITEM, Columns, LabelColumn
 from feature_store.vocabularies import COUNT, Vocabularies
 from feature_store.vocabulary import Vocabulary
-from pipelines import training
-from pipelines.artifact import load_model, save_model
-from pipelines.tensor_files import read_tensors
-from pipelines.training import Fit, Learner, OptimizerConfig, Step, TrainingConfig, build_optimizer, training_step
+from pipelines.models.artifact import load_model, save_model
+from pipelines.models.tensor_files import read_tensors
+from pipelines.training import fit as training
+from pipelines.training.fit import Fit, Learner, OptimizerConfig, Step, TrainingConfig, build_optimizer, training_step
 from rm_rec.config import FeatureSpace, RehearsalConfig
 from rm_rec.model import ClickModel
 from tests.fakes import KINDS, model_config, user_batch

@@ -1,0 +1,138 @@
+"""A trained model at rest: safetensors, JSON and Arrow in one folder, no pickle, checked by hash when it is read.
+
+model.safetensors  the weights
+model.json         settings, features, the log's columns, versions, and the hashes of the other files
+vocabulary/        id -> embedding row, for each feature
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+import pyarrow as pa
+from pydantic import ValidationError
+
+from feature_store.errors import DataError
+from feature_store.schema import Columns, Impressions, Strict
+from feature_store.vocabularies import Vocabularies
+from pipelines.models.memory_space import space_id
+from pipelines.models.tensor_files import read_tensors, write_tensors
+from rm_rec.config import FeatureSpace, ModelConfig
+from rm_rec.model import ClickModel
+
+FORMAT = 2
+_WEIGHTS, _CARD, _VOCABULARY = "model.safetensors", "model.json", "vocabulary"
+
+
+class ModelCard(Strict):
+    """All that is needed, beside weights and vocabulary, to use a model on a log like the one it was trained on."""
+
+    format: int = FORMAT
+    rm_rec: str
+    torch: str
+    model: ModelConfig
+    features: FeatureSpace
+    columns: Columns
+    impressions: Impressions
+    weights_sha256: str
+    vocabulary_sha256: str
+    """Over the names and contents of the folder's files."""
+    memory_space: str | None
+    """Which memories it can read; null where its window is the whole history, so that it has none."""
+
+
+class TrainedModel:
+    """A model, the vocabulary it reads ids with, and its card."""
+
+    def __init__(self, model: ClickModel, vocabularies: Vocabularies, card: ModelCard) -> None:
+        self.model = model
+        self.vocabularies = vocabularies
+        self.card = card
+
+
+def save_model(
+    folder: Path, model: ClickModel, vocabularies: Vocabularies, columns: Columns, impressions: Impressions
+) -> TrainedModel:
+    """Write a model to a folder, replacing what was there at once."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    write_tensors(model.state_dict(), partial / _WEIGHTS)
+    vocabularies.save(partial / _VOCABULARY)
+    card = ModelCard(
+        rm_rec=version("rm-rec"),
+        torch=version("torch"),
+        model=model.config,
+        features=model.features,
+        columns=columns,
+        impressions=impressions,
+        weights_sha256=_sha256(partial / _WEIGHTS),
+        vocabulary_sha256=_folder_sha256(partial / _VOCABULARY),
+        memory_space=space_id(model, vocabularies),
+    )
+    (partial / _CARD).write_text(json.dumps(card.model_dump(mode="json"), indent=2))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+    return TrainedModel(model, vocabularies, card)
+
+
+def load_model(folder: Path) -> TrainedModel:
+    """Read a model; raise DataError, naming the file, where one is missing, damaged or of another format."""
+    for name in (_WEIGHTS, _CARD, _VOCABULARY):
+        if not (folder / name).exists():
+            raise DataError(f"{folder} is not a model: it has no {name}; expected a folder that train_ctr wrote")
+    card = _read_card(folder / _CARD)
+    for path, found, expected in (
+        (folder / _WEIGHTS, _sha256(folder / _WEIGHTS), card.weights_sha256),
+        (folder / _VOCABULARY, _folder_sha256(folder / _VOCABULARY), card.vocabulary_sha256),
+    ):
+        if found != expected:
+            raise DataError(
+                f"{path} is damaged: sha256 {found[:12]}, expected {expected[:12]}; copy the model anew, or train again"
+            )
+    model = ClickModel(card.model, card.features)
+    try:
+        model.load_state_dict(read_tensors(folder / _WEIGHTS))
+    except RuntimeError as error:
+        raise DataError(f"{folder / _WEIGHTS} does not fit its model.json: {str(error).splitlines()[0]}") from error
+    try:
+        vocabularies = Vocabularies.load(folder / _VOCABULARY)
+    except (pa.ArrowException, ValueError, KeyError) as error:
+        raise DataError(f"{folder / _VOCABULARY} cannot be read: {str(error).splitlines()[0]}") from error
+    found_space = space_id(model, vocabularies)
+    if found_space != card.memory_space:
+        raise DataError(
+            f"{folder / _CARD} is damaged: it names memory space {card.memory_space}, not its weights' {found_space}; "
+            "copy the model anew, or train again"
+        )
+    return TrainedModel(model.eval(), vocabularies, card)
+
+
+def _read_card(path: Path) -> ModelCard:
+    try:
+        values = json.loads(path.read_text())
+        # Before its fields: those of another format are others.
+        if isinstance(values, dict) and values.get("format") != FORMAT:
+            raise DataError(f"{path} has format {values.get('format')}, this version reads {FORMAT}; train again")
+        return ModelCard.model_validate(values, strict=False)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(f"{path} cannot be used: {where}: {first['msg']}; train again") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is damaged: it is not JSON; copy the model anew, or train again") from error
+
+
+def _folder_sha256(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        digest.update(f"{path.name}\0{_sha256(path)}\0".encode())
+    return digest.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,136 @@
+"""What is kept of a promotion: a table for the terminal, files in a folder, and a run in MLflow with the evidence."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pyarrow as pa
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from pipelines import run_folder
+from pipelines.evaluation.predictions import PredictionColumns
+from pipelines.evaluation.report_text import grids, markdown, print_report
+from pipelines.evaluation.reports import MetricsConfig, evaluate_predictions, figures_of
+from pipelines.promotion.contenders import Contender
+from pipelines.promotion.gate import Check, Judgement
+from pipelines.registry.model_registry import MOVED, Version
+from pipelines.tracking import log_once
+from rm_rec.report import Report
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a candidate becomes the champion, and on what evidence."""
+
+    candidate: Version
+    champion: Version | None
+    contenders: tuple[Contender, ...]
+    """The candidate, then what it was compared with, where it came to that."""
+    checks: tuple[Check, ...]
+    judgement: Judgement | None
+    """None where it was refused before any impression was scored."""
+    reports: Mapping[str, Report]
+    figures: Mapping[str, Figure]
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything holds."""
+        return self.judgement is not None and all(check.holds for check in self.checks)
+
+    @property
+    def title(self) -> str:
+        """Say what was compared with what."""
+        against = f" against {self.contenders[1].name}" if len(self.contenders) > 1 else ""
+        return f"{self.candidate.name}: version {self.candidate.number}{against}"
+
+    def tags(self, data_sha256: str) -> dict[str, str]:
+        """Return versions, hashes and the verdict as MLflow's tags."""
+        found = {
+            "model_name": self.candidate.name,
+            "candidate_version": self.candidate.number,
+            "candidate_run": self.candidate.run_id or "",
+            "champion_version": self.champion.number if self.champion else "",
+            "champion_run": (self.champion.run_id if self.champion else None) or "",
+            "data_sha256": data_sha256,
+            "verdict": "passed" if self.passed else "refused",
+            "refused_by": "; ".join(check.name for check in self.checks if not check.holds),
+            **{
+                f"{role}_weights_sha256": contender.weights
+                for role, contender in zip(("candidate", "champion"), self.contenders, strict=False)
+            },
+        }
+        if self.champion is None and len(self.contenders) > 1:
+            found["baseline"] = self.contenders[1].name
+        return {name: value for name, value in found.items() if value}
+
+    def values(self) -> dict[str, Any]:
+        """Return everything as plain JSON."""
+        return {
+            "title": self.title,
+            "passed": self.passed,
+            "checks": [vars(check) for check in self.checks],
+            "judgement": self.judgement.to_dict() if self.judgement else None,
+            "models": {name: report.to_dict() for name, report in self.reports.items()},
+        }
+
+
+def reports_of(
+    champion: pa.Table, candidate: pa.Table, names: tuple[str, str], metrics: MetricsConfig
+) -> tuple[dict[str, Report], dict[str, Figure]]:
+    """Report on both models' predictions by themselves, and draw them."""
+    tables = dict(zip(names, (champion, candidate), strict=True))
+    columns = PredictionColumns()
+    reports = {name: evaluate_predictions(table, columns, metrics, name=name) for name, table in tables.items()}
+    return reports, figures_of(tables, reports, columns, metrics.calibration_bins)
+
+
+def identity(settings: Mapping[str, Any], decided: Mapping[str, str]) -> str:
+    """Name a decision by what it rests on, so that one that was killed is taken up in the same run of MLflow."""
+    text = json.dumps([dict(settings), dict(decided)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def show(decision: Decision, console: Console) -> None:
+    """Print what the gate asked and found."""
+    notes = []
+    judgement = decision.judgement
+    if judgement is not None:
+        notes.append(f"{judgement.candidate.rows:,} held-out impressions of {judgement.candidate.users:,} users.")
+        test = judgement.delong
+        if test is not None:
+            notes.append(
+                f"DeLong's test, beside it: gain {test.gain:+.4f} [{test.low:+.4f}, {test.high:+.4f}], p = "
+                f"{test.p_value:.2g}; it takes a user's impressions for independent: the interval over users decides."
+            )
+    print_report(console, [_grid(decision)], notes)
+
+
+def keep(decision: Decision, out: Path) -> None:
+    """Write report.md, the plots and metrics.json, the last of all, to the folder and to MLflow's open run."""
+    differences = {decision.title: decision.judgement.differences} if decision.judgement else {}
+    tables = [_grid(decision), *(grids(decision.reports, differences) if decision.reports else [])]
+    text = markdown(tables, [], list(decision.figures))
+    for name, figure in decision.figures.items():
+        figure.savefig(out / name)
+        mlflow.log_artifact(str(out / name), "figures")
+    (out / "report.md").write_text(text, encoding="utf-8")
+    run_folder.write_json(out / run_folder.METRICS, decision.values())
+    mlflow.log_text(text, "report.md")
+    mlflow.log_dict(decision.values(), "decision.json")
+    if decision.judgement is not None:
+        log_once(decision.judgement.numbers())
+    mlflow.set_tag(MOVED, "false")
+
+
+def _grid(decision: Decision) -> tuple[str, list[str], list[list[str]]]:
+    header = ["", "Champion", "Candidate", "Found", "Must be", ""]
+    rows = [
+        [check.name, check.champion, check.candidate, check.number, check.bound, "holds" if check.holds else "FAILS"]
+        for check in decision.checks
+    ]
+    return decision.title, header, rows

@@ -1,0 +1,118 @@
+"""Where a model came from and how it did: as MLflow's tags and metrics, and as the text on its pages."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.models.artifact import ModelCard
+from pipelines.registry.model_registry import SPACE
+from pipelines.tracking import code_version
+from rm_rec.report import Report
+
+_HEADER = ("", "impressions", "AUC", "95 % interval", "AUC within users", "logloss")
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What MLflow keeps beside a model."""
+
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+    note: str
+    """Markdown, for the pages of the run, the model and its version."""
+
+    @classmethod
+    def of(cls, card: ModelCard, metrics: Mapping[str, Any], tags: Mapping[str, str], log: str) -> "Lineage":
+        """Put together what a run knows: `metrics` of metrics.json, `tags` of its config and log."""
+        found = held_out(metrics)
+        scores = {name: f"{value:.4f}" for name, value in found.items() if name in ("validation_auc", "test_auc")}
+        known: dict[str, str] = {
+            **scores,
+            SPACE: card.memory_space or "none",
+            "code_version": code_version(),
+            **tags,
+            "weights_sha256": card.weights_sha256,
+        }
+        return cls(known, found, _note(metrics, card.memory_space, log))
+
+
+def headline(report: Report) -> dict[str, float | None]:
+    """Pick the figures of a split that metrics.json has."""
+    overall = report.overall
+    return {
+        "auc": overall.auc.value,
+        "auc_low": overall.auc.low,
+        "auc_high": overall.auc.high,
+        "grouped_auc": overall.grouped_auc_by_impressions.value,
+        "grouped_auc_by_user": overall.grouped_auc_by_user.value,
+        "logloss": overall.logloss.value,
+        "normalised_entropy": overall.normalised_entropy.value,
+        "calibration_error": overall.calibration_error,
+        "impressions": overall.rows,
+        "best_possible_auc": report.best_possible_auc,
+    }
+
+
+def held_out(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Name the figures of the held-out splits that are defined, as MLflow keeps them.
+
+    >>> held_out({"validation": {"auc": 0.75}, "test": {"auc": 0.5, "best_possible_auc": None}, "best_epoch": 3})
+    {'validation_auc': 0.75, 'test_auc': 0.5}
+    """
+    splits = ("validation", "test")
+    flat = {f"{split}_{key}": value for split in splits for key, value in metrics[split].items()}
+    return {name: value for name, value in flat.items() if value is not None}
+
+
+def _note(metrics: Mapping[str, Any], space: str | None, log: str) -> str:
+    """Describe a run: the held-out figures, the best possible where it is known, and how to serve."""
+    test, best = metrics["test"], metrics["test"]["best_possible_auc"]  # the best is known on made logs alone
+    header = [*_HEADER] if best is None else [*_HEADER, "best possible AUC"]
+    rows = [_row(name, metrics[name], best is not None) for name in ("validation", "test")]
+    lines = [
+        f"**Test AUC {_number(test['auc'])}**{_between(test, ', 95 % interval ')}; chance is 0.5"
+        + ("." if best is None else f", the best possible {best:.4f}."),
+        "",
+        _line(header),
+        "|" + " --- |" * len(header),
+        *map(_line, rows),
+        "",
+        f"Trained on `{log}`, best epoch {metrics['best_epoch']} of {len(metrics['epochs'])}, "
+        f"{metrics['parameters']:,} parameters.",
+        *_serving(space),
+    ]
+    return "\n".join(lines)
+
+
+def _serving(space: str | None) -> list[str]:
+    if space is None:
+        return ["", "Its window is the whole history: it is a baseline, which no memory of fixed size can serve."]
+    return [
+        "",
+        f"It reads memories of space `{space}`. Build them, then serve it (`MODEL` is `models:/NAME/VERSION`):",
+        "",
+        "```sh",
+        "python -m pipelines.build_memory --model MODEL --memories memories --log LOG",
+        "RM_REC_MEMORIES=memories mlflow models serve --model-uri MODEL --env-manager local --port 5001",
+        "```",
+    ]
+
+
+def _row(name: str, found: Mapping[str, Any], best: bool) -> list[str]:
+    cells = [name, f"{found['impressions']:,}", _number(found["auc"]), _between(found, "") or "-"]
+    cells += [_number(found["grouped_auc"]), _number(found["logloss"])]
+    return [*cells, _number(found["best_possible_auc"])] if best else cells
+
+
+def _between(found: Mapping[str, Any], before: str) -> str:
+    low, high = found["auc_low"], found["auc_high"]
+    return "" if low is None else f"{before}{low:.4f} to {high:.4f}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _line(cells: list[str]) -> str:
+    # MLflow's pages set cells side by side without a gap.
+    return "| " + " &emsp; | ".join(cells) + " |"

@@ -1,0 +1,104 @@
+"""The model that MLflow serves: click probabilities from users' memories alone.
+
+RM_REC_MEMORIES=memories mlflow models serve --model-uri models:/clicks@champion --env-manager local
+
+MLflow keeps this file with each model and runs it when the model is loaded ("models from code"), so that nothing is
+pickled. How to serve, on HTTP and in Spark: docs/serving.md.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, final
+
+import mlflow
+import pandas as pd
+import pyarrow as pa
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+from feature_store.errors import DataError
+from feature_store.memories import MemoryStore, shared_store
+from pipelines.memory.user_memories import check_space
+from pipelines.models.artifact import TrainedModel, load_model
+from pipelines.registry.served_columns import MEMORIES, MODEL, MOMENT, PREDICTION, ServedColumns
+from rm_rec.errors import RmRecError
+
+_VARIABLES = {MEMORIES: "RM_REC_MEMORIES", MOMENT: "RM_REC_AT"}  # what stands in where model_config says nothing
+
+
+class RequestRefused(MlflowException):
+    """What a client can mend, in one line, answered with status 400."""
+
+    def serialize_as_json(self) -> str:
+        """Answer with the line alone: MLflow's server puts the whole request before it, which the client knows."""
+        self.message = str(self)
+        text: str = super().serialize_as_json()
+        return text
+
+
+@final
+class ServedModel(PythonModel):
+    """A click model with the store of memories that it answers from."""
+
+    _folder: str
+    _trained: TrainedModel
+    _columns: ServedColumns
+    _memories: str
+    _at: int | None
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load the model and open the store: a server that could not answer does not start.
+
+        Raises DataError where no memories are named, there are none, or they are of another memory space.
+        """
+        self._folder = context.artifacts[MODEL]
+        self._trained = load_model(Path(self._folder))
+        self._columns = ServedColumns.of(self._trained.card)
+        config = context.model_config or {}
+        memories = _setting(config, MEMORIES)
+        if memories is None:
+            raise DataError(
+                f"no memories are named: load the model with model_config={{{MEMORIES!r}: ADDRESS}}, or set the "
+                f"environment variable {_VARIABLES[MEMORIES]}=ADDRESS; a store that build_memory made"
+            )
+        self._memories, self._at = memories, _moment(_setting(config, MOMENT))
+        self._store()
+
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Return one column, `prediction`: each row's click probability. Raises RequestRefused, an MlflowException."""
+        try:
+            found = self._columns.score(model_input, self._store(), self._trained, self._at)
+        except (DataError, RmRecError, pa.ArrowException) as error:
+            raise RequestRefused(" ".join(str(error).split()), mlflow.exceptions.INVALID_PARAMETER_VALUE) from error
+        return pd.DataFrame({PREDICTION: found}, index=model_input.index)
+
+    def _store(self) -> MemoryStore:
+        store = shared_store(self._memories)
+        check_space(self._trained, store, self._folder)  # each time: another store may lie there by now
+        return store
+
+
+def _setting(config: Mapping[str, Any], name: str) -> str | None:
+    """Find a setting in the model's config, else in the environment; what is empty says nothing."""
+    given = config.get(name)
+    if given is None or given == "":
+        given = os.environ.get(_VARIABLES[name], "").strip()
+    return str(given) or None
+
+
+def _moment(given: str | None) -> int | None:
+    if given is None:
+        return None
+    try:
+        return int(given)
+    except ValueError as error:
+        raise DataError(
+            f"{MOMENT!r} of model_config, or {_VARIABLES[MOMENT]}, is {given!r}; expected a whole number: the "
+            "moment of rows without a time, in the log's unit (microseconds where it has timestamps)"
+        ) from error
+
+
+mlflow.models.set_model(ServedModel())  # the one line that MLflow runs this file for

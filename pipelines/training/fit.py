@@ -1,0 +1,230 @@
+"""The fit: epochs over users, early stopping on validation, and checkpoints from which it goes on as if unbroken."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pydantic import Field
+from torch import nn
+
+from feature_store.schema import SPLITS, Strict
+from feature_store.sequences import UserSequences
+from pipelines.job import Progress
+from pipelines.training.batches import iterate_batches
+from pipelines.training.checkpoint import Epoch, FitState, best_weights, load_checkpoint, save_checkpoint
+from pipelines.training.data import TRAIN, VALIDATION, LogData
+from rm_rec.batch import UserBatch
+from rm_rec.config import RehearsalConfig
+from rm_rec.metrics import auc
+from rm_rec.model import ClickModel
+from rm_rec.rehearsal.objective import RehearsalObjective
+
+# What predictions.parquet holds beside the columns that a recipe carries along.
+PREDICTED_COLUMNS = ("user_id", "item_id", "timestamp", "split", "label", "history_length", "prediction")
+
+
+class OptimizerConfig(Strict):
+    """Adam, with learning rates of their own for the network and the embeddings."""
+
+    lr: float = Field(3e-3, gt=0.0, le=1.0)
+    """Of the network."""
+    embedding_lr: float = Field(1e-2, gt=0.0, le=1.0)
+    """Of the embeddings, whose rows each get few gradients."""
+    weight_decay: float = Field(0.0, ge=0.0, le=1.0)
+    """Decoupled (AdamW), on the network only: on embeddings it would shrink rare items most."""
+    clip_norm: float = Field(1.0, gt=0.0)
+    """The network's gradients are scaled down to at most this norm."""
+
+
+class TrainingConfig(Strict):
+    """How long and in what pieces to train."""
+
+    epochs: int = Field(20, ge=1)
+    """At most this many."""
+    patience: int = Field(3, ge=1)
+    """Stop after this many epochs without a better validation AUC; the best epoch's weights are kept."""
+    batch_events: int = Field(4096, ge=1)
+    """Events of a batch, padding included; users go into a batch whole."""
+    min_batches: int = Field(100, ge=1)
+    """Batches of a small log are made smaller, so that an epoch has about this many steps."""
+    seed: int = Field(0, ge=0)
+    threads: int = Field(0, ge=0)
+    """CPU threads; 0 leaves PyTorch's own choice."""
+    device: str = "cpu"
+    """Where tensors live: cpu, cuda, cuda:1, ..."""
+    checkpoint_minutes: float = Field(5.0, gt=0.0)
+    """A checkpoint is written at least this often, and after each epoch."""
+
+
+class Learner(nn.Module):
+    """All that is trained: the model, and the rehearsal that is no part of it."""
+
+    def __init__(self, model: ClickModel, rehearsal: RehearsalConfig | None) -> None:
+        super().__init__()
+        self.model = model
+        self.rehearsal = RehearsalObjective(rehearsal, model) if rehearsal is not None else None
+
+
+class Fit:
+    """One training run of one model on one log, in one folder of checkpoints."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        data: LogData,
+        optimizer: OptimizerConfig,
+        training: TrainingConfig,
+        folder: Path,
+        fingerprint: str,
+    ) -> None:
+        self.learner, self.data, self.training, self.folder = learner, data, training, folder
+        self.clip_norm = optimizer.clip_norm
+        self.batch_events = min(training.batch_events, max(1, data.num_training_events // training.min_batches))
+        self.optimizer = build_optimizer(learner, optimizer)
+        self.state = FitState(fingerprint=fingerprint)
+
+    def resume(self) -> bool:
+        """Go on from the folder's checkpoint, if there is one of the same config and data."""
+        state = load_checkpoint(self.folder, self.learner, self.optimizer, self.state.fingerprint)
+        if state is not None:
+            self.state = state
+        return state is not None
+
+    def run(self, after_epoch: Callable[[Epoch], None]) -> FitState:
+        """Train until no epoch helps, then leave the best epoch's weights in the model."""
+        while not self.state.is_finished(self.training.epochs, self.training.patience):
+            after_epoch(self._epoch())
+        self.learner.load_state_dict(best_weights(self.folder))
+        self.learner.eval()
+        return self.state
+
+    def _epoch(self) -> Epoch:
+        epoch = len(self.state.epochs)
+        started = last_saved = time.monotonic()
+        self.learner.train()
+        batch_number = 0
+        with Progress(f"training epoch {epoch + 1}", self.data.num_impressions(TRAIN), "impressions") as progress:
+            for sequences, generator in self.data.epoch(self.training.seed, epoch):
+                for _, batch in iterate_batches(sequences, TRAIN, self.batch_events, generator):
+                    batch_number += 1
+                    if batch_number <= self.state.batches_done:
+                        progress.advance(len(batch.label))
+                        continue
+                    # Drawn from the batch's number, so that a run taken up again rehearses as if it was unbroken.
+                    draws = np.random.SeedSequence([self.training.seed, epoch, batch_number]).generate_state(1)
+                    random = torch.Generator(self.training.device).manual_seed(int(draws[0]))
+                    step = training_step(
+                        self.learner, self.optimizer, batch.to(self.training.device), self.clip_norm, random
+                    )
+                    self.state = self.state.after_batch(step.loss_sum, len(batch.label), step.rehearsal)
+                    progress.advance(len(batch.label), note=f"loss {self.state.mean_loss:.4f}")
+                    if time.monotonic() - last_saved > 60 * self.training.checkpoint_minutes:
+                        save_checkpoint(self.folder, self.learner, self.optimizer, self.state)
+                        last_saved = time.monotonic()
+        trained_for = time.monotonic() - started
+        predictions = predict(self.learner.model, self.data, VALIDATION, self.training)
+        validation_auc = auc(predictions["label"].to_numpy(), predictions["prediction"].to_numpy())
+        done = Epoch(
+            number=epoch + 1,
+            loss=self.state.mean_loss,
+            validation_auc=validation_auc,
+            train_seconds=trained_for,
+            rehearsal=self.state.mean_rehearsal,
+        )
+        self.state = self.state.after_epoch(done)
+        save_checkpoint(self.folder, self.learner, self.optimizer, self.state)
+        return done
+
+
+def build_optimizer(learner: Learner, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Return the optimiser of all weights that are not frozen: embeddings, the model's network, the rehearsal's."""
+
+    def trained(weights: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+        return [weight for weight in weights if weight.requires_grad]
+
+    groups = [
+        {"params": trained(learner.model.embedding.parameters()), "lr": config.embedding_lr, "weight_decay": 0.0},
+        {"params": trained(_network(learner.model)), "weight_decay": config.weight_decay},
+    ]
+    if learner.rehearsal is not None:
+        groups.append({"params": list(learner.rehearsal.parameters()), "weight_decay": config.weight_decay})
+    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimiser step came to."""
+
+    loss_sum: float
+    """Of the click losses of the batch's impressions."""
+    rehearsal: dict[str, float] = field(default_factory=dict)
+    """Rehearsal's figures, means over the impressions of the stretches that have them."""
+
+
+def training_step(
+    learner: Learner, optimizer: torch.optim.Optimizer, batch: UserBatch, clip_norm: float, generator: torch.Generator
+) -> Step:
+    """Take one optimiser step on a batch, stretch by stretch."""
+    optimizer.zero_grad(set_to_none=True)
+    model, loss_sum = learner.model, 0.0
+    figures: Counter[str] = Counter()
+    shares: Counter[str] = Counter()
+    rehearsal = learner.rehearsal.begin(model, batch, generator) if learner.rehearsal is not None else None
+    for output in model.stretches(batch):
+        label = batch.label.index_select(0, output.impression)
+        click_loss = nn.functional.binary_cross_entropy_with_logits(output.logits, label, reduction="sum")
+        loss_sum += click_loss.item()
+        loss = click_loss / len(batch.label)
+        share = len(label) / len(batch.label)  # stretches weigh by their impressions, as in the click loss
+        penalty = model.memory.penalty(output.trace, output.queries, label > 0.5)
+        if penalty is not None:
+            loss = loss + share * penalty
+        rehearsed = rehearsal.loss(output) if rehearsal is not None else None
+        if rehearsed is not None:
+            loss = loss + share * rehearsed.loss
+            figures.update({name: share * value for name, value in rehearsed.figures.items()})
+            shares.update(dict.fromkeys(rehearsed.figures, share))
+        torch.autograd.backward(loss)
+    nn.utils.clip_grad_norm_(_network(model), clip_norm)
+    if learner.rehearsal is not None:
+        nn.utils.clip_grad_norm_(learner.rehearsal.parameters(), clip_norm)
+    optimizer.step()
+    return Step(loss_sum, {name: value / shares[name] for name, value in figures.items()})
+
+
+def _network(model: ClickModel) -> list[nn.Parameter]:
+    """Return the weights that are not embeddings."""
+    return [weight for name, weight in model.named_parameters() if not name.startswith("embedding.")]
+
+
+def predict(model: ClickModel, data: LogData, split: int, training: TrainingConfig) -> pa.Table:
+    """Score every impression of a split, as a table whose columns `pipelines.evaluate` reads."""
+    model.eval()
+    parts: list[pa.Table] = []
+    with torch.inference_mode():
+        for sequences in data.buckets():
+            # Without gradients a batch may be larger.
+            for chosen, batch in iterate_batches(sequences, split, 4 * training.batch_events):
+                probability = torch.sigmoid(model(batch.to(training.device)).double()).cpu().numpy()
+                parts.append(_predictions(chosen, probability, split))
+    return pa.concat_tables(parts)
+
+
+def _predictions(sequences: UserSequences, probability: np.ndarray, split: int) -> pa.Table:
+    users = np.repeat(np.arange(len(sequences.users)), np.diff(sequences.impression_offsets))
+    columns: dict[str, pa.Array | np.ndarray] = {
+        "user_id": sequences.users.take(pa.array(users)),
+        "item_id": sequences.item,
+        "timestamp": sequences.impression_time,
+        "split": pa.repeat(SPLITS[split], len(users)),
+        "label": sequences.label,
+        "history_length": sequences.num_earlier,
+        "prediction": probability,
+    }
+    assert tuple(columns) == PREDICTED_COLUMNS
+    return pa.table(columns | sequences.carried)

@@ -1,0 +1,104 @@
+"""A model's folder: it comes back as it was, holds no pickle, and each kind of damage is refused by name."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+
+from feature_store.errors import DataError
+from feature_store.schema import ITEM, Columns, LabelColumn
+from feature_store.vocabularies import COUNT, Vocabularies
+from feature_store.vocabulary import Vocabulary
+from pipelines.models.artifact import TrainedModel, load_model, save_model
+from rm_rec.config import FeatureSpace, ModelConfig
+from rm_rec.model import ClickModel
+
+COLUMNS, IMPRESSIONS = Columns(user="who", event_features=("action",)), LabelColumn(column="bought")
+
+
+def vocabularies(first: int = 5) -> Vocabularies:
+    items = pa.array([first, 7, 9])
+    features = {ITEM: Vocabulary(items, 2), "action": Vocabulary(pa.array(["view", None]), 1)}
+    return Vocabularies(features, (), pa.table({ITEM: items, COUNT: [3, 2, 2]}))
+
+
+def model(seed: int = 0) -> ClickModel:
+    torch.manual_seed(seed)
+    space = FeatureSpace(rows=vocabularies().num_rows(), events=(ITEM, "action"), targets=(ITEM,))
+    return ClickModel(ModelConfig(token_dim=8), space)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_model(tmp_path / "model", model(), vocabularies(), COLUMNS, IMPRESSIONS)
+    return tmp_path / "model"
+
+
+def test_it_comes_back_as_it_was(folder: Path) -> None:
+    trained = load_model(folder)
+    weights = model().state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in trained.model.state_dict().items())
+    assert not trained.model.training
+    assert (trained.card.columns, trained.card.impressions) == (COLUMNS, IMPRESSIONS)
+    assert trained.vocabularies.features["action"].ids.to_pylist() == ["view", None]
+    assert trained.vocabularies.items.equals(vocabularies().items)
+    assert {path.suffix for path in folder.rglob("*") if path.is_file()} == {".safetensors", ".json", ".arrow"}
+
+
+def test_a_folder_is_replaced_whole(folder: Path) -> None:
+    (folder / "stray").write_text("")
+    save_model(folder, model(seed=1), vocabularies(6), COLUMNS, IMPRESSIONS)
+    trained: TrainedModel = load_model(folder)
+    assert trained.vocabularies.item_ids.to_pylist() == [6, 7, 9]
+    assert not (folder / "stray").exists()
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def rewrite(**fields: object) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        card = json.loads((folder / "model.json").read_text())
+        (folder / "model.json").write_text(json.dumps(card | fields))
+
+    return damage
+
+
+def flip(name: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / name).write_bytes(content)
+
+    return damage
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).rename(folder.parent / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (remove("model.safetensors"), "{folder} is not a model: it has no model.safetensors"),
+        (remove("model.json"), "{folder} is not a model: it has no model.json"),
+        (remove("vocabulary"), "{folder} is not a model: it has no vocabulary"),
+        (remove("vocabulary/items.arrow"), "{folder}/vocabulary is damaged: sha256 "),
+        (flip("model.safetensors"), "{folder}/model.safetensors is damaged: sha256 "),
+        (flip("vocabulary/vocabulary-000.arrow"), "{folder}/vocabulary is damaged: sha256 "),
+        (lambda folder: (folder / "model.json").write_text("{"), "{folder}/model.json is damaged: it is not JSON"),
+        (lambda folder: (folder / "model.json").write_bytes(b"\xff"), "{folder}/model.json is damaged: it is not JSON"),
+        (lambda folder: (folder / "model.json").write_text("[]"), "{folder}/model.json cannot be used: "),
+        (rewrite(format=99, novel=1), "{folder}/model.json has format 99, this version reads 2; train again"),
+        (rewrite(novel=1), "{folder}/model.json cannot be used: novel: Extra inputs are not permitted"),
+        (rewrite(memory_space="0" * 16), "{folder}/model.json is damaged: it names memory space 0000000000000000, not"),
+        (rewrite(model={"token_dim": 16}), "{folder}/model.safetensors does not fit its model.json: "),
+    ],
+)
+def test_damage_is_one_line_that_names_the_file(folder: Path, damage: Callable[[Path], None], said: str) -> None:
+    damage(folder)
+    with pytest.raises(DataError) as caught:
+        load_model(folder)
+    assert str(caught.value).startswith(said.format(folder=folder))
+    assert "\n" not in str(caught.value)

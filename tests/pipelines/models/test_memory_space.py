@@ -1,0 +1,116 @@
+"""A memory space is named by all that writes, and by nothing else."""
+
+import pyarrow as pa
+import pytest
+import torch
+
+from feature_store.schema import ITEM
+from feature_store.vocabularies import COUNT, Vocabularies
+from feature_store.vocabulary import Vocabulary
+from pipelines.models.memory_space import space_id
+from rm_rec.config import FeatureSpace, ModelConfig
+from rm_rec.model import ClickModel
+
+ITEMS = pa.array([5, 7, 9])
+
+
+def vocabularies(
+    items: pa.Array = ITEMS,
+    actions: tuple[str, ...] = ("view", "buy"),
+    oov_rows: int = 2,
+    counts: tuple[int, ...] = (3, 2, 2),
+) -> Vocabularies:
+    features = {
+        ITEM: Vocabulary(items, oov_rows),
+        "action": Vocabulary(pa.array(actions), 1),
+        "place": Vocabulary(pa.array(["top"]), 1),
+    }
+    return Vocabularies(features, (), pa.table({ITEM: items, COUNT: counts}))
+
+
+def space_of(
+    known: Vocabularies | None = None, events: tuple[str, ...] = (ITEM, "action"), **settings: object
+) -> str | None:
+    return space_id(model(known or vocabularies(), events, **settings), known or vocabularies())
+
+
+def model(known: Vocabularies, events: tuple[str, ...] = (ITEM, "action"), **settings: object) -> ClickModel:
+    torch.manual_seed(0)
+    rows = {name: known.features[name].num_rows for name in (*events, "place")}
+    features = FeatureSpace(rows=rows, events=events, targets=(ITEM,), context=("place",))
+    return ClickModel(ModelConfig.model_validate({"token_dim": 8} | settings), features)
+
+
+def test_it_is_sixteen_digits_and_the_same_each_time() -> None:
+    name = space_of()
+    assert name == space_of()
+    assert name is not None
+    assert len(name) == 16
+    assert int(name, 16) >= 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"segment_length": 16},
+        {"window": {"kind": "segments", "num_segments": 2}},
+        {"encoder": {"kind": "transformer", "num_heads": 2}},
+        {"machine": {"kind": "mean_pool"}},
+        {"machine": {"kind": "none"}},
+    ],
+)
+def test_what_writes_names_another_space(settings: dict[str, object]) -> None:
+    assert space_of(**settings) != space_of()
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        vocabularies(pa.array([7, 5, 9])),
+        vocabularies(pa.array(["5", "7", "9"])),
+        vocabularies(actions=("view", "sell")),
+        vocabularies(oov_rows=3, items=pa.array([5, 7]), counts=(3, 2)),
+    ],
+    ids=["order", "type", "feature", "rows shared by hash"],
+)
+def test_ids_that_mean_other_rows_name_another_space(known: Vocabularies) -> None:
+    assert space_of(known) != space_of()
+
+
+def test_the_order_of_features_is_part_of_a_space() -> None:
+    assert space_of(events=("action", ITEM)) != space_of()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"reader": {"kind": "attention", "num_heads": 2}},
+        {"head": {"hidden_dims": (8,)}},
+        {"window": {"kind": "segments", "num_heads": 4}},
+        {"bptt_segments": 3},
+        {"token_dropout": 0.5},
+    ],
+)
+def test_what_only_reads_leaves_the_space(settings: dict[str, object]) -> None:
+    known = vocabularies()
+    plain, other = model(known), model(known, **settings)
+    other.load_state_dict(plain.writing_weights(), strict=False)
+    assert space_id(other, known) == space_id(plain, known)
+
+
+def test_every_writing_weight_counts_and_no_other() -> None:
+    known = vocabularies()
+    plain = model(known)
+    name = space_id(plain, known)
+    for weight_name, weight in plain.state_dict().items():
+        weight.flatten()[0].add_(1e-3)
+        assert (space_id(plain, known) != name) == (weight_name in plain.writing_weights()), weight_name
+        name = space_id(plain, known)
+
+
+def test_counts_of_items_leave_the_space() -> None:
+    assert space_of(vocabularies(counts=(9, 8, 7))) == space_of()
+
+
+def test_a_window_of_the_whole_history_has_no_space() -> None:
+    assert space_of(machine={"kind": "none"}, window={"kind": "whole_history"}) is None

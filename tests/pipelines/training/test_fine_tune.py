@@ -1,0 +1,27 @@
+"""What is frozen when a model is trained further."""
+
+import pytest
+import torch
+
+from feature_store.errors import DataError
+from pipelines.training.fine_tune import freeze_writer
+from pipelines.training.fit import Learner, OptimizerConfig, build_optimizer, training_step
+from tests.fakes import click_model, model_config, ragged_batch
+
+
+def test_a_step_leaves_what_writes_and_moves_all_else() -> None:
+    model = click_model(model_config(machine="rehearsal", encoder="transformer"))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    freeze_writer(model, "it")
+    learner = Learner(model, None)
+    optimizer = build_optimizer(learner, OptimizerConfig(weight_decay=0.1))
+    training_step(learner.train(), optimizer, ragged_batch(), clip_norm=1.0, generator=torch.Generator())
+    moved = {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
+    assert moved == set(before) - set(model.writing_weights())
+    assert "embedding.collection.embeddings.hour.weight" in moved  # context is read, never written
+
+
+def test_a_window_of_the_whole_history_has_nothing_to_keep() -> None:
+    model = click_model(model_config(machine="none", window={"kind": "whole_history"}))
+    with pytest.raises(DataError, match="there is no memory to keep"):
+        freeze_writer(model, "it")

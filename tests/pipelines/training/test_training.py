@@ -1,0 +1,72 @@
+"""How training cuts a log into steps."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines.training.fit import Fit, Learner, OptimizerConfig, TrainingConfig, build_optimizer, training_step
+from rm_rec.config import RehearsalConfig
+from rm_rec.machines.associative import AssociativeMachine
+from rm_rec.model import ClickModel
+from rm_rec.readers.supporting_facts import SupportingFacts
+from tests.fakes import FEATURES, READERS, click_model, model_config, ragged_batch
+
+
+@pytest.mark.parametrize(("events", "expected"), [(10_000_000, 4096), (409_600, 4096), (10_000, 100), (3, 1)])
+def test_batches_of_a_small_log_are_smaller(events: int, expected: int, tmp_path: Path) -> None:
+    data: Any = SimpleNamespace(num_training_events=events)
+    learner = Learner(ClickModel(model_config(), FEATURES), RehearsalConfig())
+    fit = Fit(learner, data, OptimizerConfig(), TrainingConfig(), tmp_path, fingerprint="")
+    assert fit.batch_events == expected
+
+
+def test_a_machines_penalty_is_trained_on_once_a_batch_however_it_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    def changed(penalty: float | None, bptt_segments: int) -> torch.Tensor:
+        model = click_model(model_config(bptt_segments=bptt_segments))
+        if penalty is not None:
+            # Its gradient is the same for every state: what reaches the weight is the sum of the stretches' shares.
+            monkeypatch.setattr(AssociativeMachine, "penalty", lambda machine, _: penalty * machine.keep.sum())
+        learner = Learner(model, None)
+        optimizer = build_optimizer(learner, OptimizerConfig())
+        training_step(learner, optimizer, ragged_batch(), clip_norm=1e9, generator=torch.Generator())
+        machine = model.memory.machine
+        assert isinstance(machine, AssociativeMachine)
+        assert machine.keep.grad is not None
+        return machine.keep.grad
+
+    for bptt_segments in (2, 32):
+        without, with_penalty = changed(None, bptt_segments), changed(7.0, bptt_segments)
+        assert torch.allclose(with_penalty - without, torch.full_like(without, 7.0), atol=1e-4)
+        monkeypatch.undo()
+
+
+def test_a_readers_own_loss_is_trained_on_clicks_once_a_batch_however_it_is_cut() -> None:
+    def model_with(weight: float, bptt_segments: int) -> ClickModel:
+        reader = READERS["supporting_facts"] | {"support_weight": weight}
+        return click_model(model_config(bptt_segments=bptt_segments, reader=reader))
+
+    def gradient(model: ClickModel) -> torch.Tensor:
+        assert isinstance(model.memory.reader, SupportingFacts)
+        found = model.memory.reader.looked_for.weight.grad
+        assert found is not None
+        return found
+
+    batch = ragged_batch()
+    by_hand = model_with(5.0, 32)
+    (output,) = by_hand.stretches(batch)
+    penalty = by_hand.memory.penalty(output.trace, output.queries, batch.label.index_select(0, output.impression) == 1)
+    assert penalty is not None
+    penalty.backward()
+    for bptt_segments in (2, 32):
+        trained = []
+        for weight in (0.0, 5.0):
+            model = model_with(weight, bptt_segments)
+            learner = Learner(model, None)
+            optimizer = build_optimizer(learner, OptimizerConfig())
+            training_step(learner, optimizer, batch, clip_norm=1e9, generator=torch.Generator())
+            trained.append(gradient(model))
+        assert gradient(by_hand).abs().sum() > 0.1
+        torch.testing.assert_close(trained[1] - trained[0], gradient(by_hand), atol=1e-5, rtol=1e-4)
