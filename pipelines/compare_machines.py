@@ -6,7 +6,7 @@ python -m pipelines.compare_machines --quick --out runs/quick
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self, final
+from typing import Annotated, Any, Self, final
 
 from pydantic import Field, model_validator
 
@@ -51,7 +51,7 @@ class CompareMachines(Strict):
     """Candidates that are trained with the rehearsal loss too, at the learning rate chosen without."""
     state_bytes: int = Field(2048, ge=1)
     """Every machine gets as many slots as a state of this size holds, in float16."""
-    learning_rates: tuple[float, ...] = Field((0.003, 0.006), min_length=1)
+    learning_rates: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = Field((0.003, 0.006), min_length=1)
     """Of the network: on each of `logs` each candidate tries them all with its first seed; validation AUC chooses."""
     seeds: int = Field(3, ge=1)
     """Of weights, batches and training's negatives; held-out impressions are the same for all."""

@@ -51,8 +51,10 @@ class RunGrid:
         due = {name: settings for name, settings in runs.items() if self._metrics(name, settings) is None}
         if due and jobs:
             self.out.mkdir(parents=True, exist_ok=True)
-            # Two runs at once would both create the database, and one of them fail.
-            mlflow.MlflowClient(self._tracking.uri).search_experiments()
+            # Two runs at once would both create them: one would fail, or be kept in MLflow's default experiment.
+            client = mlflow.MlflowClient(self._tracking.uri)
+            if client.get_experiment_by_name(self._tracking.experiment) is None:
+                client.create_experiment(self._tracking.experiment)
             # A run starts as a copy of a process that has imported everything: alone, that takes it seconds.
             processes = multiprocessing.get_context("forkserver")
             processes.set_forkserver_preload([__name__])
