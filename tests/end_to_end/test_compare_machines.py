@@ -12,7 +12,7 @@ from mlflow.entities import Run
 from small_runs import Ended, run_forked
 
 from pipelines.compare_machines import CompareMachines
-from pipelines.settings_schema import dotted_keys
+from pipelines.settings.schema import dotted_keys
 from pipelines.train_ctr import TrainCtr
 
 NAMES = ("window_only", "small", "rum", "rum+rehearsal")

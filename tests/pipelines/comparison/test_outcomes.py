@@ -16,8 +16,8 @@ import pytest
 from feature_store.errors import DataError
 from feature_store.schema import SPLITS
 from pipelines.comparison.outcomes import FinishedRun, LogOutcomes, Seeds, measure_log
-from pipelines.data import TEST, LogData
 from pipelines.train_ctr import TrainCtr
+from pipelines.training.data import TEST, LogData
 from rm_rec.report import bootstrap, interval
 
 # Ten events a user: four train, two validate, four are tested; segments are of two events.

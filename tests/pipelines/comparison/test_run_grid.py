@@ -17,9 +17,9 @@ import psutil
 import pytest
 
 from feature_store.datasets.synthetic import SyntheticConfig
+from pipelines.comparison.run_grid import RunGrid
 from pipelines.make_log import write_log
 from pipelines.run_folder import METRICS, locked
-from pipelines.run_grid import RunGrid
 from pipelines.settings import load_settings
 from pipelines.tracking import TrackingConfig
 from pipelines.train_ctr import TrainCtr
@@ -149,7 +149,7 @@ class Started:
 
     def __init__(self, grid: RunGrid, runs: Runs) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["pipelines.run_grid"])
+        context.set_forkserver_preload(["pipelines.comparison.run_grid"])
         self.process = context.Process(target=_run, args=(str(grid.out), grid._tracking, runs))
         self.process.start()
         assert self.process.pid is not None
