@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from rm_rec.config import FeatureSpace, MemoryConfig, ModelConfig
+from rm_rec.readers import READERS
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("reader heads", {"reader": {"kind": "attention", "num_heads": 5}}, "reader.num_heads is 5.*token_dim 32"),
@@ -51,6 +52,12 @@ def test_a_config_survives_json() -> None:
         {"machine": {"kind": "mean_pool"}, "window": {"kind": "whole_history"}, "encoder": {"kind": "transformer"}}
     )
     assert ModelConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_every_reader_can_be_configured_by_the_name_it_has_in_the_table() -> None:
+    assert {kind: reader.config_type().kind for kind, reader in READERS.items()} == {kind: kind for kind in READERS}
+    for kind, reader in READERS.items():
+        assert type(MemoryConfig.model_validate({"reader": {"kind": kind}}).reader) is reader.config_type
 
 
 def test_a_config_is_frozen() -> None:
