@@ -180,7 +180,7 @@ def test_before_anything_is_trained_it_says_so(folder: Path, arguments: list[str
         (("--logs_of_best", "quickstart"), "quickstart is named twice"),
         (("--candidates", "rum,ntm+rehearsal"), "ntm+rehearsal: give ntm in candidates, and in rehearsed too"),
         (("--rehearsed", "nmt"), "rehearsed: nmt is no candidate; expected some of window_only, rum"),
-        (("--learning_rates", "-1"), "must be greater than 0"),
+        (("--learning_rates", "0.003,-1"), "must be greater than 0"),
         (("--state_bytes", "20", "--candidates", "mimn"), "mimn: machine mimn cannot be fitted to 20 bytes a user"),
         (("--candidates", "[]"), "candidates"),
     ],
