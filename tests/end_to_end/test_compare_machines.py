@@ -29,8 +29,11 @@ def arguments(folder: Path, tracking_uri: str) -> list[str]:
     small.write_text("model: {machine: {kind: associative, slot_dim: 8}}\n")
     names = ("--baselines", "window_only", "--candidates", f"{small},rum", "--rehearsed", "rum")
     tracked = ("--tracking.uri", tracking_uri, "--tracking.experiment", "compared")
+    large = folder / "large" / "synthetic.parquet"  # which a quick comparison leaves alone
+    large.parent.mkdir()
+    large.write_text("not even a log")
     out = folder / "runs" / "compared"
-    return ["--quick", *names, *tracked, "--out", str(out), "--resamples", "20", "--jobs", "2"]
+    return ["--quick", "--data", str(large.parent), *names, *tracked, "--out", str(out), "--resamples", "20", "--jobs", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,7 @@ def test_everything_that_is_asked_for_is_trained_and_told(ended: Ended, out: Pat
     assert ended.returncode == 0, ended.stderr
     assert sorted(ended.stderr.splitlines()) == sorted(f"quickstart/{name}: done" for name in TRAINED)
     assert runs_of(out).keys() == TRAINED
+    assert [path.name for path in out.glob("*.parquet")] == ["quick.parquet"]
     assert (out / "report.md").read_text().rstrip() in ended.stdout
     assert ended.stdout.splitlines()[-1] == f"Wrote {out / 'report.md'}, comparison.json and the figures."
     assert {path.name for path in out.iterdir() if path.suffix in (".json", ".md", ".png")} == MADE
