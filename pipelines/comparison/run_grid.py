@@ -1,6 +1,7 @@
 """Training runs side by side, each `train_ctr` with one thread, in a process and a folder of its own.
 
-Killed, they go on where they were; finished with the same settings on the same log, they are not run again.
+Killed, they go on where they were; finished with the same settings on the same log, they are not run again. Of other
+settings or another log, a folder is refused: delete it, or take another.
 """
 
 import multiprocessing

@@ -33,7 +33,19 @@ def arguments(folder: Path, tracking_uri: str) -> list[str]:
     large.parent.mkdir()
     large.write_text("not even a log")
     out = folder / "runs" / "compared"
-    return ["--quick", "--data", str(large.parent), *names, *tracked, "--out", str(out), "--resamples", "20", "--jobs", "2"]
+    return [
+        "--quick",
+        "--data",
+        str(large.parent),
+        *names,
+        *tracked,
+        "--out",
+        str(out),
+        "--resamples",
+        "20",
+        "--jobs",
+        "2",
+    ]
 
 
 @pytest.fixture(scope="module")
