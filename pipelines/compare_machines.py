@@ -40,7 +40,7 @@ class CompareMachines(Strict):
     logs: tuple[str, ...] = Field(("delicious_tags", "quickstart"), min_length=1)
     """Recipes on whose logs every candidate is trained: names in pipelines/recipes, or YAML files."""
     logs_of_best: tuple[str, ...] = ("foursquare_nyc", "wikipedia_edits", "movielens", "assistments2017")
-    """Recipes on whose logs the best candidates and the baselines are trained, tuned as on the first of `logs`."""
+    """Recipes on whose logs the best candidates and the baselines are trained."""
     num_best: int = Field(5, ge=1)
     """How many are best: by the mean rank of their validation AUC on `logs`."""
     baselines: tuple[str, ...] = BASELINES
@@ -52,7 +52,7 @@ class CompareMachines(Strict):
     state_bytes: int = Field(2048, ge=1)
     """Every machine gets as many slots as a state of this size holds, in float16."""
     learning_rates: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = Field((0.003, 0.006), min_length=1)
-    """Of the network: on each of `logs` each candidate tries them all with its first seed; validation AUC chooses."""
+    """Of the network: on each log each candidate tries them all with its first seed; validation AUC chooses."""
     seeds: int = Field(3, ge=1)
     """Of weights, batches and training's negatives; held-out impressions are the same for all."""
     epochs: int = Field(4, ge=1)
@@ -163,11 +163,12 @@ class _Comparison:
         self.metrics: dict[str, Any] = {}
 
     def train(self) -> None:
-        """Tune on `logs`, then all seeds there; then the best on the other logs; then what is rehearsed."""
+        """Tune on `logs`, then all seeds there; then the best on the other logs alike; then what is rehearsed."""
         logs, plain = self.settings.logs, (*self.settings.baselines, *self.settings.candidates)
         self._run(self.plan.tuning(logs, plain))
         self._run(self.plan.seeds(logs, plain, self.metrics))
-        self._run(self.plan.seeds(self.settings.logs_of_best, self.shown, self.metrics, tuned_on=logs[0]))
+        self._run(self.plan.tuning(self.settings.logs_of_best, self.shown))
+        self._run(self.plan.seeds(self.settings.logs_of_best, self.shown, self.metrics))
         rehearsed = [name for name in self.settings.trained if name.endswith(REHEARSAL)]
         self._run(self.plan.seeds(logs, rehearsed, self.metrics))
 
@@ -183,7 +184,7 @@ class _Comparison:
         settings = self.settings
         trials = [
             *self.plan.seeds(settings.logs, settings.trained, self.metrics),
-            *self.plan.seeds(settings.logs_of_best, self.shown, self.metrics, tuned_on=settings.logs[0]),
+            *self.plan.seeds(settings.logs_of_best, self.shown, self.metrics),
         ]
         asked = {**dict.fromkeys(settings.logs, settings.trained), **dict.fromkeys(settings.logs_of_best, self.shown)}
         found: dict[str, dict[str, list[FinishedRun]]] = {

@@ -66,15 +66,10 @@ class Plan:
             return None
         return max(tried, key=lambda trial: validation_auc(metrics[trial.name])).learning_rate
 
-    def seeds(
-        self, logs: Iterable[str], candidates: Iterable[str], metrics: Metrics, tuned_on: str | None = None
-    ) -> list[Trial]:
-        """Return all seeds of all candidates that are tuned, seed by seed: whole tables early.
-
-        Each has the learning rate that is best on the log itself, or on the log `tuned_on`.
-        """
+    def seeds(self, logs: Iterable[str], candidates: Iterable[str], metrics: Metrics) -> list[Trial]:
+        """Return all seeds of all candidates that are tuned on the log, seed by seed: whole tables early."""
         names = list(candidates)
-        rates = {(log, name): self.chosen(tuned_on or log, name, metrics) for log in logs for name in names}
+        rates = {(log, name): self.chosen(log, name, metrics) for log in logs for name in names}
         return [
             Trial(log, name, rate, seed)
             for seed in range(self._num_seeds)

@@ -91,11 +91,6 @@ def test_seeds_come_seed_by_seed_at_each_ones_own_rate(plan: Plan) -> None:
     assert [one.name for one in trials if one.seed == 0 and one.name not in metrics] == []
 
 
-def test_another_log_is_trained_at_the_rate_of_the_log_it_is_tuned_on(plan: Plan) -> None:
-    metrics = tuned(A, {"ntm": 0.7}, rate=0.006) | tuned(B, {"ntm": 0.7}, rate=0.003)
-    assert plan.seeds([B], ["ntm"], metrics, tuned_on=A) == [Trial(B, "ntm", 0.006, seed) for seed in range(SEEDS)]
-
-
 def ranked(plan: Plan, of_a: Mapping[str, float], of_b: Mapping[str, float], names: Sequence[str], n: int) -> list[str]:
     return plan.best([A, B], names, tuned(A, of_a) | tuned(B, of_b), n)
 
