@@ -101,6 +101,13 @@ def test_runs_are_in_one_experiment_with_a_thread_each(done: Done) -> None:
     assert {run.data.params["training.threads"] for run in tracked} == {"1"}
 
 
+def test_the_experiment_is_there_before_the_runs_are(grid: RunGrid, log: Path) -> None:
+    """Two runs that both made it would not both be in it: this one fails before it would."""
+    assert grid.run({"lost": settings(log.with_name("lost.parquet"))}, 1) == {}
+    client = mlflow.MlflowClient(grid._tracking.uri)
+    assert client.get_experiment_by_name(grid._tracking.experiment) is not None
+
+
 def test_what_is_finished_is_not_run_again(done: Done, capsys: pytest.CaptureFixture[str]) -> None:
     runs = {name: done.runs[name] for name in done.found}
     before = {name: (done.grid.folder(name) / METRICS).stat().st_mtime_ns for name in runs}
