@@ -136,7 +136,7 @@ def main(argv: list[str]) -> int:
     arguments = ["--training.epochs", str(settings.epochs), "--metrics.resamples", "0"]
     arguments += ["--training.min_batches", "5"] if settings.quick else []
     plan = Plan(paths, settings.learning_rates, settings.seeds, settings.state_bytes, arguments)
-    comparison = _Comparison(settings, plan, RunGrid(out, settings.tracking))
+    comparison = Comparison(settings, plan, RunGrid(out, settings.tracking))
     comparison.train()
     finished = comparison.finished()
     results = Results.measure(finished, settings.resamples, settings.cost_rounds, out)
@@ -155,7 +155,7 @@ def main(argv: list[str]) -> int:
 
 
 @final
-class _Comparison:
+class Comparison:
     """The runs of a comparison, in the order in which they are due."""
 
     def __init__(self, settings: CompareMachines, plan: Plan, grid: RunGrid) -> None:
