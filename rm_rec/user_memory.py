@@ -12,7 +12,7 @@ from rm_rec.config import MemoryConfig
 from rm_rec.encoder import build_encoder
 from rm_rec.errors import ConfigError
 from rm_rec.machines import build_machine
-from rm_rec.machines.base import Slots, State, StateTrace
+from rm_rec.machines.base import Slots, State, StateTrace, last_state
 from rm_rec.memories import Shape
 from rm_rec.readers import build_reader
 from rm_rec.segments import Queries, QueryBlocks, Stretch, group_queries
@@ -116,7 +116,7 @@ class UserMemory(nn.Module):
         Returns the answers, the state after the stretch, and the state at each of its boundaries.
         """
         trace = self.fold(stretch, self.initial(len(stretch.tokens)) if state is None else state)
-        return self.answer(stretch, queries, trace), {name: values[:, -1] for name, values in trace.items()}, trace
+        return self.answer(stretch, queries, trace), last_state(trace), trace
 
     def answer(self, stretch: Stretch, queries: Queries, trace: StateTrace) -> Float[Tensor, "query features"]:
         """Answer queries from the stretch's windows and the state at each one's boundary."""
@@ -148,7 +148,7 @@ class UserMemory(nn.Module):
         """
         if self.machine is None or self.reader is None:
             return None
-        parts = [self.machine.penalty({name: values[:, -1] for name, values in trace.items()})]
+        parts = [self.machine.penalty(last_state(trace))]
         if self.reader.needs_labels and len(queries.user):
             blocks = group_queries(queries.user, queries.boundary)
             slots = self.slots(trace, blocks.user, blocks.boundary)

@@ -42,12 +42,12 @@ class Cost:
 
 
 def kept_costs(path: Path, models: Models, rounds: int) -> dict[str, Cost]:
-    """Return what a file keeps of these very models; measure, and keep, where it does not."""
-    asked = TypeAdapter(Models).dump_python(models, mode="json")
+    """Return what a file keeps of these very models and so many rounds; measure, and keep, where it does not."""
+    asked = {"models": TypeAdapter(Models).dump_python(models, mode="json"), "rounds": rounds}
     kept = json.loads(path.read_text()) if path.exists() else {}
-    if kept.get("models") != asked:
+    if any(kept.get(name) != value for name, value in asked.items()):
         found = measure_costs(models, rounds)
-        kept = {"models": asked, "costs": {name: asdict(cost) for name, cost in found.items()}}
+        kept = asked | {"costs": {name: asdict(cost) for name, cost in found.items()}}
         write_json(path, kept)
     return {name: Cost(**cost) for name, cost in kept["costs"].items()}
 

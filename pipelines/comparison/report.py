@@ -24,7 +24,7 @@ _NOTE = (
 )
 _COST_NOTE = (
     f"Process time of one thread, medians, all models measured in turns. Read: {NUM_CANDIDATES} candidates of one user "
-    f"of {NUM_EVENTS:,} events. Bytes: a user's state in float16; all but din_full keep a window of recent events too."
+    f"of {NUM_EVENTS:,} events. Bytes: a user's state in float16, without the raw events that a model's window reads."
 )
 
 

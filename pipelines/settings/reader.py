@@ -197,12 +197,17 @@ class _Reader:
 
     def explain(self, error: ValidationError, tree: Mapping[str, Any]) -> None:
         """Note each value that pydantic refused: its key, value, source and bound."""
-        for problem in error.errors(include_url=False):
+        problems = error.errors(include_url=False)
+        inner = {problem["loc"][:length] for problem in problems for length in range(len(problem["loc"]))}
+        for problem in problems:
+            if problem["type"] == "too_short" and problem["loc"] in inner:
+                continue  # only because a value that was refused does not count
             key = _dotted(problem["loc"], tree)
             if any(key == failed or key.startswith(f"{failed}.") for failed in self.failed):
                 continue
             message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-            message = message.replace("Input should be", "must be")
+            message = message.replace("Input should be", "must be").replace("Tuple should have", "must have")
+            message = message.replace(" after validation, not 0", "")
             source = self.sources.get(key)
             came_from = f" ({source})" if source else ""
             if problem["type"] == "missing":

@@ -58,11 +58,6 @@ class AssociativeMachine(MemoryMachine):
             "count": self.address.new_zeros(num_users, self.num_slots),
         }
 
-    def write(self, state: State, segment: Tensor, valid: Tensor) -> State:
-        """Share the segment's events out among the slots and add them up."""
-        trace = self.scan(state, segment[:, None], valid[:, None])
-        return {name: values[:, -1] for name, values in trace.items()}
-
     def scan(self, state: State, segments: Tensor, valid: Tensor) -> StateTrace:
         """Share out all segments' events at once; only the fading sum is a loop."""
         share_USNK = (self.key(segments) @ self.address.T).softmax(dim=-1).masked_fill(~valid[..., None], 0.0)

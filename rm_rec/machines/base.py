@@ -44,13 +44,20 @@ class NoMachine(MachineSettings):
 class MemoryMachine(nn.Module, ABC):
     """Folds segments of events into a state of fixed size that a reader can attend to.
 
-    It is built from its settings and the size of an event's vector: `Machine(config, token_dim)`.
+    It is built from its settings and the size of an event's vector: `Machine(config, token_dim)`. A machine has a
+    `write` or a `scan`; the other follows.
     """
 
     config_type: type[MachineSettings]  # what its settings are
     slot_dim: int  # size of a slot's key and value
     exact_parts: tuple[str, ...] = ()  # parts of a state that are stored as float32 even where others are float16
     size_setting: str | None = "num_slots"  # the setting that a state's size grows with; None: it is fixed
+
+    def __init_subclass__(cls) -> None:
+        """Raise TypeError for a machine with neither `write` nor `scan`, which would call each other for ever."""
+        super().__init_subclass__()
+        if cls.write is MemoryMachine.write and cls.scan is MemoryMachine.scan:
+            raise TypeError(f"{cls.__name__} has neither write nor scan: how does it fold a segment into its state?")
 
     @abstractmethod
     def state_spec(self) -> StateSpec:
@@ -60,9 +67,9 @@ class MemoryMachine(nn.Module, ABC):
     def initial(self, num_users: int) -> State:
         """Return the state of users with no history; the same at each call."""
 
-    @abstractmethod
     def write(self, state: State, segment: Float[Tensor, "user event dim"], valid: Bool[Tensor, "user event"]) -> State:
         """Fold one segment into each user's state; users without a valid event keep theirs, bit by bit."""
+        return last_state(self.scan(state, segment[:, None], valid[:, None]))
 
     @abstractmethod
     def slots(self, state: State) -> Slots:
@@ -81,7 +88,7 @@ class MemoryMachine(nn.Module, ABC):
         segments: Float[Tensor, "user segment event dim"],
         valid: Bool[Tensor, "user segment event"],
     ) -> StateTrace:
-        """Return the state at every boundary; an override is faster and equals this loop over `write`."""
+        """Return the state at every boundary, those of the loop over `write`."""
         states = [state]
         for index in range(segments.shape[1]):
             states.append(self.write(states[-1], segments[:, index], valid[:, index]))
@@ -91,3 +98,8 @@ class MemoryMachine(nn.Module, ABC):
 def stack_states(states: list[State]) -> StateTrace:
     """Lay states of successive boundaries side by side."""
     return {name: torch.stack([state[name] for state in states], dim=1) for name in states[0]}
+
+
+def last_state(trace: StateTrace) -> State:
+    """Return the state after the last segment."""
+    return {name: values[:, -1] for name, values in trace.items()}

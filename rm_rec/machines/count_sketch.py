@@ -66,11 +66,6 @@ class CountSketchMachine(MemoryMachine):
         """Nothing yet."""
         return {"count": self.direction.new_zeros(num_users, self.config.num_buckets)}
 
-    def write(self, state: State, segment: Tensor, valid: Tensor) -> State:
-        """Count the segment's events."""
-        trace = self.scan(state, segment[:, None], valid[:, None])
-        return {"count": trace["count"][:, 1]}
-
     def scan(self, state: State, segments: Tensor, valid: Tensor) -> StateTrace:
         """Hash all segments' events at once; only the fading sum is a loop."""
         cosine_USNB = functional.normalize(segments, dim=-1) @ self.direction.T

@@ -24,6 +24,7 @@ controller where `controller_reads` (off by default: without, heads are steered 
 Suffixes: U user, T event, H head (the readers, then the writer), R read head, K slot, D slot dim, C controller.
 """
 
+from collections.abc import Sequence
 from functools import reduce
 from typing import Literal, NamedTuple
 
@@ -33,8 +34,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, softplus
 
 from rm_rec.machines.addressing import SMALLEST_NORM, erase_and_add, likeness
-from rm_rec.machines.base import MachineSettings, MemoryMachine, Slots, State, StateSpec, StateTrace, stack_states
-from rm_rec.machines.recurrence import realigned
+from rm_rec.machines.base import MachineSettings, Slots, State, StateSpec
+from rm_rec.machines.recurrence import EventLoopMachine
 
 _SMALLEST_USAGE = 1e-30  # before a logarithm
 
@@ -68,7 +69,7 @@ class _Steering(NamedTuple):
     modes: Tensor  # of each read head: backward, content, forward; empty without links
 
 
-class DncMachine(MemoryMachine):
+class DncMachine(EventLoopMachine):
     """Rows a user, written by content or where there is room."""
 
     config_type = DncMemory
@@ -127,32 +128,15 @@ class DncMachine(MemoryMachine):
         zeros = {name: self.start.new_zeros(num_users, *shape) for name, shape in self.state_spec().items()}
         return zeros | {"memory": self.start.expand(num_users, -1, -1)}
 
-    def write(self, state: State, segment: Tensor, valid: Tensor) -> State:
-        """Allocate, erase, write and read, event by event."""
-        trace = self.scan(state, segment[:, None], valid[:, None])
-        return {name: values[:, -1] for name, values in trace.items()}
-
-    def scan(self, state: State, segments: Tensor, valid: Tensor) -> StateTrace:
-        """Project all events at once, and steer at once where the controller reads nothing; the rest is a loop."""
-        seen_UTC = self.from_event(segments.masked_fill(~valid[..., None], 0.0)).flatten(1, 2)
-        seen, real = seen_UTC.unbind(1), valid.flatten(1, 2)[..., None].unbind(1)
-        ahead: list[_Steering | None] = [None] * len(seen)
-        if self.from_read is None:
-            ahead = [_Steering(*one) for one in zip(*(part.unbind(1) for part in self._steered(seen_UTC)), strict=True)]
-        state = realigned(state)
-        states, length = [state], segments.shape[2]
-        for index, (seen_UC, valid_U1, steering) in enumerate(zip(seen, real, ahead, strict=True), start=1):
-            state = self._step(
-                state, valid_U1, self._steered_by_reading(state, seen_UC) if steering is None else steering
-            )
-            if index % length == 0:
-                states.append(state)
-        return stack_states(states)
-
     def slots(self, state: State) -> Slots:
         """Each row is its own key and value, valid from the start."""
         memory = state["memory"]
         return Slots(memory, memory, torch.ones(memory.shape[:2], dtype=torch.bool, device=memory.device))
+
+    def _ahead(self, state: State, segments: Tensor, valid: Tensor) -> Sequence[Tensor]:
+        """Project all events, and steer where the controller reads nothing."""
+        seen_UTC = self.from_event(segments).flatten(1, 2)
+        return self._steered(seen_UTC) if self.from_read is None else (seen_UTC,)
 
     def _steered(self, seen: Tensor) -> _Steering:
         """Turn the controller's input, [..., C], into what it says."""
@@ -173,7 +157,8 @@ class DncMachine(MemoryMachine):
         assert self.from_read is not None
         return self._steered(seen_UC + self.from_read((state["read"] @ state["memory"]).flatten(1)))
 
-    def _step(self, state: State, valid_U1: Tensor, steering: _Steering) -> State:
+    def _step(self, state: State, valid_U1: Tensor, *given: Tensor) -> State:
+        steering = _Steering(*given) if self.from_read is None else self._steered_by_reading(state, *given)
         used = state["usage"]
         kept = reduce(torch.mul, (1.0 - steering.free * state["read"]).unbind(1))
         usage = (used + state["written"] - used * state["written"]) * kept

@@ -77,11 +77,6 @@ class ExpireSpanMachine(MemoryMachine):
         expired = self.config.ramp + torch.arange(num_slots, 0, -1, device=state["age"].device)
         return state | {"age": state["age"] + expired}
 
-    def write(self, state: State, segment: Tensor, valid: Tensor) -> State:
-        """Age what is kept, add the segment's events, and keep those with most left."""
-        trace = self.scan(state, segment[:, None], valid[:, None])
-        return {name: values[:, 1] for name, values in trace.items()}
-
     def scan(self, state: State, segments: Tensor, valid: Tensor) -> StateTrace:
         """Give all events their spans at once; only what is kept is a loop."""
         span_USN1 = torch.sigmoid(self.span(segments))

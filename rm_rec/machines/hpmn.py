@@ -78,11 +78,6 @@ class HpmnMachine(MemoryMachine):
         """The learned starts, the same for every user."""
         return {"layers": self.start.expand(num_users, -1, -1), "steps": self.start.new_zeros(num_users)}
 
-    def write(self, state: State, segment: Tensor, valid: Tensor) -> State:
-        """Move each layer as often as its period came round."""
-        trace = self.scan(state, segment[:, None], valid[:, None])
-        return {name: values[:, -1] for name, values in trace.items()}
-
     def scan(self, state: State, segments: Tensor, valid: Tensor) -> StateTrace:
         """Run layer after layer over the whole stretch."""
         before_U1 = state["steps"].long()[:, None]

@@ -20,6 +20,7 @@ Suffixes: U user, S segment, T event, H head, K slot, D slot dim,
 C controller, I channel that moves.
 """
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -28,8 +29,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, softplus
 
 from rm_rec.machines.addressing import SMALLEST_NORM, erase_and_add, likeness
-from rm_rec.machines.base import MachineSettings, MemoryMachine, Slots, State, StateSpec, StateTrace, stack_states
-from rm_rec.machines.recurrence import begin_by_adding, path, real_events_first, realigned, taken
+from rm_rec.machines.base import MachineSettings, Slots, State, StateSpec
+from rm_rec.machines.recurrence import EventLoopMachine, begin_by_adding, path, real_events_first, taken
 
 _HEADS = 2  # read, write
 
@@ -67,7 +68,7 @@ class _Steering(NamedTuple):
     add: Tensor
 
 
-class MimnMachine(MemoryMachine):
+class MimnMachine(EventLoopMachine):
     """Rows a user, evenly written to, and for each a recurrent unit that follows what it is about."""
 
     config_type = MimnMemory
@@ -123,29 +124,6 @@ class MimnMachine(MemoryMachine):
             "channels": self.start_channels.expand(num_users, -1, -1),
         }
 
-    def write(self, state: State, segment: Tensor, valid: Tensor) -> State:
-        """Move the controller, write, and move the channels, event by event."""
-        trace = self.scan(state, segment[:, None], valid[:, None])
-        return {name: values[:, -1] for name, values in trace.items()}
-
-    def scan(self, state: State, segments: Tensor, valid: Tensor) -> StateTrace:
-        """Run the controller over all events at once where it reads nothing; the rest is a loop."""
-        segments = segments.masked_fill(~valid[..., None], 0.0)
-        events, real = segments.flatten(1, 2).unbind(1), valid.flatten(1, 2)[..., None].unbind(1)
-        ahead: list[_Steering | None] = [None] * len(events)
-        if not self.controller_reads:
-            parts = self._steered(self._controlled(state["controller"], segments, valid))
-            ahead = [_Steering(*one) for one in zip(*(part.unbind(1) for part in parts), strict=True)]
-        state = realigned(state)
-        states, length = [state], segments.shape[2]
-        for index, (event_UD, valid_U1, steering) in enumerate(zip(events, real, ahead, strict=True)):
-            if index % length == 0:
-                even_UKK = self._evened_out(state["usage"])
-            state = self._step(state, event_UD, valid_U1, steering, even_UKK)
-            if (index + 1) % length == 0:
-                states.append(state)
-        return stack_states(states)
-
     def slots(self, state: State) -> Slots:
         """Show the rows and then their channels, each its own key and value, valid from the start."""
         slots = torch.cat([state["memory"], state["channels"]], dim=1)
@@ -160,6 +138,19 @@ class MimnMachine(MemoryMachine):
         uneven = uneven.masked_fill(~written, 0.0).sum() / written.sum().clamp(min=1)
         return self.utilization_weight * self.num_slots * uneven
 
+    def _ahead(self, state: State, segments: Tensor, valid: Tensor) -> Sequence[Tensor]:
+        """Lay the events in a row, and run the controller over them where it reads nothing."""
+        events_UTD = segments.flatten(1, 2)
+        if self.controller_reads:
+            return (events_UTD,)
+        return (events_UTD, *self._steered(self._controlled(state["controller"], segments, valid)))
+
+    def _of_segment(self, state: State) -> Sequence[Tensor]:
+        """Return where what is meant for each row goes (P), by how much was written to each, [U, K, K]."""
+        usage_UK = state["usage"]
+        share_UK = (usage_UK / usage_UK.sum(dim=1, keepdim=True).clamp(min=1.0)).detach()
+        return (torch.softmax(self.even_out(share_UK).view(len(usage_UK), self.num_slots, self.num_slots), dim=-1),)
+
     def _controlled(self, start_UC: Tensor, segments: Tensor, valid: Tensor) -> Tensor:
         """Return the controller's state after each event, [U, T, C]; after padding it is what it was."""
         path_UTC = path(self.controller, start_UC, real_events_first(segments, valid))
@@ -171,19 +162,14 @@ class MimnMachine(MemoryMachine):
         key = normalize(torch.tanh(key).view(*key.shape[:-1], _HEADS, self.slot_dim), dim=-1, eps=SMALLEST_NORM)
         return _Steering(hidden, key * softplus(strength)[..., None], torch.sigmoid(erase), torch.tanh(add))
 
-    def _evened_out(self, usage_UK: Tensor) -> Tensor:
-        """Return where what is meant for each row goes (P), by how much was written to each."""
-        share_UK = (usage_UK / usage_UK.sum(dim=1, keepdim=True).clamp(min=1.0)).detach()
-        return torch.softmax(self.even_out(share_UK).view(len(usage_UK), self.num_slots, self.num_slots), dim=-1)
+    def _steered_by_reading(self, state: State, event_UD: Tensor) -> _Steering:
+        seen = torch.cat([event_UD, state["read"]], dim=-1)
+        return self._steered(torch.gru_cell(seen, state["controller"], *self.controller.all_weights[0]))
 
-    def _step(
-        self, state: State, event_UD: Tensor, valid_U1: Tensor, steering: _Steering | None, even_UKK: Tensor
-    ) -> State:
+    def _step(self, state: State, valid_U1: Tensor, *given: Tensor) -> State:
+        event_UD, *steered, even_UKK = given
+        steering = self._steered_by_reading(state, event_UD) if self.controller_reads else _Steering(*steered)
         memory, usage = state["memory"], state["usage"]
-        if steering is None:
-            seen = torch.cat([event_UD, state["read"]], dim=-1)
-            hidden_UC = torch.gru_cell(seen, state["controller"], *self.controller.all_weights[0])
-            steering = self._steered(hidden_UC)
         read_UK, write_UK = likeness(steering.key, memory).softmax(dim=-1).unbind(1)
         weight_UK = torch.bmm(write_UK[:, None], even_UKK).squeeze(1).masked_fill(~valid_U1, 0.0)
         written = erase_and_add(memory, weight_UK, steering.erase, steering.add)

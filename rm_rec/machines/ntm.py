@@ -19,6 +19,7 @@ head is steered for all events at once, which is twice as fast.
 Suffixes: U user, T event, H head, K slot, D slot dim, N shift, C controller.
 """
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -27,8 +28,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, softplus
 
 from rm_rec.machines.addressing import erase_and_add, likeness
-from rm_rec.machines.base import MachineSettings, MemoryMachine, Slots, State, StateSpec, StateTrace, stack_states
-from rm_rec.machines.recurrence import realigned
+from rm_rec.machines.base import MachineSettings, Slots, State, StateSpec
+from rm_rec.machines.recurrence import EventLoopMachine
 
 _SMALLEST_WEIGHT = 1e-6  # before the logarithm of equation 9: nothing is raised to a power from zero
 
@@ -60,7 +61,7 @@ class _Steering(NamedTuple):
     add: Tensor
 
 
-class NtmMachine(MemoryMachine):
+class NtmMachine(EventLoopMachine):
     """Rows a user, written where a head that moves by content and location stands."""
 
     config_type = NtmMemory
@@ -116,36 +117,15 @@ class NtmMachine(MemoryMachine):
             "focus": self.start_focus.softmax(dim=-1).expand(num_users, -1, -1),
         }
 
-    def write(self, state: State, segment: Tensor, valid: Tensor) -> State:
-        """Read, address, erase and add, event by event."""
-        trace = self.scan(state, segment[:, None], valid[:, None])
-        return {name: values[:, -1] for name, values in trace.items()}
-
-    def scan(self, state: State, segments: Tensor, valid: Tensor) -> StateTrace:
-        """Project all events at once, and steer at once where the controller reads nothing; the rest is a loop."""
-        seen_UTC = self.from_event(segments.masked_fill(~valid[..., None], 0.0)).flatten(1, 2)
-        seen, real = seen_UTC.unbind(1), valid.flatten(1, 2)[..., None].unbind(1)
-        ahead: list[_Steering | None] = [None] * len(seen)
-        if self.from_read is None:
-            ahead = [_Steering(*one) for one in zip(*(part.unbind(1) for part in self._steered(seen_UTC)), strict=True)]
-        state = realigned(state)
-        memory, focus = state["memory"], state["focus"]
-        states, length = [state], segments.shape[2]
-        for index, (seen_UC, valid_U1, steering) in enumerate(zip(seen, real, ahead, strict=True), start=1):
-            if steering is None:
-                steering = self._steered_by_reading(memory, focus, seen_UC)
-            moved_UHK = self._moved(memory, focus, steering)
-            weight_UK = moved_UHK[:, 0].masked_fill(~valid_U1, 0.0)
-            memory = erase_and_add(memory, weight_UK, steering.erase, steering.add)
-            focus = torch.where(valid_U1[..., None], moved_UHK, focus)
-            if index % length == 0:
-                states.append({"memory": memory, "focus": focus})
-        return stack_states(states)
-
     def slots(self, state: State) -> Slots:
         """Each row is its own key and value, valid from the start."""
         memory = state["memory"]
         return Slots(memory, memory, torch.ones(memory.shape[:2], dtype=torch.bool, device=memory.device))
+
+    def _ahead(self, state: State, segments: Tensor, valid: Tensor) -> Sequence[Tensor]:
+        """Project all events, and steer where the controller reads nothing."""
+        seen_UTC = self.from_event(segments).flatten(1, 2)
+        return self._steered(seen_UTC) if self.from_read is None else (seen_UTC,)
 
     def _steered(self, seen: Tensor) -> _Steering:
         """Turn the controller's input, [..., C], into what it says."""
@@ -160,9 +140,18 @@ class NtmMachine(MemoryMachine):
             add=add,
         )
 
-    def _steered_by_reading(self, memory_UKD: Tensor, focus_UHK: Tensor, seen_UC: Tensor) -> _Steering:
+    def _steered_by_reading(self, state: State, seen_UC: Tensor) -> _Steering:
         assert self.from_read is not None
-        return self._steered(seen_UC + self.from_read((focus_UHK[:, 1:] @ memory_UKD).squeeze(1)))
+        return self._steered(seen_UC + self.from_read((state["focus"][:, 1:] @ state["memory"]).squeeze(1)))
+
+    def _step(self, state: State, valid_U1: Tensor, *given: Tensor) -> State:
+        steering = _Steering(*given) if self.from_read is None else self._steered_by_reading(state, *given)
+        moved_UHK = self._moved(state["memory"], state["focus"], steering)
+        weight_UK = moved_UHK[:, 0].masked_fill(~valid_U1, 0.0)
+        return {
+            "memory": erase_and_add(state["memory"], weight_UK, steering.erase, steering.add),
+            "focus": torch.where(valid_U1[..., None], moved_UHK, state["focus"]),
+        }
 
     def _moved(self, memory_UKD: Tensor, focus_UHK: Tensor, steering: _Steering) -> Tensor:
         """Return where the heads stand next."""

@@ -1,15 +1,51 @@
-"""Recurrences over users' real events: a unit that runs wherever padding lies, and what a loop begins with.
+"""Recurrences over users' real events: a loop that moves the state at each, a unit that runs wherever padding lies.
 
 Suffixes: U user, S segment, T event of a stretch, D dim.
 """
 
+from abc import abstractmethod
+from collections.abc import Sequence
+from itertools import islice
+
 import torch
 from torch import Tensor, nn
 
-from rm_rec.machines.base import State
+from rm_rec.machines.base import MemoryMachine, State, StateTrace, stack_states
 
 
-def realigned(state: State) -> State:
+class EventLoopMachine(MemoryMachine):
+    """A machine whose state moves event by event: NTM, DNC, MIMN.
+
+    A subclass finds for all events at once what does not depend on the state, and says what an event does.
+    """
+
+    @abstractmethod
+    def _ahead(self, state: State, segments: Tensor, valid: Tensor) -> Sequence[Tensor]:
+        """Return what is known of all events of [U, S, N, D] beforehand: tensors of [U, S * N, ...]."""
+
+    def _of_segment(self, state: State) -> Sequence[Tensor]:
+        """Return what is found once a segment, from the state at its start."""
+        return ()
+
+    @abstractmethod
+    def _step(self, state: State, valid_U1: Tensor, *given: Tensor) -> State:
+        """Return the state after an event, given what was known ahead of it and what was found of its segment."""
+
+    def scan(self, state: State, segments: Tensor, valid: Tensor) -> StateTrace:
+        """Find at once what can be; the rest is a loop."""
+        ahead = self._ahead(state, segments.masked_fill(~valid[..., None], 0.0), valid)
+        events = zip(valid.flatten(1, 2)[..., None].unbind(1), *(part.unbind(1) for part in ahead), strict=True)
+        state = _realigned(state)
+        states = [state]
+        for _ in range(segments.shape[1]):
+            of_segment = self._of_segment(state)
+            for valid_U1, *given in islice(events, segments.shape[2]):
+                state = self._step(state, valid_U1, *given, *of_segment)
+            states.append(state)
+        return stack_states(states)
+
+
+def _realigned(state: State) -> State:
     """Copy a state to memory of its own, whose place and strides are the same for every state.
 
     Matrix products may differ in the last bit by where their factors lie; a recurrence would make that more.

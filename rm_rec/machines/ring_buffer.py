@@ -50,11 +50,6 @@ class RingBufferMachine(MemoryMachine):
             "count": self.log_age.new_zeros(num_users),
         }
 
-    def write(self, state: State, segment: Tensor, valid: Tensor) -> State:
-        """Append the segment's events and drop as many of the oldest."""
-        trace = self.scan(state, segment[:, None], valid[:, None])
-        return {name: values[:, 1] for name, values in trace.items()}
-
     def scan(self, state: State, segments: Tensor, valid: Tensor) -> StateTrace:
         """Find the last events of all boundaries at once."""
         events = torch.cat([state["events"], segments.flatten(1, 2)], dim=1)

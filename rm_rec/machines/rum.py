@@ -63,11 +63,6 @@ class RumMachine(MemoryMachine):
         """Nothing yet."""
         return {"memory": self.features.new_zeros(num_users, self.num_slots, self.slot_dim)}
 
-    def write(self, state: State, segment: Tensor, valid: Tensor) -> State:
-        """Erase and add, event by event."""
-        trace = self.scan(state, segment[:, None], valid[:, None])
-        return {"memory": trace["memory"][:, -1]}
-
     def scan(self, state: State, segments: Tensor, valid: Tensor) -> StateTrace:
         """Weigh all events at once; only erasing and adding is a loop."""
         query_USND = self.query(segments.masked_fill(~valid[..., None], 0.0))

@@ -66,11 +66,6 @@ class TransformerXLMachine(MemoryMachine):
         """Nothing yet."""
         return {name: self.log_age.new_zeros(num_users, *shape) for name, shape in self.state_spec().items()}
 
-    def write(self, state: State, segment: Tensor, valid: Tensor) -> State:
-        """Run the layers over [cache; segment] and keep the last hidden states of each."""
-        trace = self.scan(state, segment[:, None], valid[:, None])
-        return {name: values[:, 1] for name, values in trace.items()}
-
     def scan(self, state: State, segments: Tensor, valid: Tensor) -> StateTrace:
         """Run each layer over all segments at once: what a layer reads of earlier ones is the layer before's."""
         recent = recent_rows(valid, self.cache_length)

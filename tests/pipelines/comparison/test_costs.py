@@ -65,6 +65,12 @@ def test_other_models_are_measured(tmp_path: Path, measurements: list[list[str]]
     assert len(measurements) == 2
 
 
+def test_other_rounds_are_measured(tmp_path: Path, measurements: list[list[str]]) -> None:
+    for rounds in (1, 2):
+        kept_costs(tmp_path / "costs.json", {"a": model("mean_pool")}, rounds)
+    assert len(measurements) == 2
+
+
 def test_more_work_costs_more() -> None:
     models = {
         "window": model("none"),
