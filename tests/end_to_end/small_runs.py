@@ -23,6 +23,7 @@ SMALL_MODEL = (
     *("--model.machine.slot_dim", "8", *("--training.threads", "1", "--training.batch_events", "512")),
     *("--metrics.resamples", "5"),
 )
+_PROGRESS = ("training epoch", "building: ", "scoring: ")
 _JOBS = ("train_ctr", "evaluate", "make_log", "build_memory", "score_batch", "memories", "promote")
 _PRELOAD = [*(f"pipelines.{job}" for job in _JOBS), "feature_store.memories.redis"]
 
@@ -110,3 +111,13 @@ def _arm(kill: Kill) -> None:
         return result
 
     setattr(owner, attribute, fatal)
+
+
+def one_line(ended: Ended) -> str:
+    """What a job that refused its input said: nothing but one line of error, beside its progress."""
+    assert ended.returncode == 2, (ended.returncode, ended.stderr)
+    lines = [line for line in ended.stderr.splitlines() if not line.startswith(_PROGRESS)]
+    assert len(lines) == 1, ended.stderr
+    assert lines[0].startswith("error: ")
+    assert "Traceback" not in ended.stdout + ended.stderr
+    return lines[0]

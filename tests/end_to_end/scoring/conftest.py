@@ -1,0 +1,11 @@
+"""A model whose impressions are labelled events, with memories and candidates."""
+
+import pytest
+from scores import Scored, scored_by
+
+from tests.nights import LABELLED
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Scored:
+    return scored_by(tmp_path_factory.mktemp("labelled"), LABELLED)
