@@ -4,6 +4,7 @@ python -m pipelines.compare_machines --data FOLDER --out runs/compare --jobs 2
 python -m pipelines.compare_machines --quick --out runs/quick
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self, final
@@ -24,6 +25,7 @@ from pipelines.settings import load_settings, resolved
 from pipelines.tracking import TrackingConfig
 from rm_rec.machines import MACHINES
 
+_NAME = re.compile(r"[\w .-]+")  # of a run's folder, and of what MLflow keeps
 BASELINES = ("window_only", "mean_pool", "din_50", "din_full")
 REHEARSED = ("associative", "rehearsal", "learned_queries", "rum", "ntm", "mimn", "dnc", "hpmn")
 MEMORIES = (
@@ -80,6 +82,9 @@ class CompareMachines(Strict):
         trained, rates = (*self.baselines, *self.candidates), tuple(f"{rate:g}" for rate in self.learning_rates)
         for names in ((*self.logs, *self.logs_of_best), trained, self.rehearsed, rates):
             folders = [*map(short_name, names)]
+            odd = [folder for folder in folders if not _NAME.fullmatch(folder.removesuffix(REHEARSAL))]
+            if odd:
+                raise ValueError(f"{odd[0]!r} names a folder and figures: letters, digits, spaces and _ . - make names")
             twice = [folder for folder in folders if folders.count(folder) > 1]
             if twice:
                 raise ValueError(f"{twice[0]} is named twice")
