@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 import redis
 from memory_samples import FACTS, SCHEMA, USERS, by_user, fill, in_bucket, journal_at, memories_of
-from redis_servers import redis_server
 
 from feature_store.errors import DataError
 from feature_store.memories import MemoryStore, bucket_of, create_store, open_store
 from feature_store.memories.redis_address import RedisAddress
+from tests.redis_servers import redis_server
 
 
 @pytest.fixture
