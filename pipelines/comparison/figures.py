@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from pipelines.comparison.candidates import REHEARSAL
 from pipelines.comparison.costs import Cost
@@ -97,8 +97,9 @@ def costs(measured: Mapping[str, Cost], baselines: Sequence[str]) -> Figure:
             if value(measured[name]) > 0:
                 axes.plot(value(measured[name]), place, marker="o", markersize=6, color=_colour(name, baselines))
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))  # some panels span less than a power of ten
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_minor_locator(NullLocator())
         dress(axes, title, label, "")
         axes.grid(visible=True, axis="x", color="#e6e6e6")
         axes.set_yticks(range(len(names)), names)

@@ -24,7 +24,8 @@ _NOTE = (
 )
 _COST_NOTE = (
     f"Process time of one thread, medians, all models measured in turns. Read: {NUM_CANDIDATES} candidates of one user "
-    f"of {NUM_EVENTS:,} events. Bytes: a user's state in float16, without the raw events that a model's window reads."
+    f"of {NUM_EVENTS:,} events. Train: users of as many events, two impressions after each. Bytes: a user's state in "
+    "float16, without the raw events that a model's window reads."
 )
 
 
