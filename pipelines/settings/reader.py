@@ -206,8 +206,9 @@ class _Reader:
             if any(key == failed or key.startswith(f"{failed}.") for failed in self.failed):
                 continue
             message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-            message = message.replace("Input should be", "must be").replace("Tuple should have", "must have")
-            message = message.replace(" after validation, not 0", "")
+            message = message.replace("Input should be", "must be")
+            if problem["type"] == "too_short":
+                message = f"must have {problem['ctx']['min_length']} or more"
             source = self.sources.get(key)
             came_from = f" ({source})" if source else ""
             if problem["type"] == "missing":

@@ -13,6 +13,7 @@ from memory_samples import FACTS, SCHEMA, USERS, by_user, fill, in_bucket, journ
 
 from feature_store.errors import DataError
 from feature_store.memories import MemoryStore, bucket_of, create_store, open_store
+from feature_store.memories.redis import RedisStore
 from feature_store.memories.redis_address import RedisAddress
 from tests.redis_servers import redis_server
 
@@ -29,8 +30,9 @@ def server(redis_port: int) -> Iterator[Any]:
 
 
 @pytest.fixture
-def store(address: str) -> Iterator[MemoryStore]:
+def store(address: str) -> Iterator[RedisStore]:
     with create_store(address, FACTS) as made:
+        assert isinstance(made, RedisStore)
         yield made
 
 
@@ -68,9 +70,9 @@ def test_a_damaged_record_is_found_and_its_user_named(store: MemoryStore, addres
         store.get(pa.array([5]))
 
 
-def test_a_record_that_a_scan_meets_twice_comes_once(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_that_a_scan_meets_twice_comes_once(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
     written = fill(store)
-    real, client = redis.Redis.hscan, store.client  # type: ignore[attr-defined]
+    real, client = redis.Redis.hscan, store.client
 
     def twice(name: str, cursor: int, count: int) -> Any:
         _, rows = real(client, name, 0, count=count)

@@ -147,7 +147,7 @@ def test_an_optional_block_appears_with_a_key_and_goes_with_null(tmp_path: Path)
         (["--model.machine.num_slots", "0"], "model.machine.num_slots = 0 (command line): must be greater than or"),
         (["--sizes", "1,b"], "sizes = 'b' (command line): must be a valid integer"),
         (["--sizes", "[1,"], "sizes = '[1,' (command line): not YAML"),
-        (["--sizes", "[]"], "sizes = [] (command line): must have at least 1 item"),
+        (["--sizes", "[]"], "sizes = [] (command line): must have 1 or more"),
         (["--columns", "[a"], "columns = '[a' (command line): the list has no closing bracket"),
         (["--optimizer", "3"], "optimizer = 3 (command line): a block: give its keys"),
         (["--optimizer.lr"], "--optimizer.lr needs a value (command line)"),
