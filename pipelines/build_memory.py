@@ -96,7 +96,7 @@ def _open(settings: BuildMemory, trained: TrainedModel, source: ParquetSource) -
             f"{settings.log}: column {trained.card.columns.user!r} holds only nulls; there is no user in it"
         )
     user_type: UserType = "int64" if kind == INTEGER else "string"
-    schema = memory_schema(trained.model, settings.dtype, user_type)
+    schema = memory_schema(trained.model.memory, trained.model.features.events, settings.dtype, user_type)
     return create_store(settings.memories, StoreFacts(space_id=space, memory=schema, num_buckets=settings.num_buckets))
 
 

@@ -26,7 +26,7 @@ from feature_store.parquet_source import ParquetSource
 from feature_store.schema import Strict
 from pipelines.job import DONE, Progress, result_console, run_job
 from pipelines.memory.candidate_files import CandidateColumns, CandidateNames, dense_of, read_pieces, times_of
-from pipelines.memory.scorer import CandidateRows, Scorer
+from pipelines.memory.scorer import Scorer, encode
 from pipelines.memory.user_memories import check_space
 from pipelines.models.artifact import TrainedModel, load_model
 from pipelines.models.model_files import find_model
@@ -164,15 +164,10 @@ class ScoringJob:
         names, where = self.names, self.settings.candidates
         moment = np.full(len(piece), self.at, np.int64)
         time = times_of(piece, names.time, first_row, where) if names.time is not None else moment
-        scores = self.scorer.score(
-            CandidateRows(
-                users=piece[names.user],
-                items=piece[names.item],
-                time=time,
-                context={name: piece[name] for name in names.context},
-                context_dense=dense_of(piece, names.dense, first_row, where),
-            )
-        )
+        context = {name: piece[name] for name in names.context}
+        dense = dense_of(piece, names.dense, first_row, where)
+        candidates = encode(self.scorer.trained, piece[names.item], time, context, dense)
+        scores = self.scorer.score(piece[names.user], candidates)
         column = pa.array(scores.probability.astype(np.float32))
         return piece.append_column(self.settings.columns.prediction, column), scores.cold
 

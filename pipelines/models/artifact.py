@@ -8,12 +8,14 @@ vocabulary/        id -> embedding row, for each feature
 import hashlib
 import json
 import os
+import re
 import shutil
 from importlib.metadata import version
 from pathlib import Path
 
 import pyarrow as pa
 from pydantic import ValidationError
+from torch import Tensor
 
 from feature_store.errors import DataError
 from feature_store.schema import Columns, Impressions, Strict
@@ -95,7 +97,7 @@ def load_model(folder: Path) -> TrainedModel:
             )
     model = ClickModel(card.model, card.features)
     try:
-        model.load_state_dict(read_tensors(folder / _WEIGHTS))
+        model.load_state_dict(_named_as_now(read_tensors(folder / _WEIGHTS)))
     except RuntimeError as error:
         raise DataError(f"{folder / _WEIGHTS} does not fit its model.json: {str(error).splitlines()[0]}") from error
     try:
@@ -109,6 +111,12 @@ def load_model(folder: Path) -> TrainedModel:
             "copy the model anew, or train again"
         )
     return TrainedModel(model.eval(), vocabularies, card)
+
+
+def _named_as_now(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give weights of version 0.1 the names that they have now: its encoder, machine and reader were the memory's."""
+    before = re.compile(r"^memory\.(?=(encoder|machine|reader)\.)")
+    return {before.sub("memory.slots.", name): weight for name, weight in weights.items()}
 
 
 def _read_card(path: Path) -> ModelCard:

@@ -36,7 +36,9 @@ def space_id(model: ClickModel, vocabularies: Vocabularies) -> str | None:
         ids = vocabularies.features[name].ids
         digest.update(f"\0{name}\0{ids.type}\0{len(ids)}\0".encode())
         digest.update(stable_hash(ids).astype("<u8").tobytes())
-    for name, weight in sorted(model.writing_weights().items()):
+    # Slots are named as in version 0.1, so that its memories go on.
+    writing = {name.replace("memory.slots.", "memory."): weight for name, weight in model.writing_weights().items()}
+    for name, weight in sorted(writing.items()):
         digest.update(f"\0{name}\0{tuple(weight.shape)}\0".encode())
         digest.update(_bytes(weight))
     return digest.hexdigest()[:16]

@@ -16,11 +16,15 @@ from torch.nn import functional
 
 from rm_rec.attention import NullAttention
 from rm_rec.config import LastEvents, RecentSegments, WholeHistory, Window
-from rm_rec.segments import NUM_TIME_BINS, Queries, QueryBlocks, Stretch, time_bins
+from rm_rec.machines.base import State
+from rm_rec.query_blocks import QueryBlocks
+from rm_rec.segments import Stretch
+from rm_rec.sources.base import AnswerSource
+from rm_rec.time_bins import NUM_TIME_BINS, time_bins
 
 
-class WindowAttention(nn.Module):
-    """Attends from targets to the last raw events of their histories, knowing each event's age."""
+class WindowSource(AnswerSource):
+    """Attends from targets to the last raw events of their histories, knowing each event's age; it has no state."""
 
     def __init__(self, config: Window, token_dim: int, segment_length: int) -> None:
         super().__init__()
@@ -40,39 +44,50 @@ class WindowAttention(nn.Module):
         """Size of an answer."""
         return self.attention.num_features
 
-    def forward(self, stretch: Stretch, queries: Queries, blocks: QueryBlocks) -> Float[Tensor, "block query features"]:
+    @property
+    def attended(self) -> list[slice]:
+        """The attended events come first."""
+        return [slice(0, self.attention.value.out_features)]
+
+    @property
+    def needs_boundaries(self) -> bool:
+        """The whole history is the same to all queries of a user, but for how much of it each may see."""
+        return not self.whole_history
+
+    def answer(self, queries: QueryBlocks, state: State, recent: Stretch) -> Float[Tensor, "block query features"]:
         """Answer each block's queries from the tail and the last segments before its boundary."""
-        keys_USND, values_USND = self.attention.project(stretch.tokens)
-        segment_length = stretch.tokens.shape[2]
+        keys_USND, values_USND = self.attention.project(recent.segments.tokens)
+        segment_length = keys_USND.shape[2]
         if self.whole_history:
-            keys_BWD, values_BWD = (x.flatten(1, 2).index_select(0, blocks.user) for x in (keys_USND, values_USND))
-            time_BW = stretch.time.flatten(1).index_select(0, blocks.user)
-            first_B = torch.zeros_like(blocks.boundary)
+            keys_BWD, values_BWD = (x.flatten(1, 2).index_select(0, queries.user) for x in (keys_USND, values_USND))
+            time_BW = recent.segments.time.flatten(1).index_select(0, queries.user)
+            first_B = torch.zeros_like(queries.boundary)
         else:
-            first_segment_B = blocks.boundary + stretch.num_folded - self.num_segments
+            first_segment_B = queries.boundary + recent.num_folded - self.num_segments
             # Each block's window, its segments one after the other.
             wanted_BS = first_segment_B[:, None] + torch.arange(self.num_segments + 1, device=first_segment_B.device)
-            num_segments = stretch.tokens.shape[1]
-            flat = (blocks.user[:, None] * num_segments + wanted_BS.clamp(0, num_segments - 1)).flatten()
+            num_segments = keys_USND.shape[1]
+            flat = (queries.user[:, None] * num_segments + wanted_BS.clamp(0, num_segments - 1)).flatten()
             keys_BWD, values_BWD, time_BW = (
                 x.flatten(0, 1).index_select(0, flat).view(len(wanted_BS), -1, *x.shape[3:])
-                for x in (keys_USND, values_USND, stretch.time)
+                for x in (keys_USND, values_USND, recent.segments.time)
             )
             first_B = first_segment_B * segment_length
 
-        # Where each of the window's events lies in the stretch; before its start there is nothing to see.
+        # Where each of the window's events lies in the stretch; before a user's first there is nothing to see.
         position_B1W = (first_B[:, None] + torch.arange(time_BW.shape[1], device=first_B.device))[:, None]
-        end_BQ1 = blocks.gather(queries.num_visible)[..., None]
-        seen_BQW = (position_B1W < end_BQ1) & (position_B1W >= 0)
+        lead_B11 = recent.lead.index_select(0, queries.user)[:, None, None]
+        end_BQ1 = queries.num_visible[..., None]
+        seen_BQW = (position_B1W < end_BQ1) & (position_B1W >= lead_B11)
         if self.last_events is not None:
             seen_BQW &= position_B1W >= end_BQ1 - self.last_events
         # One look-up gives bias, mask and null key: the table ends with a row of -inf and one of the null's logits.
-        age_BQW = time_bins(blocks.gather(queries.time)[..., None] - time_BW[:, None])
+        age_BQW = time_bins(queries.time[..., None] - time_BW[:, None])
         row_BQK = functional.pad(age_BQW.masked_fill_(~seen_BQW, NUM_TIME_BINS), (1, 0), value=NUM_TIME_BINS + 1)
         hidden = self.age_bias.new_full((1, self.attention.num_heads), -math.inf)
         table = torch.cat([self.age_bias, hidden, self.attention.null_logit[None]])
         bias_BHQK = _look_up(table, row_BQK).permute(0, 3, 1, 2)
-        answer: Tensor = self.attention(blocks.gather(queries.tokens), keys_BWD, values_BWD, bias_BHQK)
+        answer: Tensor = self.attention(queries.tokens, keys_BWD, values_BWD, bias_BHQK)
         return answer
 
 
