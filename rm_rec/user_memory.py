@@ -257,7 +257,9 @@ class UserMemory(nn.Module):
 
     def _fold(self, state: State, stretch: Stretch) -> StateTrace:
         segments = stretch.to_fold()
-        return self._joined({name: source.fold(self._own(name, state), segments) for name, source in self.sources.items()})
+        return self._joined(
+            {name: source.fold(self._own(name, state), segments) for name, source in self.sources.items()}
+        )
 
     def _answer(self, blocks: QueryBlocks, trace: StateTrace, recent: Stretch) -> Float[Tensor, "query features"]:
         states = states_at(trace, blocks.user, blocks.boundary)

@@ -3,8 +3,8 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -63,9 +63,11 @@ class TrainingConfig(Strict):
     """A checkpoint is written at least this often, and after each epoch."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a batch came to: the loss to go backward from, and figures of it."""
+class Outcome(NamedTuple):
+    """What a batch came to: the loss to go backward from, and figures of it.
+
+    A tuple, so that DistributedDataParallel finds the loss: within a dataclass it would not, and not synchronise.
+    """
 
     loss: Tensor
     click_loss: float
