@@ -58,7 +58,7 @@ class _SumOfLosses(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc]  # torch does not type it
+    @once_differentiable
     def backward(ctx: Any, of_total: Tensor) -> tuple[Any, ...]:
         return None, None, None, *(None if gradient is None else gradient * of_total for gradient in ctx.gradients)
 
