@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from feature_store.errors import DataError
-from feature_store.memories.record import Memories, MemorySchema, make_memories
+from feature_store.memories.memory_schema import MemorySchema
+from feature_store.memories.record import Memories, make_memories
 from feature_store.memories.store import MemoryStore
 from feature_store.memories.users import UserType
 from pipelines.models.artifact import TrainedModel
@@ -19,12 +20,18 @@ StateType = Literal["float16", "float32"]
 
 
 def memory_schema(model: ClickModel, dtype: StateType, user_type: UserType) -> MemorySchema:
-    """Say what a record of a model's memories holds; ConfigError where its window is the whole history."""
+    """Say what a record of a model's memories holds; ConfigError where its window is the whole history.
+
+    A part of the state that the model has as integers is kept in their type.
+    """
     machine = model.memory.machine
+    initial = model.memory.initial(1)
+    integers = {name: values.dtype for name, values in initial.items() if not values.is_floating_point()}
     return MemorySchema.model_validate(
         {
             "state": machine.state_spec() if machine is not None else {},
             "exact": machine.exact_parts if machine is not None else (),
+            "types": {name: str(kind).removeprefix("torch.") for name, kind in integers.items()},
             "dtype": dtype,
             "window_events": model.memory.shape.window_events,
             "features": model.features.events,

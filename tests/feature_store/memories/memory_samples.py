@@ -33,12 +33,21 @@ FACTS = StoreFacts(space_id="space-1", memory=SCHEMA, num_buckets=NUM_BUCKETS)
 USERS = pa.array(range(-20, 40))
 
 
+def part_of(schema: MemorySchema, name: str, num_users: int, draw: np.random.Generator) -> Any:
+    """Draw a part of the state: floats, or any integers that its type has."""
+    shape = (num_users, *schema.state[name])
+    if schema.type_of(name).startswith("float"):
+        return draw.normal(0, 50, shape).astype("f4")
+    limits = np.iinfo(schema.type_of(name))
+    return draw.integers(limits.min, limits.max, shape, schema.type_of(name), endpoint=True)
+
+
 def arrays(schema: MemorySchema, num_users: int, seed: int = 0) -> dict[str, Any]:
     """Draw what `make_memories` takes beside schema and users."""
     draw = np.random.default_rng(seed)
     window = (num_users, schema.window_events)
     return {
-        "state": {name: draw.normal(0, 50, (num_users, *shape)).astype("f4") for name, shape in schema.state.items()},
+        "state": {name: part_of(schema, name, num_users, draw) for name in schema.state},
         "last_time": draw.integers(-(2**62), 2**62, num_users),
         "num_events": draw.integers(0, 2**40, num_users),
         "num_window": draw.integers(0, schema.window_events + 1, num_users),
