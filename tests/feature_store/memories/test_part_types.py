@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import KINDS
-from memory_samples import FACTS, SCHEMA, USERS, arrays, by_user, fill, memories_of
 
 from feature_store.errors import DataError
 from feature_store.memories import Memories, MemorySchema, check, copy, create_store, make_memories, open_store
+from feature_store.testing.sample_memories import FACTS, SCHEMA, USERS, arrays, by_user, fill, memories_of
 
 Place = Callable[..., str]
 THREE = pa.array([7, -1, 2**62])

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from memory_samples import SCHEMA, arrays, memories_of
 from pydantic import ValidationError
 
 from feature_store.errors import DataError
 from feature_store.memories import Memories, MemorySchema, PartType, check, make_memories, seal
+from feature_store.testing.sample_memories import SCHEMA, arrays, memories_of
 
 USERS = pa.array([7, -1, 2**62])
 
