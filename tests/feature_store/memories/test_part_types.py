@@ -8,6 +8,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import KINDS
 
@@ -171,6 +172,10 @@ def test_engines_read_integers_in_parquet(tmp_path: Path) -> None:
         rows = np.stack([np.asarray(row) for row in read[f"state_{name}"]])
         assert rows.dtype == (np.int64 if kind == "int64" else np.int32)
         np.testing.assert_array_equal(rows, state[name].reshape(rows.shape))
+    group = pq.read_metadata(next((tmp_path / "store" / "current").rglob("*.parquet"))).row_group(0)
+    encodings = {column["path_in_schema"]: column["encodings"] for column in group.to_dict()["columns"]}
+    assert "BYTE_STREAM_SPLIT" in encodings["state_sum.list.element"]
+    assert "RLE_DICTIONARY" in encodings["state_sold.list.element"]
 
 
 def test_a_store_of_version_0_1_is_read(tmp_path: Path) -> None:
