@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from feature_store.errors import DataError
-from feature_store.memories.record import Memories, MemorySchema, make_memories
+from feature_store.memories.memory_schema import MemorySchema
+from feature_store.memories.record import Memories, make_memories
 from feature_store.memories.store import MemoryStore
 from feature_store.memories.users import UserType
 from pipelines.models.artifact import TrainedModel
@@ -35,6 +36,11 @@ def memory_schema(memory: UserMemory, features: tuple[str, ...], dtype: StateTyp
         {
             "state": {name: part.shape for name, part in parts.items()},
             "exact": tuple(name for name, part in parts.items() if part.exact),
+            "types": {
+                name: str(part.dtype).removeprefix("torch.")
+                for name, part in parts.items()
+                if not part.dtype.is_floating_point
+            },
             "dtype": dtype,
             "window_events": memory.cut.window_events,
             "features": features,

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from feature_store.errors import DataError
 from feature_store.event_log import log_fingerprint
-from feature_store.prepared_log import MANIFEST, PreparedLog
+from feature_store.prepared_log import MANIFEST, read_manifest
 from feature_store.schema import DataConfig, ImpressionFile, NextEvent
 from pipelines import run_folder, train_ctr
 from pipelines.evaluation.predictions import PredictionColumns, align
@@ -83,7 +83,7 @@ def of_folder(address: str, tracking_uri: str) -> Contender:
     """Read a baseline's model; its run's folder, where it lies in one, says what it was trained on."""
     folder = find_model(address, tracking_uri)
     prepared = folder.parent / "prepared"
-    manifest = PreparedLog.open(prepared).manifest if (prepared / MANIFEST).is_file() else None
+    manifest = read_manifest(prepared) if (prepared / MANIFEST).is_file() else None
     place = Path(address)
     return Contender(
         name=f"baseline {place.parent.name if place.name == 'model' else place.name}",

@@ -1,25 +1,17 @@
 """Small memories whose values are drawn anew from each seed, and stores filled with them."""
 
-import multiprocessing
-import os
-import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from feature_store.memories import (
-    Build,
-    Journal,
-    Memories,
-    MemorySchema,
-    MemoryStore,
-    StoreFacts,
-    UnderWay,
-    bucket_of,
-    make_memories,
-)
+from feature_store.memories.memory_schema import MemorySchema
+from feature_store.memories.record import Memories, make_memories
+from feature_store.memories.store import Build, Journal, MemoryStore, StoreFacts, UnderWay
+from feature_store.memories.users import bucket_of
+from feature_store.testing.contract import expect
 
 SCHEMA = MemorySchema(
     state={"sum": (3, 4), "count": (3,)},
@@ -33,12 +25,21 @@ FACTS = StoreFacts(space_id="space-1", memory=SCHEMA, num_buckets=NUM_BUCKETS)
 USERS = pa.array(range(-20, 40))
 
 
+def _part(schema: MemorySchema, name: str, num_users: int, draw: np.random.Generator) -> NDArray[Any]:
+    """Draw a part of the state: floats, or any integers that its type has."""
+    shape = (num_users, *schema.state[name])
+    if schema.type_of(name).startswith("float"):
+        return draw.normal(0, 50, shape).astype("f4")
+    limits = np.iinfo(schema.type_of(name))
+    return draw.integers(limits.min, limits.max, shape, schema.type_of(name), endpoint=True)
+
+
 def arrays(schema: MemorySchema, num_users: int, seed: int = 0) -> dict[str, Any]:
     """Draw what `make_memories` takes beside schema and users."""
     draw = np.random.default_rng(seed)
     window = (num_users, schema.window_events)
     return {
-        "state": {name: draw.normal(0, 50, (num_users, *shape)).astype("f4") for name, shape in schema.state.items()},
+        "state": {name: _part(schema, name, num_users, draw) for name in schema.state},
         "last_time": draw.integers(-(2**62), 2**62, num_users),
         "num_events": draw.integers(0, 2**40, num_users),
         "num_window": draw.integers(0, schema.window_events + 1, num_users),
@@ -51,10 +52,12 @@ def arrays(schema: MemorySchema, num_users: int, seed: int = 0) -> dict[str, Any
 
 
 def memories_of(users: pa.Array, seed: int = 0, schema: MemorySchema = SCHEMA) -> Memories:
+    """Draw memories of some users."""
     return make_memories(schema, users, **arrays(schema, len(users), seed))
 
 
 def in_bucket(users: pa.Array, bucket: int, num_buckets: int = NUM_BUCKETS) -> pa.Array:
+    """Keep the users of a bucket."""
     return users.filter(pa.array(bucket_of(users, num_buckets) == bucket))
 
 
@@ -78,50 +81,10 @@ def fill(store: MemoryStore, users: pa.Array = USERS, seed: int = 0, build: int 
 
 
 def by_user(parts: Iterable[Memories]) -> dict[Any, bytes]:
+    """Lay out each user's record by its user; one who comes twice is a ContractError."""
     found: dict[Any, bytes] = {}
     for part in parts:
         for user, row in zip(part.users.to_pylist(), part.rows(), strict=True):
-            assert user not in found, f"user {user!r} comes twice"
+            expect(user not in found, f"user {user!r} comes twice")
             found[user] = bytes(row)
     return found
-
-
-def in_child(work: Callable[..., object], *arguments: Any) -> str:
-    """Run work in a process of its own; returns its answer, or its error's text."""
-    ours, theirs = multiprocessing.Pipe(duplex=False)
-    context = multiprocessing.get_context("fork")
-
-    def run() -> None:
-        try:
-            theirs.send(str(work(*arguments)))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is told to the parent
-            theirs.send(f"{type(error).__name__}: {error}")
-
-    child = context.Process(target=run)
-    child.start()
-    theirs.close()
-    answer = ours.recv() if ours.poll(60) else "no answer"
-    child.join(60)
-    return str(answer)
-
-
-def killed_after(seconds: float, work: Callable[..., object], *arguments: Any) -> list[str]:
-    """Run work in a process of its own and kill it; `work` gets a function that says what is done. Returns that."""
-    reading, writing = os.pipe()
-    context = multiprocessing.get_context("fork")
-
-    def run() -> None:
-        os.close(reading)
-        work(lambda done: os.write(writing, f"{done}\n".encode()), *arguments)
-
-    child = context.Process(target=run)
-    child.start()
-    os.close(writing)
-    with os.fdopen(reading) as said:
-        first = said.readline()  # so that the time is not spent on starting
-        child.join(seconds)
-        assert child.pid is not None
-        if child.is_alive():
-            os.kill(child.pid, signal.SIGKILL)
-        child.join()
-        return [line.strip() for line in [first, *said]]
