@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter
+from rm_rec.window import WindowAttention, _look_up
 from torch import Tensor
 
 from rm_rec.attention import NullAttention
@@ -15,7 +16,6 @@ from rm_rec.machines.base import Slots
 from rm_rec.readers import build_reader
 from rm_rec.readers.attention import AttentionReader
 from rm_rec.segments import Queries, Stretch, group_queries
-from rm_rec.window import WindowAttention, _look_up
 from tests.fakes import scrambled
 
 DIM, LENGTH, HEADS = 8, 4, 2

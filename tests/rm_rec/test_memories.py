@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rm_rec.memories import Candidates, Events, Shape, UserMemories
 from torch import Tensor
 
 from rm_rec.batch import UserBatch
 from rm_rec.errors import ConfigError
-from rm_rec.memories import Candidates, Events, Shape, UserMemories
 from rm_rec.model import ClickModel
 from tests.fakes import ENCODERS, KINDS, click_model, model_config, ragged_batch, user_batch
 

@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from rm_rec.memories import UserMemories
 from torch import Tensor
 
 from feature_store.errors import DataError
 from pipelines.memory.user_memories import memory_schema, to_model, to_store
-from rm_rec.memories import UserMemories
 
 USERS = pa.array([3, 4])
 
