@@ -24,7 +24,10 @@ def sum_of_losses(losses: Losses, vectors: Sequence[Tensor], weights: Iterable[n
     its gradient None. Without gradients it is the sum and no more.
 
     >>> weight, vector = nn.Parameter(torch.ones(2)), torch.ones(2, requires_grad=True)
-    >>> total = sum_of_losses(lambda leaves: (scale * (weight * leaves[0]).sum() for scale in (1, 2)), [vector], [weight])
+    >>> def losses(leaves):
+    ...     for scale in (1, 2):
+    ...         yield scale * (weight * leaves[0]).sum()
+    >>> total = sum_of_losses(losses, [vector], [weight])
     >>> total.backward()
     >>> total.item(), weight.grad.tolist(), vector.grad.tolist()
     (6.0, [3.0, 3.0], [3.0, 3.0])

@@ -22,9 +22,10 @@ from rm_rec.config import RehearsalConfig
 from tests.fakes import click_model, model_config, of_users, user_batch
 
 LEARNING_RATE, STEPS = 0.1, 3
-# With two ranks the first one's longest history takes three stretches with impressions, the second's two, and most of its users have no
-# full segment. Gradients end where stretches do, and these are counted from the end of a batch's longest history: its
-# segments are here a whole number of stretches on either rank and in the whole batch, so that they end alike.
+# With two ranks the first one's longest history takes three stretches with impressions, the second's two, and most of
+# its users have no full segment. Gradients end where stretches do, and these are counted from the end of a batch's
+# longest history: its segments are here a whole number of stretches on either rank and in the whole batch, so that
+# they end alike.
 EVENTS = [45, 3, 0, 2, 21, 0, 5, 22]
 SEEN = [[45, 7, 20], [3, 0], [0], [2, 1], [21], [0], [5], [22, 9]]
 SHARDINGS = (ShardingType.ROW_WISE, ShardingType.TABLE_WISE, ShardingType.COLUMN_WISE)
