@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rm_rec.batch import UserBatch
-    from rm_rec.config import FeatureSpace, MemoryConfig, ModelConfig
+    from rm_rec.config import FeatureSpace, MemoryConfig, ModelConfig, RehearsalConfig
     from rm_rec.errors import RmRecError
     from rm_rec.model import ClickModel
     from rm_rec.user_memory import UserMemory
@@ -19,11 +19,21 @@ _WHERE = {
     "FeatureSpace": "config",
     "MemoryConfig": "config",
     "ModelConfig": "config",
+    "RehearsalConfig": "config",
     "RmRecError": "errors",
     "UserBatch": "batch",
     "UserMemory": "user_memory",
 }
-__all__ = ["ClickModel", "FeatureSpace", "MemoryConfig", "ModelConfig", "RmRecError", "UserBatch", "UserMemory"]
+__all__ = [
+    "ClickModel",
+    "FeatureSpace",
+    "MemoryConfig",
+    "ModelConfig",
+    "RehearsalConfig",
+    "RmRecError",
+    "UserBatch",
+    "UserMemory",
+]
 
 
 def __getattr__(name: str) -> Any:

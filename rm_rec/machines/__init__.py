@@ -1,12 +1,14 @@
 """Memory machines: what folds segments of events into a state of fixed size.
 
-One file a machine, with its settings; one line here (docs/add-a-machine.md).
+One file a machine, one line here, and its settings in rm_rec/config/machines.py (docs/add-a-machine.md).
 """
 
 from typing import Final
 
+from rm_rec.config.base import MachineSettings
+from rm_rec.config.machines import NoMachine
 from rm_rec.machines.associative import AssociativeMachine
-from rm_rec.machines.base import MachineSettings, MemoryMachine, NoMachine
+from rm_rec.machines.base import MemoryMachine
 from rm_rec.machines.count_sketch import CountSketchMachine
 from rm_rec.machines.dnc import DncMachine
 from rm_rec.machines.expire_span import ExpireSpanMachine

@@ -6,9 +6,11 @@ from bisect import bisect_right
 import torch
 from pydantic import ValidationError
 
+from rm_rec.config.base import MachineSettings
+from rm_rec.config.machines import NoMachine
 from rm_rec.errors import ConfigError
 from rm_rec.machines import build_machine
-from rm_rec.machines.base import MachineSettings, MemoryMachine, NoMachine
+from rm_rec.machines.base import MemoryMachine
 
 _LARGEST = 4096  # of what size_setting counts
 
@@ -16,7 +18,7 @@ _LARGEST = 4096  # of what size_setting counts
 def state_bytes(machine: MemoryMachine) -> int:
     """Return the bytes of one user's state in float16, what must be exact in float32.
 
-    >>> from rm_rec.machines.associative import AssociativeMemory
+    >>> from rm_rec.config.machines import AssociativeMemory
     >>> from rm_rec.machines import MACHINES
     >>> state_bytes(MACHINES["associative"](AssociativeMemory(num_slots=31, slot_dim=32), token_dim=32))
     2046
@@ -31,7 +33,7 @@ def fit_state(config: MachineSettings, token_dim: int, num_bytes: int) -> Machin
 
     A machine whose state cannot grow keeps its settings. ConfigError where its smallest state is larger.
 
-    >>> from rm_rec.machines.associative import AssociativeMemory
+    >>> from rm_rec.config.machines import AssociativeMemory
     >>> fit_state(AssociativeMemory(slot_dim=32), token_dim=32, num_bytes=1024).num_slots
     15
     """

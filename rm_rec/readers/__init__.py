@@ -1,9 +1,13 @@
-"""Readers: what answers a query from the slots of a memory. One file a reader, with its settings; one line here."""
+"""Readers: what answers a query from the slots of a memory. One file a reader, one line here.
+
+Their settings are in rm_rec/config/readers.py.
+"""
 
 from typing import Final
 
+from rm_rec.config.base import ReaderSettings
 from rm_rec.readers.attention import SlotAttention
-from rm_rec.readers.base import Reader, ReaderSettings
+from rm_rec.readers.base import Reader
 from rm_rec.readers.hierarchical import Hierarchical
 from rm_rec.readers.multi_hop import MultiHop
 from rm_rec.readers.supporting_facts import SupportingFacts

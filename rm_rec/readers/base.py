@@ -8,14 +8,8 @@ from abc import ABC, abstractmethod
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from rm_rec.config.base import ReaderSettings
 from rm_rec.machines.base import Slots
-from rm_rec.settings import Settings
-
-
-class ReaderSettings(Settings):
-    """The base of every reader's settings, whose `kind`, a Literal with a default, is the reader's name."""
-
-    kind: str
 
 
 class Reader(nn.Module, ABC):

@@ -15,6 +15,7 @@ from small_runs import ROOT, Ended, environment
 
 PAGE = (ROOT / "docs" / "add-a-machine.md").read_text()
 MACHINE, TABLE = "rm_rec/machines/fading_mean.py", "rm_rec/machines/__init__.py"
+SETTINGS = "rm_rec/config/machines.py"
 PARITY = "tests/parity/test_fading_mean_formula.py"
 FILES = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE, re.DOTALL))
 
@@ -32,7 +33,16 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = (copy / TABLE).read_text()
     table = table.replace("\nfrom rm_rec.machines.", f"\n{imported}\nfrom rm_rec.machines.", 1)
     (copy / TABLE).write_text(table.replace("\n}\n", f"\n{line}\n}}\n", 1))
+    write_settings(copy, FILES[SETTINGS])
     return copy
+
+
+def write_settings(checkout: Path, shown: str) -> None:
+    """Put the settings class and its line where the page says."""
+    settings, line = shown.rstrip().rsplit("\n", 1)
+    text = (ROOT / SETTINGS).read_text()
+    text = text.replace("\n\nMachine = ", f"\n\n{settings.rstrip()}\n\n\nMachine = ", 1)
+    (checkout / SETTINGS).write_text(text.replace("\n    | NoMachine", f"\n{line}\n    | NoMachine", 1))
 
 
 def run(checkout: Path, *arguments: object) -> Ended:
@@ -53,7 +63,7 @@ def kept(checkout: Path, *tests: str, chosen: str = "fading_mean") -> Ended:
 
 
 def test_the_page_shows_each_file() -> None:
-    assert set(FILES) == {MACHINE, TABLE, PARITY}
+    assert set(FILES) == {SETTINGS, MACHINE, TABLE, PARITY}
     named = set(re.findall(r"`(?:…)?(test_\w+|is_\w+)…?`", PAGE))
     tests = "".join(path.read_text() for path in (ROOT / "tests" / "contracts").glob("*.py"))
     assert len(named) > 10
@@ -64,23 +74,24 @@ def test_the_example_keeps_the_contract(checkout: Path) -> None:
     ended = kept(checkout, "tests/contracts", PARITY, "tests/rm_rec/test_memories.py", "tests/rm_rec/machines")
     assert ended.returncode == 0, ended.stdout
     assert int(re.findall(r"(\d+) passed", ended.stdout)[0]) > 150
-    assert run(checkout, "ruff", "check", MACHINE, PARITY).returncode == 0
-    assert run(checkout, "ruff", "format", "--check", MACHINE, PARITY).returncode == 0
+    assert run(checkout, "ruff", "check", MACHINE, SETTINGS, PARITY).returncode == 0
+    assert run(checkout, "ruff", "format", "--check", MACHINE, SETTINGS, PARITY).returncode == 0
 
 
 @pytest.mark.parametrize(
-    ("right", "wrong", "caught_by"),
+    ("file", "right", "wrong", "caught_by"),
     [
-        ("segment.masked_fill(~valid[..., None], 0.0)", "segment", "what_padding_holds"),
-        ('Literal["fading_mean"] = "fading_mean"', 'Literal["fading"] = "fading"', "configured_by_the_name"),
+        (MACHINE, "segment.masked_fill(~valid[..., None], 0.0)", "segment", "what_padding_holds"),
+        (SETTINGS, 'Literal["fading_mean"] = "fading_mean"', 'Literal["fading"] = "fading"', "configured_by_the_name"),
     ],
     ids=["padding", "kind"],
 )
-def test_an_example_gone_wrong_is_caught(checkout: Path, right: str, wrong: str, caught_by: str) -> None:
-    assert right in FILES[MACHINE]
-    (checkout / MACHINE).write_text(FILES[MACHINE].replace(right, wrong))
+def test_an_example_gone_wrong_is_caught(checkout: Path, file: str, right: str, wrong: str, caught_by: str) -> None:
+    assert right in FILES[file]
+    before = (checkout / file).read_text()
+    (checkout / file).write_text(before.replace(right, wrong))
     ended = kept(checkout, "tests/contracts/test_machines.py", chosen=caught_by)
-    (checkout / MACHINE).write_text(FILES[MACHINE])
+    (checkout / file).write_text(before)
     assert ended.returncode == 1, ended.stdout
     assert re.search(rf"FAILED .*{caught_by}", ended.stdout)
 
