@@ -3,7 +3,7 @@
 Suffixes: U user, E event, I impression, D dim.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,6 +16,7 @@ from rm_rec.config import ClickHead, FeatureSpace, ModelConfig
 from rm_rec.embedding import FeatureEmbedding
 from rm_rec.machines.base import State, StateTrace
 from rm_rec.memories import Candidates, Events, Joined, UserMemories, no_memories
+from rm_rec.resolved import resolved_config
 from rm_rec.segments import Queries, Stretch, gap_bins, segment_index
 from rm_rec.user_memory import UserMemory
 
@@ -35,8 +36,9 @@ class StretchOutput:
 class ClickModel(nn.Module):
     """The logit of a click for each impression, from its user's memory, its window, and the target."""
 
-    def __init__(self, config: ModelConfig, features: FeatureSpace) -> None:
+    def __init__(self, config: ModelConfig, features: FeatureSpace, *, allowed_packages: Collection[str] = ()) -> None:
         super().__init__()
+        config = resolved_config(config, allowed_packages)
         self.config = config
         self.features = features
         self.embedding = FeatureEmbedding(features, config.token_dim, config.embedding_std)

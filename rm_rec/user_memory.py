@@ -4,6 +4,8 @@ Segments are encoded and folded by a memory machine; a reader answers from the s
 recent events. Suffixes: U user, S segment, N event of a segment, B block, Q query, I query in its own order, D dim.
 """
 
+from collections.abc import Collection
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from rm_rec.machines import build_machine
 from rm_rec.machines.base import Slots, State, StateTrace, last_state
 from rm_rec.memories import Shape
 from rm_rec.readers import build_reader
+from rm_rec.resolved import resolved_config
 from rm_rec.segments import Queries, QueryBlocks, Stretch, group_queries
 from rm_rec.window import WindowAttention
 
@@ -31,8 +34,11 @@ class UserMemory(nn.Module):
     (True, torch.Size([2, 31, 32]))
     """
 
-    def __init__(self, config: MemoryConfig) -> None:
+    def __init__(self, config: MemoryConfig, *, allowed_packages: Collection[str] = ()) -> None:
         super().__init__()
+        config = resolved_config(config, allowed_packages)
+        if config.sources:
+            raise ConfigError(f"sources {', '.join(config.sources)}: no model asks further sources yet; leave them out")
         self.config = config
         self.encoder = build_encoder(config.encoder, config.token_dim, config.segment_length)
         self.machine = build_machine(config.machine, config.token_dim)

@@ -1,6 +1,9 @@
 """The bases of every block of a model's settings."""
 
-from pydantic import BaseModel, ConfigDict
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Settings(BaseModel):
@@ -9,19 +12,35 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class MachineSettings(Settings):
-    """The base of every machine's settings, whose `kind`, a Literal with a default, is the machine's name."""
+class NamedSettings(Settings):
+    """Settings of one of several classes, which `kind` names: a name of rm-rec's own, or package.module:Class.
 
-    kind: str
+    rm-rec's own give `kind` a Literal with a default. Those of other packages leave it out: it becomes the place of the
+    class that has them as its `config_type`.
+    """
+
+    class_kind: ClassVar[str] = ""
+    kind: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_class(cls, values: Any) -> Any:
+        if cls.class_kind and isinstance(values, Mapping) and "kind" not in values:
+            return {"kind": cls.class_kind, **values}
+        return values
 
 
-class ReaderSettings(Settings):
-    """The base of every reader's settings, whose `kind`, a Literal with a default, is the reader's name."""
-
-    kind: str
+class MachineSettings(NamedSettings):
+    """The base of every machine's settings."""
 
 
-class EncoderSettings(Settings):
-    """The base of every encoder's settings, whose `kind`, a Literal with a default, is the encoder's name."""
+class ReaderSettings(NamedSettings):
+    """The base of every reader's settings."""
 
-    kind: str
+
+class EncoderSettings(NamedSettings):
+    """The base of every encoder's settings."""
+
+
+class SourceSettings(NamedSettings):
+    """The base of every answer source's settings."""

@@ -1,10 +1,11 @@
 """Settings of the encoders: what events of a segment tell each other before they are folded."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from rm_rec.config.base import EncoderSettings as EncoderSettings
+from rm_rec.config.outside import one_of
 
 
 class NoEncoder(EncoderSettings):
@@ -23,4 +24,7 @@ class TransformerEncoder(EncoderSettings):
     feedforward_dim: int = Field(64, ge=1)
 
 
-Encoder = Annotated[NoEncoder | TransformerEncoder, Field(discriminator="kind")]
+if TYPE_CHECKING:
+    Encoder = EncoderSettings
+else:
+    Encoder = one_of(EncoderSettings, NoEncoder, TransformerEncoder)

@@ -1,10 +1,11 @@
 """Settings of the memory machines, one class for each file of rm_rec/machines."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
 from rm_rec.config.base import MachineSettings as MachineSettings
+from rm_rec.config.outside import one_of
 
 
 class NoMachine(MachineSettings):
@@ -197,20 +198,23 @@ class LearnedQueries(MachineSettings):
     """A token keeps sigmoid(keep_bias) of what it has gathered at each segment, at the start of training."""
 
 
-Machine = Annotated[
-    AssociativeMemory
-    | MeanPool
-    | CountSketch
-    | RingBuffer
-    | NtmMemory
-    | DncMemory
-    | RumMemory
-    | TransformerXL
-    | HpmnMemory
-    | MimnMemory
-    | ExpireSpan
-    | RehearsalMemory
-    | LearnedQueries
-    | NoMachine,
-    Field(discriminator="kind"),
-]
+if TYPE_CHECKING:
+    Machine = MachineSettings
+else:
+    Machine = one_of(
+        MachineSettings,
+        AssociativeMemory,
+        MeanPool,
+        CountSketch,
+        RingBuffer,
+        NtmMemory,
+        DncMemory,
+        RumMemory,
+        TransformerXL,
+        HpmnMemory,
+        MimnMemory,
+        ExpireSpan,
+        RehearsalMemory,
+        LearnedQueries,
+        NoMachine,
+    )

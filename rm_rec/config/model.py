@@ -2,13 +2,24 @@
 
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from rm_rec.config.base import Settings
 from rm_rec.config.encoders import Encoder, NoEncoder
 from rm_rec.config.machines import AssociativeMemory, Machine
+from rm_rec.config.outside import OutsideSettings
 from rm_rec.config.readers import AttentionReader, Reader
+from rm_rec.config.sources import Source
 from rm_rec.config.windows import RecentSegments, Window
+
+
+def _source_name(name: str) -> str:
+    if not name.isidentifier() or name in ("window", "slots"):
+        raise ValueError(f"{name!r} cannot name a source: expected a Python identifier, and not window or slots")
+    return name
+
+
+SourceName = Annotated[str, AfterValidator(_source_name)]
 
 
 class ClickHead(Settings):
@@ -31,11 +42,15 @@ class MemoryConfig(Settings):
     machine: Machine = AssociativeMemory()
     reader: Reader = AttentionReader()
     window: Window = RecentSegments()
+    sources: dict[SourceName, Source] = Field(default_factory=dict)
+    """Further sources of answers by name, beside window and slots; each is a block with a kind."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "MemoryConfig":
         for name in ("encoder", "machine", "reader", "window"):
-            heads = getattr(getattr(self, name), "num_heads", 1)
+            block = getattr(self, name)
+            # What an outside class's keys mean is not known before it is imported.
+            heads = 1 if isinstance(block, OutsideSettings) else getattr(block, "num_heads", 1)
             if self.token_dim % heads:
                 raise ValueError(f"{name}.num_heads is {heads}, which does not divide token_dim {self.token_dim}")
         return self

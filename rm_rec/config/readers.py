@@ -1,10 +1,11 @@
 """Settings of the readers, one class for each file of rm_rec/readers."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from rm_rec.config.base import ReaderSettings as ReaderSettings
+from rm_rec.config.outside import one_of
 
 
 class AttentionReader(ReaderSettings):
@@ -42,7 +43,7 @@ class HierarchicalReader(ReaderSettings):
     num_queries: int = Field(4, ge=1, le=64)
 
 
-Reader = Annotated[
-    AttentionReader | MultiHopReader | SupportingFactsReader | HierarchicalReader,
-    Field(discriminator="kind"),
-]
+if TYPE_CHECKING:
+    Reader = ReaderSettings
+else:
+    Reader = one_of(ReaderSettings, AttentionReader, MultiHopReader, SupportingFactsReader, HierarchicalReader)

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from rm_rec.config.base import MachineSettings
+from rm_rec.outside import name_settings
 
 State = dict[str, Tensor]  # name -> [U, ...]
 StateTrace = dict[str, Tensor]  # name -> [U, S + 1, ...]: the state before the first segment and after each
@@ -43,6 +44,7 @@ class MemoryMachine(nn.Module, ABC):
     def __init_subclass__(cls) -> None:
         """Raise TypeError for a machine with neither `write` nor `scan`, which would call each other for ever."""
         super().__init_subclass__()
+        name_settings(cls)
         if cls.write is MemoryMachine.write and cls.scan is MemoryMachine.scan:
             raise TypeError(f"{cls.__name__} has neither write nor scan: how does it fold a segment into its state?")
 

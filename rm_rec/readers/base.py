@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rm_rec.config.base import ReaderSettings
 from rm_rec.machines.base import Slots
+from rm_rec.outside import name_settings
 
 
 class Reader(nn.Module, ABC):
@@ -21,6 +22,10 @@ class Reader(nn.Module, ABC):
 
     config_type: type[ReaderSettings]  # what its settings are
     needs_labels: bool = False  # whether `penalty` is anything: it costs reading once more
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        name_settings(cls)
 
     @property
     @abstractmethod
