@@ -43,7 +43,7 @@ class MemoryConfig(Settings):
     reader: Reader = AttentionReader()
     window: Window = RecentSegments()
     sources: dict[SourceName, Source] = Field(default_factory=dict)
-    """Further sources of answers by name, beside window and slots; each is a block with a kind."""
+    """Further sources of answers, by names of your choice, beside window and slots."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "MemoryConfig":

@@ -78,7 +78,7 @@ def one_of(base: type[NamedSettings], *members: type[NamedSettings]) -> Any:
     return Annotated[shown, PlainValidator(_OneOf(base, known)), SerializeAsAny()]  # type: ignore[type-arg]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # types are hashed, and a dict is not
 class _OneOf:
     """Validates a block by its kind."""
 
