@@ -3,10 +3,13 @@
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
+from pydantic import ValidationError
+
 from rm_rec.config.base import NamedSettings
 from rm_rec.config.model import MemoryConfig
 from rm_rec.config.outside import outside_settings
 from rm_rec.encoder import SegmentEncoder
+from rm_rec.errors import ConfigError
 from rm_rec.machines.base import MemoryMachine
 from rm_rec.outside import load_outside
 from rm_rec.readers.base import Reader
@@ -27,7 +30,10 @@ def resolved_config(config: Config, allowed_packages: Collection[str] = ()) -> C
     values = {name: getattr(config, name) for name in type(config).model_fields}
     sources = {name: found.get(f"sources.{name}", block) for name, block in config.sources.items()}
     values |= {name: block for name, block in found.items() if name in values} | {"sources": sources}
-    return type(config).model_validate(values)
+    try:
+        return type(config).model_validate(values)
+    except ValidationError as error:  # a rule over several blocks, which could not be asked before
+        raise ConfigError(error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")) from error
 
 
 def _own(block: NamedSettings, where: str, allowed_packages: Collection[str]) -> NamedSettings:

@@ -17,6 +17,8 @@ class MeanOfSlots(ReaderSettings):
     """The mean of the valid slots."""
 
     bias: bool = True
+    num_heads: int = Field(1, ge=1)
+    """Of no use here, but rm-rec holds it to dividing token_dim."""
 
 
 class MeanReader(Reader):
