@@ -36,7 +36,7 @@ def load_class(kind: str, base: type[Built], allowed_packages: Collection[str]) 
     or cannot be imported, and where the class is no subclass of `base`.
     """
     if not is_place(kind):
-        raise ConfigError(f"kind {kind!r} names no class; expected {PLACE}")
+        raise ConfigError(f"{kind!r} names no class; expected {PLACE}")
     package = package_of(kind)
     if package not in allowed_packages:
         raise ConfigError(refusal(kind))
@@ -71,7 +71,10 @@ def load_outside(
     """
     given_as_object = not isinstance(settings, OutsideSettings)
     vouched = {_top_package(type(settings))} if given_as_object else set()
-    built = load_class(settings.kind, base, {*allowed_packages, *vouched})
+    try:
+        built = load_class(settings.kind, base, {*allowed_packages, *vouched})
+    except ConfigError as error:
+        raise ConfigError(f"{where}.kind {error}") from error
     config_type = getattr(built, "config_type", None)
     if not (isinstance(config_type, type) and issubclass(config_type, NamedSettings)):
         raise ConfigError(f"{settings.kind} has no config_type; expected the class of its settings")

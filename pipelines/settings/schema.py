@@ -85,7 +85,7 @@ def help_text(model: type[BaseModel], prog: str, description: str, examples: Seq
     lines = [description, "", "Examples:", *(f"  {line}" for line in examples or _examples(model, prog)), ""]
     lines += ["Options:", *_entry("--config", "FILE.yaml", "Any number of times; a later file wins.")]
     lines += _entry("--help", "", "Show this.")
-    plain = {name: info for name, info in keys_of(model).items() if not blocks_of(info.annotation)}
+    plain = {name: info for name, info in keys_of(model).items() if not _holds_blocks(info)}
     for name, info in plain.items():
         lines += _field(f"--{name}", info, "  ")
     for name, info in keys_of(model).items():
@@ -112,7 +112,13 @@ def _leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Fie
             yield from _leaves(blocks[0], f"{prefix}{name}.")
 
 
+def _holds_blocks(info: FieldInfo) -> bool:
+    return bool(blocks_of(info.annotation)) or named_blocks_of(info.annotation) is not None
+
+
 def _block(key: str, info: FieldInfo, indent: str, default: Any = None) -> list[str]:
+    if named_blocks_of(info.annotation) is not None:
+        return _named_blocks(key, info, indent)
     models = blocks_of(info.annotation)
     default = default if default is not None else _default(info)
     about = info.description or (_summary(models[0]) if len(models) == 1 else "")
@@ -142,9 +148,7 @@ def _keys(model: type[BaseModel], prefix: str, indent: str, default: Any, skip: 
         value = getattr(default, name) if isinstance(default, model) else None
         if name == skip:
             continue
-        if named_blocks_of(info.annotation):
-            lines += _named_blocks(f"{prefix}.{name}", info, indent)
-        elif blocks_of(info.annotation):
+        if _holds_blocks(info):
             lines += _block(f"{prefix}.{name}", info, indent, value)
         else:
             lines += _field(f"--{prefix}.{name}", info, indent, value)

@@ -155,7 +155,7 @@ def test_an_object_whose_class_cannot_be_found_again_is_refused() -> None:
         ("acme_memory.parts:MeanReader", "is not a MemoryMachine: derive it from rm_rec.machines.base.MemoryMachine"),
         ("acme_memory.machines:AbstractMachine", "is abstract: it lacks initial, slots, state_spec"),
         ("acme_memory.broken:Machine", "module acme_memory.broken cannot be imported: RuntimeError: no acme here"),
-        ("associative", "kind 'associative' names no class; expected package.module:Class"),
+        ("associative", "'associative' names no class; expected package.module:Class"),
     ],
 )
 def test_a_class_that_is_none_is_refused_in_one_line(acme: Imported, kind: str, said: str) -> None:
