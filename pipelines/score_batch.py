@@ -32,6 +32,7 @@ from pipelines.models.artifact import TrainedModel, load_model
 from pipelines.models.model_files import find_model
 from pipelines.run_folder import locked
 from pipelines.settings import load_settings
+from rm_rec.config.outside import PackageName
 
 PROG = "python -m pipelines.score_batch"
 _SAID = b"rm_rec_scores"
@@ -43,6 +44,8 @@ class ScoreBatch(Strict):
 
     model: str
     """A model's folder, or models:/NAME/VERSION, models:/NAME@ALIAS, runs:/…"""
+    allow_package: tuple[PackageName, ...] = ()
+    """Packages of other people whose code the model may use, as a `kind` such as acme.machines:Fading names it."""
     memories: str
     """A store that build_memory made: a folder, parquet:FOLDER, or redis://HOST:PORT/DB?name=NAME."""
     candidates: str
@@ -75,7 +78,7 @@ def main(argv: list[str]) -> int:
     console = result_console()
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    trained = load_model(find_model(settings.model, settings.tracking_uri))
+    trained = load_model(find_model(settings.model, settings.tracking_uri), settings.allow_package)
     source = ParquetSource.open(settings.candidates)
     names = CandidateNames.of(settings.columns, trained, source)
     if names.time is not None and settings.at is not None:

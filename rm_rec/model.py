@@ -3,7 +3,7 @@
 Suffixes: U user, E event, I impression, D dim.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -12,10 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rm_rec.batch import Candidates, UserBatch
-from rm_rec.config import ClickHead, FeatureSpace, ModelConfig
+from rm_rec.config import ClickHead, FeatureSpace, MemoryConfig, ModelConfig
 from rm_rec.embedding import Embedded, FeatureEmbedding
 from rm_rec.histories import TOKENS, Histories, take
 from rm_rec.memory_state import MemoryState
+from rm_rec.resolved import resolved_config
 from rm_rec.user_memory import StretchAnswers, UserMemory, in_order
 
 
@@ -29,15 +30,40 @@ class StretchLogits:
 
 
 class ClickModel(nn.Module):
-    """The logit of a click for each impression, from its user's memory, its window, and the target."""
+    """The logit of a click for each impression, from its user's memory, its window, and the target.
 
-    def __init__(self, config: ModelConfig, features: FeatureSpace) -> None:
+    `memory` may be given as a module; its settings then stand in place of those that the config has for it.
+    ConfigError as for `UserMemory`.
+
+    >>> features = FeatureSpace(rows={"item": 50}, events=("item",), targets=("item",))
+    >>> model = ClickModel(ModelConfig(segment_length=4), features).eval()
+    >>> events = Histories(lengths=torch.tensor([6]), time=torch.arange(6), keys={"item": torch.arange(6)})
+    >>> kept = model.fold(model.no_memories(1), events)  # state and window of one user
+    >>> user, time = torch.zeros(2, dtype=torch.int64), torch.tensor([9, 9])
+    >>> items = {"item": torch.tensor([3, 7])}
+    >>> candidates = Candidates(user=user, time=time, targets=items, context={}, context_dense=torch.zeros(2, 0))
+    >>> model.score(kept, candidates).shape  # logits
+    torch.Size([2])
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        features: FeatureSpace,
+        *,
+        memory: UserMemory | None = None,
+        allowed_packages: Collection[str] = (),
+    ) -> None:
         super().__init__()
+        config = resolved_config(config, allowed_packages)
+        if memory is not None:
+            own = {name: getattr(memory.config, name) for name in MemoryConfig.model_fields}
+            config = config.model_copy(update=own)
         self.config = config
         self.features = features
         self.embedding = FeatureEmbedding(features, config.token_dim, config.embedding_std)
         self.token_dropout = nn.Dropout(config.token_dropout)
-        self.memory = UserMemory(config)
+        self.memory = memory if memory is not None else UserMemory(config)
         num_context = config.token_dim * len(features.context) + features.num_context_dense
         self.head = _Head(config.head, config.token_dim, self.memory, num_context)
 

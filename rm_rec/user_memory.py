@@ -4,7 +4,7 @@ Vectors of events go in, answers for targets come out: while training from whole
 kept of a user. Suffixes: U user, Q query, D dim.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,7 +21,9 @@ from rm_rec.memory_state import MemoryState, join, no_events, remembered
 from rm_rec.query_blocks import QueryBlocks, group_queries
 from rm_rec.readers import build_reader
 from rm_rec.readers.base import Reader
+from rm_rec.resolved import resolved_config
 from rm_rec.segments import Cut, Embed, Stretch, Timeline, lay_windows
+from rm_rec.sources import build_source
 from rm_rec.sources.base import AnswerSource, StatePart, states_at
 from rm_rec.sources.slots import SlotSource
 from rm_rec.sources.window import WindowSource
@@ -58,7 +60,9 @@ class UserMemory(nn.Module):
     >>> torch.allclose(served[[0, 2]], answers[[0, 2]], atol=1e-5)
     True
 
-    A machine, a reader, an encoder and further sources may be given as modules, in place of the config's.
+    A machine, a reader, an encoder and further sources may be given as modules, in place of the config's or beside
+    them; what was so given is named in `given`, since no settings say how to build it again. Code of other packages
+    that the config names is imported where `allowed_packages` has the package; ConfigError otherwise.
     """
 
     def __init__(
@@ -69,10 +73,14 @@ class UserMemory(nn.Module):
         machine: MemoryMachine | None = None,
         reader: Reader | None = None,
         sources: Mapping[str, AnswerSource] | None = None,
+        allowed_packages: Collection[str] = (),
     ) -> None:
         super().__init__()
+        config = resolved_config(config, allowed_packages)
         self.config = config
         dim = config.token_dim
+        parts = {"encoder": encoder, "machine": machine, "reader": reader, **(sources or {})}
+        self.given = tuple(name for name, part in parts.items() if part is not None)
         self.window = WindowSource(config.window, dim, config.segment_length)
         encoder = encoder if encoder is not None else build_encoder(config.encoder, dim, config.segment_length)
         machine = machine if machine is not None else build_machine(config.machine, dim)
@@ -80,7 +88,8 @@ class UserMemory(nn.Module):
         if machine is not None:
             reader = reader if reader is not None else build_reader(config.reader, dim, machine.slot_dim)
             self.slots = SlotSource(encoder, machine, reader)
-        self.others = nn.ModuleDict(sources or {})
+        built = {name: build_source(block, dim, config.segment_length) for name, block in config.sources.items()}
+        self.others = nn.ModuleDict(built | dict(sources or {}))
         self._names = self._part_names()
 
     @property

@@ -21,7 +21,7 @@ def space_id(model: ClickModel, vocabularies: Vocabularies) -> str | None:
         return None
     config = model.config
     digest = hashlib.sha256()
-    what = {
+    what: dict[str, object] = {
         "format": FORMAT,
         "token_dim": config.token_dim,
         "segment_length": config.segment_length,
@@ -31,6 +31,8 @@ def space_id(model: ClickModel, vocabularies: Vocabularies) -> str | None:
         "features": model.features.events,
         "oov_rows": [vocabularies.features[name].oov_rows for name in model.features.events],
     }
+    if config.sources:  # only then: a model without any keeps the name it had before there were any
+        what["sources"] = {name: source.model_dump(mode="json") for name, source in config.sources.items()}
     digest.update(json.dumps(what, sort_keys=True).encode())
     for name in model.features.events:
         ids = vocabularies.features[name].ids

@@ -16,7 +16,8 @@ from pipelines.memory.scorer import Scorer, encode
 from pipelines.models.artifact import ModelCard, TrainedModel
 
 MODEL = "model"  # the artifact of an MLflow model that holds the files of `pipelines.models.artifact`
-MEMORIES, MOMENT = "memories", "at"  # the keys of a served model's config
+MEMORIES, MOMENT, ALLOWED = "memories", "at", "allow_packages"  # the keys of a served model's config
+SETTINGS = (MEMORIES, MOMENT, ALLOWED)
 PREDICTION = "prediction"
 _WHERE = "the request"
 

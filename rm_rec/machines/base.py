@@ -6,13 +6,13 @@ Suffixes: U user, S segment, N event of a segment, D dim, K slot.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from rm_rec.settings import Settings
+from rm_rec.config.base import MachineSettings
+from rm_rec.outside import name_settings
 
 State = dict[str, Tensor]  # name -> [U, ...]
 StateTrace = dict[str, Tensor]  # name -> [U, S + 1, ...]: the state before the first segment and after each
@@ -27,18 +27,6 @@ class Slots:
     values: Float[Tensor, "user slot value_dim"]
     valid: Bool[Tensor, "user slot"]
     log_weight: Float[Tensor, "user slot"] | None = None  # a reader adds it to its logits; None: all weigh alike
-
-
-class MachineSettings(Settings):
-    """The base of every machine's settings, whose `kind`, a Literal with a default, is the machine's name."""
-
-    kind: str
-
-
-class NoMachine(MachineSettings):
-    """No memory: the window is all that the click head sees of a history (the baselines)."""
-
-    kind: Literal["none"] = "none"
 
 
 class MemoryMachine(nn.Module, ABC):
@@ -56,6 +44,7 @@ class MemoryMachine(nn.Module, ABC):
     def __init_subclass__(cls) -> None:
         """Raise TypeError for a machine with neither `write` nor `scan`, which would call each other for ever."""
         super().__init_subclass__()
+        name_settings(cls)
         if cls.write is MemoryMachine.write and cls.scan is MemoryMachine.scan:
             raise TypeError(f"{cls.__name__} has neither write nor scan: how does it fold a segment into its state?")
 

@@ -8,14 +8,9 @@ from abc import ABC, abstractmethod
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from rm_rec.config.base import ReaderSettings
 from rm_rec.machines.base import Slots
-from rm_rec.settings import Settings
-
-
-class ReaderSettings(Settings):
-    """The base of every reader's settings, whose `kind`, a Literal with a default, is the reader's name."""
-
-    kind: str
+from rm_rec.outside import name_settings
 
 
 class Reader(nn.Module, ABC):
@@ -27,6 +22,10 @@ class Reader(nn.Module, ABC):
 
     config_type: type[ReaderSettings]  # what its settings are
     needs_labels: bool = False  # whether `penalty` is anything: it costs reading once more
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        name_settings(cls)
 
     @property
     @abstractmethod

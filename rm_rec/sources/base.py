@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from rm_rec.config.base import SourceSettings
 from rm_rec.machines.base import State, StateTrace
+from rm_rec.outside import name_settings
 from rm_rec.query_blocks import QueryBlocks
 from rm_rec.segments import Segments, Stretch
 
@@ -44,10 +46,17 @@ class AnswerSource(nn.Module, ABC):
     """Answers queries about users' histories, from a state of fixed size, from the recent raw events, or from both.
 
     A source with a state has `state_parts`, `initial` and `fold`; all have `answer`. What a source reads of other users
-    (a state that is no user's) must be older than `queries.time`, query by query.
+    (a state that is no user's) must be older than `queries.time`, query by query. A source that a config names is built
+    from its settings and the sizes of vectors and segments: `Source(config, token_dim, segment_length)`.
     """
 
+    config_type: type[SourceSettings]  # what its settings are, where a config may name it
     keys: tuple[str, ...] = ()  # the integer keys of events, and of targets, that it reads
+
+    def __init_subclass__(cls) -> None:
+        """Let the settings know the class that they are of."""
+        super().__init_subclass__()
+        name_settings(cls)
 
     @property
     @abstractmethod

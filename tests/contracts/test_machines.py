@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rm_rec.config import Encoder, Machine
+from rm_rec.config import Encoder, Machine, OutsideSettings
 from rm_rec.encoder import build_encoder
 from rm_rec.machines import MACHINES, build_machine
 from rm_rec.machines.base import MemoryMachine, Slots, State, StateTrace
@@ -96,8 +96,9 @@ def copy(state: State) -> State:
 
 def test_every_machine_can_be_configured_by_the_name_it_has_in_the_table() -> None:
     assert {kind: machine.config_type().kind for kind, machine in MACHINES.items()} == {kind: kind for kind in MACHINES}
-    configs = get_args(get_args(Machine)[0])
+    *configs, others = get_args(get_args(Machine)[0])
     assert [config().kind for config in configs] == [*MACHINES, "none"]
+    assert others is OutsideSettings
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from rm_rec.config import MemoryConfig
+from rm_rec.config.machines import RehearsalMemory
 from rm_rec.machines.base import State
-from rm_rec.machines.rehearsal import RehearsalMemory
 from rm_rec.readers.supporting_facts import SupportingFacts
 from rm_rec.segments import Queries, Stretch
 from rm_rec.user_memory import UserMemory

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from rm_rec.attention import NullAttention
 from rm_rec.config import Window
+from rm_rec.config.readers import AttentionReader
 from rm_rec.machines.base import Slots
 from rm_rec.readers import build_reader
-from rm_rec.readers.attention import AttentionReader
 from rm_rec.segments import Queries, Stretch, group_queries
 from tests.fakes import scrambled
 

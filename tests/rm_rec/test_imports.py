@@ -9,9 +9,15 @@ import rm_rec
 
 
 @pytest.mark.parametrize(
-    "statement", ["import rm_rec.errors", "import pipelines.evaluate", "import pipelines.make_log"]
+    "statement",
+    [
+        "import rm_rec.errors",
+        "import pipelines.evaluate",
+        "import pipelines.make_log",
+        "from rm_rec import FeatureSpace, MemoryConfig, ModelConfig, RehearsalConfig",
+    ],
 )
-def test_tables_alone_need_no_torch(statement: str) -> None:
+def test_tables_and_settings_need_no_torch(statement: str) -> None:
     code = f"{statement}; import sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
