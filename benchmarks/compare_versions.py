@@ -17,6 +17,7 @@ by a millionth. Exits with 1 where something differs.
 import argparse
 import datetime
 import json
+import math
 import shutil
 import subprocess
 import tempfile
@@ -176,13 +177,18 @@ def write(out: Path, facts: dict[str, Any], findings: Sequence[tuple[str, Findin
     said = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     path.write_text(f"# Two versions compared\n\n{said}\n\n{table}\n", encoding="utf-8")
     results = [{"log": log, **asdict(found), "equal": found.equal} for log, found in findings]
-    values = json.dumps({**facts, "findings": results}, indent=2).replace("Infinity", "null")
-    path.with_suffix(".json").write_text(values + "\n", encoding="utf-8")
+    for values in results:
+        if not math.isfinite(values["difference"]):
+            values["difference"] = None  # JSON has no infinity
+    text = json.dumps({**facts, "findings": results}, indent=2, allow_nan=False)
+    path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
 
 
 def main(argv: list[str]) -> int:
     """Compare the versions on all logs, print the table, and say by the exit code whether all is equal."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--before", required=True, help="a Git revision")
     parser.add_argument("--log", action="append", default=[], help="a log in Parquet, with a --recipe each")
     parser.add_argument("--recipe", action="append", default=[], help="the log's settings of train_ctr, in YAML")
@@ -199,19 +205,18 @@ def main(argv: list[str]) -> int:
     ):
         work = Path(folder)
         logs = logs_of(arguments, Version("before", checkout, work / "log", arguments.threads))
-        try:
-            for log in logs:
-                place = work / log.name
-                before = Version("before", checkout, place / "before", arguments.threads)
-                after = Version("after", WORKING_TREE, place / "after", arguments.threads)
-                before.check()
-                after.check()
+        for log in logs:
+            place = work / log.name
+            before = Version("before", checkout, place / "before", arguments.threads)
+            after = Version("after", WORKING_TREE, place / "after", arguments.threads)
+            before.check()
+            after.check()
+            try:
                 for found in Comparison(before, after, log, arguments.epochs).findings(first_training):
                     findings.append((log.name, found))
                     console.print(f"{log.name}: {found.what}: {found.difference:.1e} {found.note}")
-        except VersionFailed as failure:
-            console.print(f"error: {failure}")
-            return FAILED
+            except VersionFailed as failure:
+                findings.append((log.name, Finding("all jobs end well", math.inf, 0.0, str(failure))))
     table = Table(*HEADER, title=f"{arguments.before} and the working tree")
     for row in rows_of(findings):
         table.add_row(*row)

@@ -115,7 +115,7 @@ class Log:
         bounds = [time[len(events) * number // NIGHTS] for number in range(1, NIGHTS)]
         night = pa.array(np.zeros(len(events), np.int64))
         for bound in bounds:
-            night = pc.add(night, pc.greater_equal(time, bound).cast("int64"))
+            night = pc.add(night, pc.greater(time, bound).cast("int64"))
         nights = [folder / f"night-{number}.parquet" for number in range(NIGHTS)]
         for number, path in enumerate(nights):
             pq.write_table(events.filter(pc.equal(night, number)), path)
