@@ -37,17 +37,24 @@ class Finding:
         return self.difference <= self.tolerance
 
 
-def distance(before: ArrayLike, after: ArrayLike) -> float:
+def distance(before: ArrayLike, after: ArrayLike, *, by_row: bool = False) -> float:
     """Return the largest difference of two arrays of one shape, relative to values above 1; infinite where one is NaN.
+
+    `by_row`: relative to the largest value of its row, for rows whose numbers are sums of others of that size.
 
     >>> distance([0.5, 1000.0], [0.5, 1001.0]) == 1 / 1001
     True
+    >>> distance([[0.5, 100.0]], [[0.75, 100.0]], by_row=True)
+    0.0025
     """
     ours, theirs = np.asarray(before, np.float64), np.asarray(after, np.float64)
     if ours.shape != theirs.shape:
         return math.inf
+    size = np.maximum(1.0, np.maximum(np.abs(ours), np.abs(theirs)))
+    if by_row:
+        size = size.max(axis=tuple(range(1, size.ndim)), keepdims=True, initial=1.0)
     with np.errstate(invalid="ignore"):
-        relative = np.abs(ours - theirs) / np.maximum(1.0, np.maximum(np.abs(ours), np.abs(theirs)))
+        relative = np.abs(ours - theirs) / size
     apart = np.where(ours == theirs, 0.0, np.nan_to_num(relative, nan=math.inf))
     return float(apart.max(initial=0.0))
 
@@ -92,7 +99,11 @@ def _rows_of_one(table: pa.Table, other: pa.Table, keys: list[str]) -> int:
 
 
 def memories(what: str, before: MemoryStore, after: MemoryStore, tolerance: float) -> list[Finding]:
-    """Compare what two stores hold of each user: states within a tolerance, counts, times and windows exactly."""
+    """Compare what two stores hold of each user: states within a tolerance, counts, times and windows exactly.
+
+    A state's number may be what is left of larger ones that were added up, so that its error goes with their size: a
+    difference is relative to the largest number of its user's part.
+    """
     names = (f"{what}: states", f"{what}: counts, times and windows")
     ours, theirs = _sorted(before), _sorted(after)
     difference = ""
@@ -104,7 +115,7 @@ def memories(what: str, before: MemoryStore, after: MemoryStore, tolerance: floa
     if difference:
         return [Finding(name, math.inf, tolerance, difference) for name in names]
     fields = [name for name in ours.records.dtype.names or () if name != CHECKSUM]
-    apart = {name: distance(ours.records[name], theirs.records[name]) for name in fields}
+    apart = {name: distance(ours.records[name], theirs.records[name], by_row=name.startswith(STATE)) for name in fields}
     states = {name: value for name, value in apart.items() if name.startswith(STATE)}
     exact = {name: value for name, value in apart.items() if name not in states}
     return [_worst(names[0], states, tolerance), _worst(names[1], exact, 0.0)]

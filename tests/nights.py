@@ -121,16 +121,14 @@ def of_store(store: MemoryStore) -> dict[Any, dict[str, np.ndarray]]:
     return {user: {name: np.array(row[name]) for name in names} for user, row in rows}
 
 
-def assert_same(
-    ours: dict[Any, dict[str, np.ndarray]], theirs: dict[Any, dict[str, np.ndarray]], atol: float, rtol: float = 0
-) -> None:
-    """Compare what two stores hold: counts, times and windows exactly, states within `atol` + `rtol` of a value."""
+def assert_same(ours: dict[Any, dict[str, np.ndarray]], theirs: dict[Any, dict[str, np.ndarray]], atol: float) -> None:
+    """Compare what two stores hold: counts, times and windows exactly, states within a tolerance."""
     assert ours.keys() == theirs.keys()
     for user, record in ours.items():
         for name, value in record.items():
             if name.startswith("state."):
                 np.testing.assert_allclose(
-                    value.astype(np.float64), theirs[user][name].astype(np.float64), rtol=rtol, atol=atol, err_msg=name
+                    value.astype(np.float64), theirs[user][name].astype(np.float64), rtol=0, atol=atol, err_msg=name
                 )
             else:
                 np.testing.assert_array_equal(value, theirs[user][name], err_msg=f"{name} of {user}")

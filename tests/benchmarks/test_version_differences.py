@@ -40,6 +40,12 @@ def test_a_distance_is_the_largest(after: list[float], expected: float) -> None:
     assert distance(after, [1.0, -2.0]) == pytest.approx(expected)
 
 
+def test_a_distance_by_rows_is_relative_to_each_rows_largest_value() -> None:
+    before, after = [[0.1, 50.0], [0.1, 0.2]], [[0.2, 50.0], [0.1, 0.2]]
+    assert distance(before, after, by_row=True) == pytest.approx(0.1 / 50)
+    assert distance(before[::-1], [[0.2, 0.2], [0.1, 50.0]], by_row=True) == pytest.approx(0.1)
+
+
 def test_infinite_values_that_agree_are_no_difference() -> None:
     assert distance([math.inf, -math.inf], [math.inf, -math.inf]) == 0.0
     assert distance([math.inf], [-math.inf]) == math.inf
@@ -111,8 +117,8 @@ def test_memories_are_compared_user_by_user(store: Store) -> None:
     states, exact = compared(before, other_order)
     assert states.equal
     assert not exact.equal  # the other user has the other's counts
-    states, exact = compared(before, store("apart", sums=((1, 2), (3, 4.5))))
-    assert states == Finding("m: states", pytest.approx(0.5 / 4.5), 1e-6, "most in state.sum")
+    states, exact = compared(before, store("apart", sums=((1, 2), (3.5, 4))))
+    assert states == Finding("m: states", pytest.approx(0.5 / 4), 1e-6, "most in state.sum")
     assert exact.equal
     states, exact = compared(before, store("counted", events=6))
     assert states.equal
