@@ -11,7 +11,8 @@ The version before trains a model, without dropout and rehearsal. From its files
 memories in three nights, score candidates, and train further: once with learning rates of 1e-12, where the losses are
 those of the same weights, and once as usual. Training amplifies the last bits of float32, so that the latter is
 compared within ten times the noise: what the version before differs from itself with learning rates that are larger
-by a millionth. Exits with 1 where something differs.
+by a millionth. For comparison: with all attention computed in float64, predictions and scores were 2e-7 apart, and
+5e-6 after two epochs, where that noise was 1e-5. Exits with 1 where something differs.
 """
 
 import argparse
