@@ -5,7 +5,7 @@ python benchmarks/compare_versions.py --before REVISION [--log FILE --recipe FIL
 
 Before is a Git revision, checked out for the while; after is the working tree. Both are driven by their own command
 lines. Without --log, the log is the quickstart's, of fewer users; --data FOLDER adds its delicious_tags.parquet. What
-is not known here goes to the first training (no `--from` of an older version then knows better).
+is not known here goes to the first training, whose model all that follows has.
 
 The version before trains a model, without dropout and rehearsal. From its files both versions predict the log, build
 memories in three nights, score candidates, and train further: once with learning rates of 1e-12, where the losses are
