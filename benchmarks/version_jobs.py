@@ -21,7 +21,7 @@ NIGHTS, CANDIDATES = 3, 5000
 
 
 class VersionFailed(RmRecError):  # noqa: N818 - a version that cannot do its work differs from the other
-    """A version's job ended with an error; the message has the job and its last line."""
+    """A version's job ended with an error; the message has the job and the last line of its errors."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Version:
         )
         if ended.returncode != 0:
             *_, said = ["", *ended.stderr.splitlines()]
-            raise VersionFailed(f"version {self.name}: {' '.join(map(str, command))} exits {ended.returncode}: {said}")
+            raise VersionFailed(f"version {self.name}: {' '.join(map(str, command[:2]))} exits {ended.returncode}: {said}")
         return ended.stdout
 
     def check(self) -> None:
