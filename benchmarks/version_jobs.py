@@ -47,7 +47,8 @@ class Version:
         )
         if ended.returncode != 0:
             *_, said = ["", *ended.stderr.splitlines()]
-            raise VersionFailed(f"version {self.name}: {' '.join(map(str, command[:2]))} exits {ended.returncode}: {said}")
+            job = " ".join(map(str, command[:2]))
+            raise VersionFailed(f"version {self.name}: {job} exits {ended.returncode}: {said}")
         return ended.stdout
 
     def check(self) -> None:
