@@ -71,8 +71,13 @@ class SourceCase:
         )
 
     def queries(self, histories: Histories, user: Tensor, num_earlier: Tensor, seed: int = 2) -> Queries:
-        """Draw queries of users, each between the last event that it sees and the next."""
+        """Draw queries of users, each between the last event that it sees and the next; half ask about what was met."""
         generator = torch.Generator().manual_seed(seed)
+        length = histories.lengths[user]
+        met = (torch.rand(len(user), generator=generator) < 0.5) & (length > 0)
+        within = torch.randint(1 << 40, (len(user),), generator=generator) % length.clamp(min=1)
+        of_event = torch.where(met, histories.first[user] + within, 0)
+        keys = self._keys(len(user), generator)
         last = (histories.first[user] + num_earlier - 1).clamp(min=0)
         time = torch.where(num_earlier > 0, histories.time[last] + 1, 999)
         return Queries(
@@ -80,7 +85,7 @@ class SourceCase:
             user=user,
             time=time,
             num_earlier=num_earlier,
-            keys=self._keys(len(user), generator),
+            keys={name: torch.where(met, histories.keys[name][of_event], v) for name, v in keys.items()},
         )
 
     def everywhere(self, histories: Histories) -> Queries:

@@ -20,7 +20,18 @@ from rm_rec.testing.contract import (
     expect_finite,
     send_backward,
 )
-from rm_rec.testing.source_case import LENGTH, RAGGED, TOKEN_DIM, Make, Plant, SourceCase, changed, of_queries, of_users
+from rm_rec.testing.source_case import (
+    LENGTH,
+    RAGGED,
+    TESTED,
+    TOKEN_DIM,
+    Make,
+    Plant,
+    SourceCase,
+    changed,
+    of_queries,
+    of_users,
+)
 from rm_rec.testing.source_state import STATE
 
 
@@ -78,14 +89,15 @@ def nothing_later_than_the_query_is_seen(case: SourceCase) -> None:
 @torch.no_grad()
 def a_memory_answers_what_the_history_would(case: SourceCase) -> None:
     """A memory of a state and a window answers as the whole history does, after any number of events."""
-    memory, histories = case.memory(bptt_segments=2), case.histories((27,))
+    histories = case.histories((27,))
     queries = case.queries(histories, torch.zeros(28, dtype=torch.int64), torch.arange(28))
-    whole = memory.whole
     grown = of_users(histories, torch.zeros(28, dtype=torch.int64), end=torch.arange(28))
-    kept = whole.fold(whole.initial(28), grown)
     served = replace(queries, user=torch.arange(28), num_earlier=None)
-    found, expected = memory.own(whole.answer(kept, served)), memory.answers(histories, queries)
-    expect_close(found, expected, "from a memory after 0 to 27 events, not from the history,")
+    for at_once in (2, 512):  # segments that the history is gone through at once
+        memory = case.memory(bptt_segments=at_once)
+        kept = memory.whole.fold(memory.whole.initial(28), grown)
+        found, expected = memory.own(memory.whole.answer(kept, served)), memory.answers(histories, queries)
+        expect_close(found, expected, "from a memory after 0 to 27 events, not from the history,")
 
 
 @torch.no_grad()
@@ -198,9 +210,10 @@ def a_penalty_is_one_finite_number(case: SourceCase) -> None:
     memory, histories = case.memory(bptt_segments=2), case.histories()
     queries = case.everywhere(histories)
     for stretch in memory.whole.stretches(histories, queries):
-        for clicked in (torch.ones_like(stretch.query).bool(), torch.zeros_like(stretch.query).bool()):
-            penalty = memory.whole.penalty(stretch, clicked)
-            if penalty is not None:
+        trace = {name: stretch.trace[f"{TESTED}_{name}"] for name in memory.source.state_parts()}
+        layout = stretch.blocks.layout
+        for clicked in (torch.ones_like(layout.query).bool(), torch.zeros_like(layout.query).bool()):
+            if (penalty := memory.source.penalty(stretch.blocks, clicked, trace)) is not None:
                 expect(penalty.shape == (), f"the penalty has shape {tuple(penalty.shape)}, expected one number")
                 expect_finite(penalty, "the penalty")
 

@@ -12,6 +12,7 @@ from rm_rec.sources.window import WindowSource
 from rm_rec.testing import SOURCE_CHECKS, SourceCase
 from rm_rec.testing.source_case import Make
 from tests.counting_source import CountingSource
+from tests.everyones_counts import EveryonesCounts, plant
 
 
 def slots(machine: str, reader: str, *, encoded: bool = False) -> Make:
@@ -37,6 +38,7 @@ SOURCES = {
     "ring_buffer": SourceCase(slots("ring_buffer", "supporting_facts"), window_segments=0),
     "hpmn": SourceCase(slots("hpmn", "multi_hop")),
     "counting": SourceCase(lambda dim, length: CountingSource()),
+    "everyones_counts": SourceCase(lambda dim, length: EveryonesCounts(), plant=plant),
 }
 
 
