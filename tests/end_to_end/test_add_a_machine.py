@@ -5,13 +5,16 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from small_runs import ROOT, Ended, environment
+
+import rm_rec.testing
+from rm_rec.testing import MACHINE_CHECKS, READER_CHECKS, SOURCE_CHECKS
 
 PAGE = (ROOT / "docs" / "add-a-machine.md").read_text()
 MACHINE, TABLE = "rm_rec/machines/fading_mean.py", "rm_rec/machines/__init__.py"
@@ -65,10 +68,29 @@ def kept(checkout: Path, *tests: str, chosen: str = "fading_mean") -> Ended:
 
 def test_the_page_shows_each_file() -> None:
     assert set(FILES) == {SETTINGS, MACHINE, TABLE, PARITY, OUTSIDE}
-    named = set(re.findall(r"`(?:…)?(test_\w+|is_\w+)…?`", PAGE))
+
+
+@pytest.mark.parametrize("checks", [MACHINE_CHECKS, READER_CHECKS, SOURCE_CHECKS], ids=["machine", "reader", "source"])
+def test_the_page_names_every_check_and_no_other(checks: Mapping[str, object]) -> None:
+    (kind,) = (name for name, value in vars(rm_rec.testing).items() if value is checks)
+    (table,) = re.findall(rf"held by \(`{kind}`\) \|\n((?:\|.*\n)+)", PAGE)
+    named = {name for row in table.splitlines()[1:] for name in re.findall(r"`(\w+)`", row.split(" | ")[-1])}
+    assert named == set(checks)
+
+
+def test_the_page_names_tests_that_there_are() -> None:
     tests = "".join(path.read_text() for path in (ROOT / "tests" / "contracts").glob("*.py"))
-    assert len(named) > 10
-    assert all(name in tests for name in named), [name for name in named if name not in tests]
+    named = set(re.findall(r"`(test_\w+)`", PAGE))
+    assert len(named) == 2
+    assert all(f"def {name}(" in tests for name in named)
+
+
+def test_the_pages_own_test_passes(checkout: Path) -> None:
+    (shown,) = re.findall(r"```python\n(import pytest\n.*?)```", PAGE, re.DOTALL)
+    (checkout / "test_fading_mean.py").write_text(shown)
+    ended = run(checkout, "pytest", "-q", "-p", "no:cacheprovider", "test_fading_mean.py")
+    assert ended.returncode == 0, ended.stdout
+    assert f"{len(MACHINE_CHECKS) + 1} passed" in ended.stdout
 
 
 def test_the_example_keeps_the_contract(checkout: Path) -> None:
@@ -107,7 +129,7 @@ def test_the_same_machine_in_a_package_of_its_own_is_trained_as_the_page_says(
 @pytest.mark.parametrize(
     ("file", "right", "wrong", "caught_by"),
     [
-        (MACHINE, "segment.masked_fill(~valid[..., None], 0.0)", "segment", "what_padding_holds"),
+        (MACHINE, "segment.masked_fill(~valid[..., None], 0.0)", "segment", "padding_does_not_matter"),
         (SETTINGS, 'Literal["fading_mean"] = "fading_mean"', 'Literal["fading"] = "fading"', "configured_by_the_name"),
     ],
     ids=["padding", "kind"],
