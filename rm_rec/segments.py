@@ -185,7 +185,9 @@ class Timeline:
         length = self.cut.segment_length
         within_UE = length * first_U[:, None] + torch.arange(num_segments * length, device=first_U.device)
         valid = (within_UE >= 0) & (within_UE < self.histories.lengths[:, None])
-        place = torch.where(valid, self.histories.first[:, None] + within_UE, 0).view(len(first_U), num_segments, length)
+        place = torch.where(valid, self.histories.first[:, None] + within_UE, 0).view(
+            len(first_U), num_segments, length
+        )
         assert self.histories.tokens is not None
         segments = self._segments(take(self.histories.tokens, place), place, valid.view(place.shape))
         return Stretch(segments=segments, num_folded=num_folded, lead=(-length * first_U).clamp(min=0))
