@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from feature_store.memories.record import Memories
 from feature_store.memories.store import MemoryStore
 from feature_store.prepared_log import PreparedLog
-from feature_store.ragged import Ids, owners
+from feature_store.ragged import owners
 from feature_store.user_events import UserEvents, read_user_events
 from pipelines.memory.user_memories import to_model, to_store
 from pipelines.models.artifact import TrainedModel
