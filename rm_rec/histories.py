@@ -130,14 +130,13 @@ class Queries:
             expect_rows(name, values, len(self.tokens), "as many as tokens")
 
 
-def check_queries(queries: Queries, num_users: int, newest_Q: Tensor) -> None:
-    """Raise BatchError for a query of nobody, or at a time that is not later than the newest event that it sees [Q].
+def check_times(queries: Queries, newest_Q: Tensor) -> None:
+    """Raise BatchError for a query at a time that is not later than the newest event that it sees [Q].
 
     Values are looked at on the CPU alone: elsewhere that would wait for the device.
     """
     if queries.time.device.type != "cpu" or not len(queries.user):
         return
-    _check_users(queries, num_users)
     early = queries.time <= newest_Q
     if bool(early.any()):
         row = int(early.nonzero()[0])
@@ -151,10 +150,9 @@ def newest_seen(histories: Histories, queries: Queries, before_U: Tensor | None 
     """Return the time of the newest event that each query sees [Q]; before all times where it sees none.
 
     `before_U` are the newest times of users before these histories, where they go on from something. Raises BatchError
-    where `num_earlier` is beyond a user's events.
+    for a query of nobody, and where `num_earlier` is beyond a user's events.
     """
-    if queries.time.device.type == "cpu" and len(queries.user):
-        _check_users(queries, histories.num_users)
+    check_users(queries, histories.num_users)
     newest = torch.full_like(queries.time, BEFORE_ALL) if before_U is None else before_U[queries.user]
     available = histories.lengths[queries.user]
     seen = available
@@ -171,7 +169,10 @@ def newest_seen(histories: Histories, queries: Queries, before_U: Tensor | None 
     return torch.where(seen > 0, take_column(histories.time, last), newest)
 
 
-def _check_users(queries: Queries, num_users: int) -> None:
+def check_users(queries: Queries, num_users: int) -> None:
+    """Raise BatchError for a query of nobody; on the CPU alone, as above."""
+    if queries.time.device.type != "cpu" or not len(queries.user):
+        return
     least, most = (int(bound) for bound in torch.aminmax(queries.user))
     if least < 0 or most >= num_users:
         raise BatchError(f"user of the queries goes from {least} to {most}, expected 0 to {num_users - 1}")

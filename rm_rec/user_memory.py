@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rm_rec.config import MemoryConfig
 from rm_rec.encoder import build_encoder
 from rm_rec.errors import BatchError, ConfigError
-from rm_rec.histories import BEFORE_ALL, TOKENS, Histories, Queries, check_queries, newest_seen
+from rm_rec.histories import BEFORE_ALL, TOKENS, Histories, Queries, check_times, check_users, newest_seen
 from rm_rec.machines import build_machine
 from rm_rec.machines.base import MemoryMachine, State, StateTrace, last_state
 from rm_rec.memory_state import MemoryState, join, no_events, remembered
@@ -174,13 +174,12 @@ class UserMemory(nn.Module):
         self._check_tokens("histories", histories.tokens)
         self._check_tokens("queries", queries.tokens)
         if state is None:
-            check_queries(queries, histories.num_users, newest_seen(histories, queries))
+            check_times(queries, newest_seen(histories, queries))
             timeline = Timeline.from_start(self._cut, histories, self.keys_read)
             carried = self._initial(histories.num_users)
         else:
-            newest_Q = newest_seen(histories, queries, _newest(state))
-            check_queries(queries, histories.num_users, newest_Q)
             timeline = join(state, histories, self.cut, self.keys_read)
+            check_times(queries, newest_seen(histories, queries, _newest(state)))
             carried = state.state
         # The last queries of a stretch lie in its last segment: after the writes of all the others.
         at_once = None if self.window.whole_history else self.config.bptt_segments + 1
@@ -232,7 +231,8 @@ class UserMemory(nn.Module):
             raise BatchError("a query of a memory sees all that it holds: leave num_earlier out")
         if not len(queries.user):
             return queries.tokens.new_zeros(0, self.num_features)
-        check_queries(queries, state.num_users, _newest(state)[queries.user])
+        check_users(queries, state.num_users)
+        check_times(queries, _newest(state)[queries.user])
         recent = lay_windows(self.cut, state.num_events, state.window_time, self._window_columns(state, embed))
         visible_U = recent.lead + self.cut.window_length(state.num_events)
         blocks = group_queries(

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rm_rec.config import MemoryConfig, NoEncoder, RecentSegments
+from rm_rec.config import MemoryConfig, NoEncoder, NoMachine, RecentSegments
 from rm_rec.histories import Histories, Queries
-from rm_rec.machines.base import NoMachine
 from rm_rec.segments import Cut, Segments, Timeline
 from rm_rec.sources.base import AnswerSource
 from rm_rec.testing.contract import draw_weights

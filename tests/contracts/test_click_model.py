@@ -186,10 +186,9 @@ def test_a_batch_may_lack_anything(model: ClickModel, event_lengths: list[int], 
 
 
 def test_every_weight_learns(model: ClickModel, batch: UserBatch) -> None:
-    for output in model.stretches(batch):
-        clicked = batch.label[output.impression] > 0
-        penalty = model.memory.penalty(output.memory, clicked)
-        (output.logits.square().sum() + (penalty if penalty is not None else 0.0)).backward()
+    (output,) = model.stretches(batch)
+    penalty = model.memory.penalty(output.memory, batch.label[output.impression] > 0)
+    (output.logits.square().sum() + (penalty if penalty is not None else 0.0)).backward()
     for name, weight in model.named_parameters():
         assert weight.grad is not None, name
         assert torch.isfinite(weight.grad).all(), name

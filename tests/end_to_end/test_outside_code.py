@@ -1,4 +1,4 @@
-"""A model of another package's machine, reader and encoder: trained, scored, promoted and served by permission."""
+"""A model of another package's machine, reader, encoder and source: trained, scored and served by permission."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -24,6 +24,7 @@ RECIPE = {
         "machine": {"kind": FADING, "num_means": 3},
         "reader": {"kind": "acme_memory.parts:MeanReader"},
         "encoder": {"kind": "acme_memory.parts:ScaledEncoder"},
+        "sources": {"counts": {"kind": "acme_memory.sources:CountsSource", "num_buckets": 16}},
     }
 }
 NAME, ALLOW = "of-acme", ("--allow-package", "acme_memory")

@@ -43,7 +43,7 @@ def machine(**keys: Any) -> OutsideSettings:
 
 
 def test_settings_are_read_and_written_without_importing_anything(acme: Imported) -> None:
-    config = outside(sources={"counts": {"kind": "acme_memory.parts:CountsSource"}})
+    config = outside(sources={"counts": {"kind": "acme_memory.sources:CountsSource"}})
     assert MemoryConfig.model_validate_json(config.model_dump_json()) == config
     assert config.model_dump()["machine"] == OUTSIDE["machine"]
     assert outside_packages(config) == ALLOWED
@@ -61,7 +61,7 @@ def test_settings_are_read_and_written_without_importing_anything(acme: Imported
         lambda: build_machine(outside().machine, 8),
         lambda: build_reader(outside().reader, 8, 8),
         lambda: build_encoder(outside().encoder, 8, 4),
-        lambda: build_source(OutsideSettings(kind="acme_memory.parts:CountsSource"), 8, 4, ["acme"]),
+        lambda: build_source(OutsideSettings(kind="acme_memory.sources:CountsSource"), 8, 4, ["acme"]),
         lambda: fit_state(outside().machine, 8, 512),
     ],
     ids=["UserMemory", "ClickModel", "resolved", "machine", "reader", "encoder", "source", "fit_state"],
@@ -89,10 +89,14 @@ def test_a_memory_is_built_of_it_with_every_default_written_down(acme: Imported)
 
 
 def test_sources_are_resolved_and_built_too(acme: Imported) -> None:
-    config = resolved_config(outside(sources={"counts": {"kind": "acme_memory.parts:CountsSource"}}), ALLOWED)
-    assert config.sources["counts"].model_dump() == {"kind": "acme_memory.parts:CountsSource", "buckets": 4}
+    config = resolved_config(outside(sources={"counts": {"kind": "acme_memory.sources:CountsSource"}}), ALLOWED)
+    assert config.sources["counts"].model_dump() == {
+        "kind": "acme_memory.sources:CountsSource",
+        "key": "item",
+        "num_buckets": 64,
+    }
     source = build_source(config.sources["counts"], 8, 4)
-    assert (type(source).__name__, source.buckets) == ("CountsSource", 4)
+    assert (type(source).__name__, source.num_buckets) == ("CountsSource", 64)
 
 
 @pytest.mark.parametrize("name", ["window", "slots", "two words", "3rd"])

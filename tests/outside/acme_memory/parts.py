@@ -6,11 +6,9 @@ from torch import Tensor, nn
 
 from rm_rec.config.encoders import EncoderSettings
 from rm_rec.config.readers import ReaderSettings
-from rm_rec.config.sources import SourceSettings
 from rm_rec.encoder import SegmentEncoder
 from rm_rec.machines.base import Slots
 from rm_rec.readers.base import Reader
-from rm_rec.sources.base import AnswerSource
 
 
 class MeanOfSlots(ReaderSettings):
@@ -61,19 +59,3 @@ class ScaledEncoder(SegmentEncoder):
 
     def forward(self, tokens: Tensor, valid: Tensor) -> Tensor:
         return tokens * self.scale
-
-
-class Counts(SourceSettings):
-    """How often."""
-
-    buckets: int = Field(4, ge=1)
-
-
-class CountsSource(AnswerSource):
-    """A source that answers nothing yet."""
-
-    config_type = Counts
-
-    def __init__(self, config: Counts, token_dim: int, segment_length: int) -> None:
-        super().__init__(config, token_dim, segment_length)
-        self.buckets = config.buckets
