@@ -75,7 +75,7 @@ def test_nothing_is_imported_without_permission(acme: Imported, make: Callable[[
 
 def test_a_memory_is_built_of_it_with_every_default_written_down(acme: Imported) -> None:
     memory = UserMemory(outside(), allowed_packages=ALLOWED)
-    names = [type(part).__name__ for part in (memory.machine, memory.reader, memory.encoder)]
+    names = [type(part).__name__ for part in (memory.slots.machine, memory.slots.reader, memory.slots.encoder)]
     assert names == ["FadingMeanMachine", "MeanReader", "ScaledEncoder"]
     assert memory.config.machine.model_dump() == {"kind": FADING, "num_means": 3, "longest": 64.0}
     assert memory.config.reader.model_dump() == {"kind": "acme_memory.parts:MeanReader", "bias": True, "num_heads": 1}
@@ -90,11 +90,8 @@ def test_a_memory_is_built_of_it_with_every_default_written_down(acme: Imported)
 
 def test_sources_are_resolved_and_built_too(acme: Imported) -> None:
     config = resolved_config(outside(sources={"counts": {"kind": "acme_memory.sources:CountsSource"}}), ALLOWED)
-    assert config.sources["counts"].model_dump() == {
-        "kind": "acme_memory.sources:CountsSource",
-        "key": "item",
-        "num_buckets": 64,
-    }
+    counts = {"kind": "acme_memory.sources:CountsSource", "key": "item", "num_buckets": 64}
+    assert config.sources["counts"].model_dump() == counts
     source = build_source(config.sources["counts"], 8, 4)
     assert (type(source).__name__, source.num_buckets) == ("CountsSource", 64)
 

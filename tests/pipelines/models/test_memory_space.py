@@ -144,10 +144,10 @@ def test_a_default_and_the_same_value_given_are_one_space(acme: Callable[[], boo
 def test_weights_of_other_peoples_machines_and_encoders_count(acme: Callable[[], bool]) -> None:
     known = vocabularies()
     made = model(known, machine={"kind": FADING}, encoder={"kind": "acme_memory.parts:ScaledEncoder"})
-    assert {"memory.machine.start", "memory.encoder.scale"} <= made.writing_weights().keys()
+    assert {"memory.slots.machine.start", "memory.slots.encoder.scale"} <= made.writing_weights().keys()
     before = space_id(made, known)
     with torch.no_grad():
-        made.get_parameter("memory.encoder.scale").add_(1e-3)
+        made.get_parameter("memory.slots.encoder.scale").add_(1e-3)
     assert space_id(made, known) != before
 
 
