@@ -54,7 +54,7 @@ class ClickModel(nn.Module):
         Raises BatchError where the batch lacks a feature of the model or has an id beyond its table.
         """
         batch.check(self.features)
-        found = self.embedding(batch.events, batch.event_gap, batch.targets, batch.context)
+        found: Embedded = self.embedding(batch.events, batch.event_gap, batch.targets, batch.context)
         return replace(found, events=self.token_dropout(found.events), targets=self.token_dropout(found.targets))
 
     def stretches(self, batch: UserBatch, vectors: Embedded | None = None) -> Iterator[StretchLogits]:

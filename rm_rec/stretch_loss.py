@@ -24,7 +24,9 @@ def sum_of_losses(losses: Losses, vectors: Sequence[Tensor], weights: Iterable[n
     its gradient None. Without gradients it is the sum and no more.
 
     >>> weight, vector = nn.Parameter(torch.ones(2)), torch.ones(2, requires_grad=True)
-    >>> total = sum_of_losses(lambda leaves: (scale * (weight * leaves[0]).sum() for scale in (1, 2)), [vector], [weight])
+    >>> def losses(leaves):
+    ...     return (scale * (weight * leaves[0]).sum() for scale in (1, 2))
+    >>> total = sum_of_losses(losses, [vector], [weight])
     >>> total.backward()
     >>> total.item(), weight.grad.tolist(), vector.grad.tolist()
     (6.0, [3.0, 3.0], [3.0, 3.0])
@@ -58,7 +60,7 @@ class _SumOfLosses(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc]  # torch does not type it
+    @once_differentiable
     def backward(ctx: Any, of_total: Tensor) -> tuple[Any, ...]:
         return None, None, None, *(None if gradient is None else gradient * of_total for gradient in ctx.gradients)
 
