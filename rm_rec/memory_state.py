@@ -55,7 +55,8 @@ class MemoryState:
         flat = {f"{_STATE}{name}": values for name, values in self.state.items()}
         flat |= {"num_events": self.num_events, "last_time": self.last_time}
         flat |= {"window_time": self.window_time, "window_gap": self.window_gap}
-        return flat | {f"{_COLUMN}{name}": values for name, values in self.window.items()}
+        flat |= {f"{_COLUMN}{name}": values for name, values in self.window.items()}
+        return {name: values.contiguous() for name, values in flat.items()}  # as safetensors wants them
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "MemoryState":
@@ -75,13 +76,14 @@ def no_events(state: State, num_users: int, cut: Cut, keys: tuple[str, ...], dev
     """Return the memories of users with no history: `state` is the initial one."""
     empty = torch.zeros(num_users, cut.places, dtype=torch.int64, device=device)
     zeros = torch.zeros(num_users, dtype=torch.int64, device=device)
+    # Tensors of their own: those that share memory cannot be saved.
     return MemoryState(
         state=state,
         num_events=zeros,
-        last_time=zeros,
+        last_time=torch.zeros_like(zeros),
         window_time=empty,
         window_gap=torch.full_like(empty, NUM_TIME_BINS),
-        window=dict.fromkeys(keys, empty),
+        window={name: torch.zeros_like(empty) for name in keys},
     )
 
 

@@ -178,7 +178,7 @@ class Timeline:
                 boundary=torch.zeros_like(boundary) if by_user else boundary,
                 num_visible=seen_Q.index_select(0, row) - length * first_U[user],
                 time=queries.time.index_select(0, row),
-                keys={name: queries.keys[name].index_select(0, row) for name in self.keys_read if name in queries.keys},
+                keys={name: queries.keys[name].index_select(0, row) for name in self.keys_read},
             )
             yield Part(start, self._stretch(first_U, end - start + num_folded, num_folded), row, targets, blocks)
             start, end = end, end + step

@@ -25,8 +25,7 @@ def sum_of_losses(losses: Losses, vectors: Sequence[Tensor], weights: Iterable[n
 
     >>> weight, vector = nn.Parameter(torch.ones(2)), torch.ones(2, requires_grad=True)
     >>> def losses(leaves):
-    ...     for scale in (1, 2):
-    ...         yield scale * (weight * leaves[0]).sum()
+    ...     return (scale * (weight * leaves[0]).sum() for scale in (1, 2))
     >>> total = sum_of_losses(losses, [vector], [weight])
     >>> total.backward()
     >>> total.item(), weight.grad.tolist(), vector.grad.tolist()
@@ -67,8 +66,10 @@ class _SumOfLosses(torch.autograd.Function):
 
 
 def _added(total: Tensor | None, gradient: Tensor, of: Tensor) -> Tensor:
-    if not gradient.is_sparse:
-        return gradient if total is None else total + gradient
+    if (
+        not gradient.is_sparse
+    ):  # a copy, since autograd may hand out one tensor twice, and rows are added in place below
+        return gradient.clone() if total is None else total + gradient
     total = torch.zeros_like(of) if total is None else total
     # Rows that were taken more than once add up.
     return total.index_add_(0, gradient._indices().squeeze(0), gradient._values())

@@ -144,9 +144,11 @@ class UserMemory(nn.Module):
     def initial(self, num_users: int, keys: tuple[str, ...] = ()) -> MemoryState:
         """Return the memories of users with no history; ConfigError where the window is the whole history.
 
-        `keys` name what is kept of each event in the window, where something embeds events anew when they are read.
+        `keys` name what is kept of each event in the window, beside the keys that some source reads, where something
+        embeds events anew when they are read.
         """
-        return no_events(self._initial(num_users), num_users, self.cut, keys, self.window.age_bias.device)
+        kept = tuple(dict.fromkeys((*self.keys_read, *keys)))
+        return no_events(self._initial(num_users), num_users, self.cut, kept, self.window.age_bias.device)
 
     def forward(
         self, histories: Histories, queries: Queries, state: MemoryState | None = None
@@ -173,6 +175,8 @@ class UserMemory(nn.Module):
         """
         self._check_tokens("histories", histories.tokens)
         self._check_tokens("queries", queries.tokens)
+        self._check_keys("histories", histories.keys)
+        self._check_keys("queries", queries.keys)
         if state is None:
             check_times(queries, newest_seen(histories, queries))
             timeline = Timeline.from_start(self._cut, histories, self.keys_read)
@@ -211,6 +215,7 @@ class UserMemory(nn.Module):
         """
         if embed is None:
             self._check_tokens("histories", histories.tokens)
+        self._check_keys("histories", histories.keys)
         timeline = join(state, histories, self.cut, self.keys_read)
         carried = state.state
         for segments in timeline.to_fold(embed, self.config.bptt_segments):
@@ -227,6 +232,7 @@ class UserMemory(nn.Module):
         later than all its memory holds, or that has a `num_earlier`: a memory has no earlier moment.
         """
         self._check_tokens("queries", queries.tokens)
+        self._check_keys("queries", queries.keys)
         if queries.num_earlier is not None:
             raise BatchError("a query of a memory sees all that it holds: leave num_earlier out")
         if not len(queries.user):
@@ -241,7 +247,7 @@ class UserMemory(nn.Module):
             boundary=torch.zeros_like(queries.user),
             num_visible=visible_U.index_select(0, queries.user),
             time=queries.time,
-            keys={name: queries.keys[name] for name in self.keys_read if name in queries.keys},
+            keys={name: queries.keys[name] for name in self.keys_read},
         )
         return self._answer(blocks, {name: values[:, None] for name, values in state.state.items()}, recent)
 
@@ -299,6 +305,13 @@ class UserMemory(nn.Module):
             raise BatchError(
                 f"tokens of {what} have {tokens.shape[1]} numbers each, the memory's token_dim is "
                 f"{self.config.token_dim}"
+            )
+
+    def _check_keys(self, what: str, keys: Mapping[str, Tensor]) -> None:
+        missing = [name for name in self.keys_read if name not in keys]
+        if missing:
+            raise BatchError(
+                f"{what} have no key {missing[0]!r}, which a source of answers reads; found {sorted(keys)}"
             )
 
     def _part_names(self) -> dict[str, dict[str, str]]:

@@ -26,6 +26,9 @@ class Needed:
         if top in sys.stdlib_module_names or top in {NEEDED!r} or top.startswith("__editable__"):
             return self.finder.find_spec(name, path, target)
 
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
 sys.meta_path[:] = map(Needed, sys.meta_path)
 for name in ("torchrec", "mlflow", "pandas"):
     try:

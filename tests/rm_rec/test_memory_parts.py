@@ -1,5 +1,6 @@
 """A memory of parts that its holder made: sources of other kinds, machines as modules, events embedded anew."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -180,6 +181,32 @@ def test_two_parts_of_one_name_are_refused() -> None:
     sources = {"counts_more": counts_source(), "counts": Colliding(Counts(), DIM, 4)}
     with pytest.raises(ConfigError, match="two sources keep a part called 'counts_more_folded'; give one of them"):
         UserMemory(model_config(), sources=sources)
+
+
+def test_a_key_that_a_source_reads_is_asked_for_by_name() -> None:
+    memory, past = counting_memory(), Past(LENGTHS)
+    events, asked, kept = past.upto(), past.every_moment(), memory.initial(5)
+    nameless = replace(events, keys={"unread": events.keys["unread"]})
+    message = "histories have no key 'item', which a source of answers reads; found ['unread']"
+    for call in (
+        lambda: memory(nameless, asked),
+        lambda: memory(nameless, asked, kept),
+        lambda: memory.fold(kept, nameless),
+        lambda: memory.fold(kept, replace(nameless, tokens=None), Embedder()),
+    ):
+        with pytest.raises(BatchError, match=re.escape(message)):
+            call()
+    message = "queries have no key 'item', which a source of answers reads; found []"
+    silent = replace(asked, keys={})
+    for call in (
+        lambda: memory(events, silent),
+        lambda: memory(events, silent, kept),
+        lambda: memory.answer(kept, replace(silent, num_earlier=None)),
+    ):
+        with pytest.raises(BatchError, match=re.escape(message)):
+            call()
+    # Nobody's memories have the keys that are read, whether or not they were named.
+    assert torch.isfinite(memory.answer(kept, replace(asked, num_earlier=None))).all()
 
 
 class Embedder(nn.Module):

@@ -140,7 +140,9 @@ def test_what_is_kept_does_not_grow_and_its_end_means_nothing(model: ClickModel)
     )
     candidates = candidates_of(batch, torch.tensor([0, 1]))
     assert torch.equal(model.score(other, candidates), model.score(memories, candidates))
-    more = events_between(user_batch([9, 9], [[], []], seed=5), torch.tensor([0, 0]), torch.tensor([9, 9]))
+    later = user_batch([9, 9], [[], []], seed=5)
+    later = replace(later, event_time=later.event_time + 100_000)
+    more = events_between(later, torch.tensor([0, 0]), torch.tensor([9, 9]))
     for name, values in model.fold(other, more).state.items():
         assert torch.equal(values, model.fold(memories, more).state[name])
 
@@ -149,6 +151,7 @@ def test_what_is_kept_does_not_grow_and_its_end_means_nothing(model: ClickModel)
 def test_memories_are_saved_and_chosen_row_by_row(model: ClickModel, tmp_path: Path) -> None:
     lengths = [0, 3, 27, 16]
     batch = user_batch(lengths, [[n, n] for n in lengths], seed=3)
+    save_file(model.no_memories(4).tensors(), tmp_path / "nobody.safetensors")
     memories = folded(model, batch, [batch.event_lengths])
     save_file(memories.tensors(), tmp_path / "memories.safetensors")
     read = MemoryState.from_tensors(load_file(tmp_path / "memories.safetensors"))
