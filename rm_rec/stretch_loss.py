@@ -66,9 +66,8 @@ class _SumOfLosses(torch.autograd.Function):
 
 
 def _added(total: Tensor | None, gradient: Tensor, of: Tensor) -> Tensor:
-    if (
-        not gradient.is_sparse
-    ):  # a copy, since autograd may hand out one tensor twice, and rows are added in place below
+    if not gradient.is_sparse:
+        # A copy, since autograd may hand out one tensor twice, and rows are added in place below.
         return gradient.clone() if total is None else total + gradient
     total = torch.zeros_like(of) if total is None else total
     # Rows that were taken more than once add up.

@@ -37,7 +37,7 @@ def encode(
     vocabularies = trained.vocabularies
     return Candidates(
         user=torch.zeros(len(time), dtype=torch.int64),
-        time=torch.from_numpy(time),
+        time=torch.tensor(time),  # a copy: Arrow's own memory cannot be written to, of which torch warns
         targets={name: torch.from_numpy(rows) for name, rows in vocabularies.targets(canonical(items)).items()},
         context={name: torch.from_numpy(vocabularies.features[name].encode(ids)) for name, ids in context.items()},
         context_dense=torch.from_numpy(context_dense),

@@ -15,15 +15,16 @@ NEEDED = (
     *("pydantic_core", "annotated_types", "jaxtyping", "wadler_lindig", "rm_rec"),
 )
 ALONE = f"""
-import sys
+import os, sys, sysconfig
+
+others = {{name.partition(".")[0] for name in os.listdir(sysconfig.get_paths()["purelib"])}} - set({NEEDED!r})
 
 class Needed:
     def __init__(self, finder):
         self.finder = finder
 
     def find_spec(self, name, path=None, target=None):
-        top = name.partition(".")[0]
-        if top in sys.stdlib_module_names or top in {NEEDED!r} or top.startswith("__editable__"):
+        if name.partition(".")[0] not in others:
             return self.finder.find_spec(name, path, target)
 
     def __getattr__(self, name):

@@ -123,7 +123,7 @@ def test_an_object_is_held_to_the_class_that_it_names(acme: Imported) -> None:
     with pytest.raises(ConfigError, match=r"machine: OtherSettings are not the settings of .*config_type FadingMean"):
         UserMemory(MemoryConfig(machine=machines.OtherSettings()))
     slower = UserMemory(MemoryConfig(machine=machines.FadingMean(kind="acme_memory.machines:Slower")))
-    assert type(slower.machine).__name__ == "Slower"
+    assert type(slower.slots.machine).__name__ == "Slower"
     with pytest.raises(ConfigError, match=r"FadingMean are not the settings of .*WithoutSize"):
         UserMemory(MemoryConfig(machine=machines.FadingMean(kind="acme_memory.machines:WithoutSize")))
 
