@@ -20,6 +20,7 @@ from rm_rec.rehearsal.probe import (
     join,
     last_questions,
 )
+from rm_rec.user_memory import UserMemory
 from tests.fakes import KINDS, click_model, model_config, user_batch
 
 ITEMS = FeatureSpace(rows={"item": 2000}, events=("item",), targets=("item",))
@@ -54,8 +55,7 @@ class PerfectMachine(MemoryMachine):
 def perfect_model() -> ClickModel:
     config = model_config(token_dim=64, segment_length=FRAGMENT_LENGTH, machine="mean_pool", embedding_std=1.0)
     model = ClickModel(config, ITEMS)
-    assert model.memory.slots is not None
-    model.memory.slots.machine = PerfectMachine(64)
+    model.memory = UserMemory(config, machine=PerfectMachine(64))
     return model.eval()
 
 
