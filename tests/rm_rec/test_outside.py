@@ -15,6 +15,7 @@ from rm_rec.config.machines import AssociativeMemory
 from rm_rec.config.outside import outside_packages
 from rm_rec.encoder import SegmentEncoder, build_encoder
 from rm_rec.errors import ConfigError
+from rm_rec.histories import Histories, Queries
 from rm_rec.machines import build_machine
 from rm_rec.machines.associative import AssociativeMachine
 from rm_rec.machines.base import MemoryMachine
@@ -78,14 +79,14 @@ def test_a_memory_is_built_of_it_with_every_default_written_down(acme: Imported)
     names = [type(part).__name__ for part in (memory.slots.machine, memory.slots.reader, memory.slots.encoder)]
     assert names == ["FadingMeanMachine", "MeanReader", "ScaledEncoder"]
     assert memory.config.machine.model_dump() == {"kind": FADING, "num_means": 3, "longest": 64.0}
-    assert memory.config.reader.model_dump() == {"kind": "acme_memory.parts:MeanReader", "bias": True, "num_heads": 1}
+    assert memory.config.reader.model_dump() == {"kind": "acme_memory.parts:MeanReader", "scale": 1.0, "num_heads": 1}
     assert memory.config.encoder.model_dump() == {"kind": "acme_memory.parts:ScaledEncoder", "start": 2.0}
     again = MemoryConfig.model_validate_json(memory.config.model_dump_json())
     assert type(again.machine) is OutsideSettings
     assert UserMemory(again, allowed_packages=ALLOWED).config == memory.config
-    stretch = memory.stretch(torch.randn(1, 9, 8), time=torch.arange(9)[None], lengths=torch.tensor([9]))
-    queries = memory.queries(torch.randn(1, 8), user=[0], num_earlier=[9], time=[9])
-    assert memory(stretch, queries)[0].shape == (1, memory.num_features)
+    events = Histories.padded(torch.randn(1, 9, 8), torch.arange(9)[None])
+    queries = Queries(tokens=torch.randn(1, 8), user=torch.tensor([0]), time=torch.tensor([9]))
+    assert memory(events, queries).shape == (1, memory.num_features)
 
 
 def test_sources_are_resolved_and_built_too(acme: Imported) -> None:

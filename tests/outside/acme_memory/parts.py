@@ -12,21 +12,24 @@ from rm_rec.readers.base import Reader
 
 
 class MeanOfSlots(ReaderSettings):
-    """The mean of the valid slots."""
+    """A mean of the valid slots, by how well their keys fit."""
 
-    bias: bool = True
+    scale: float = Field(1.0, gt=0.0)
+    """What the mean is multiplied by."""
     num_heads: int = Field(1, ge=1)
     """Of no use here, but rm-rec holds it to dividing token_dim."""
 
 
 class MeanReader(Reader):
-    """Answers every query with the mean of the memory's valid slots."""
+    """Answers a query with the mean of the memory's valid slots, weighted by a softmax that may choose nothing."""
 
     config_type = MeanOfSlots
 
     def __init__(self, config: MeanOfSlots, token_dim: int, slot_dim: int) -> None:
         super().__init__()
-        self.project = nn.Linear(slot_dim, token_dim, bias=config.bias)
+        self.scale = config.scale
+        self.fit = nn.Linear(slot_dim, token_dim, bias=False)
+        self.project = nn.Linear(slot_dim, token_dim, bias=False)
 
     @property
     def num_features(self) -> int:
@@ -37,9 +40,12 @@ class MeanReader(Reader):
         return [slice(0, self.num_features)]
 
     def forward(self, queries: Tensor, slots: Slots, recent: Tensor | None = None) -> Tensor:
-        total = slots.values.masked_fill(~slots.valid[..., None], 0.0).sum(dim=1)
-        mean = total / slots.valid.sum(dim=1, keepdim=True).clamp(min=1)
-        return self.project(mean)[:, None].expand(-1, queries.shape[1], -1)
+        logits = queries @ self.fit(slots.keys).transpose(1, 2)
+        if slots.log_weight is not None:
+            logits = logits + slots.log_weight[:, None]
+        logits = logits.masked_fill(~slots.valid[:, None], -torch.inf)
+        weights = nn.functional.pad(logits, (0, 1)).softmax(dim=-1)[..., :-1]
+        return self.scale * weights @ self.project(slots.values)
 
 
 class Scaled(EncoderSettings):
