@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from rm_rec.histories import Histories, Queries
 from rm_rec.machines.associative import AssociativeMemory
 from rm_rec.rehearsal.objective import RehearsalObjective
 from rm_rec.user_memory import StretchAnswers, UserMemory
+from tests.fakes import scrambled
 from tests.rehearsed import of_the_next_user, random
 
 PLACES, OWN, NOISE, DIM = 4, 6, 8, 16
@@ -162,19 +164,37 @@ def test_without_a_memory_the_same_model_knows_nothing_of_it() -> None:
     assert recollected(host, rehearsal)[0] < 0.4
 
 
-def test_what_is_recollected_teaches_the_hosts_embeddings_and_the_memory_and_nothing_else() -> None:
-    host, rehearsal = made(MACHINE)
-    log = log_of(8, seed=0)
-    histories, queries = log.inputs(host)
-    of_batch = rehearsal.begin(host.memory, histories, queries, generator=random())
+def recollected_by(machine: AssociativeMemory | NoMachine, *, content_learns: bool) -> tuple[DeepFM, list[int]]:
+    """Go backward from rehearsal's loss alone; return the host, and which items' vectors learn from it."""
+    host, rehearsal = made(machine)
+    scrambled(rehearsal)  # what starts at zero passes no gradient on yet
+    histories, queries = LOG.inputs(host)
+    assert histories.tokens is not None
+    content = None if content_learns else histories.tokens.detach()
+    of_batch = rehearsal.begin(host.memory, histories, queries, content=content, generator=random())
     (stretch,) = host.memory.stretches(histories, queries)
     rehearsed = of_batch.loss(stretch)
     assert rehearsed is not None
     rehearsed.loss.backward()
-    assert host.item.weight.grad is not None
-    learnt = host.item.weight.grad.any(dim=1).nonzero().flatten().tolist()
-    assert learnt == sorted(set(log.items[:, : 2 * PLACES].flatten().tolist())), "the folded events, and no others"
+    grad = host.item.weight.grad
+    return host, grad.any(dim=1).nonzero().flatten().tolist() if grad is not None else []
+
+
+LOG = log_of(8, seed=0)
+FOLDED = sorted(set(LOG.items[:, : 2 * PLACES].flatten().tolist()))
+
+
+@pytest.mark.parametrize("content_learns", [True, False])
+def test_what_is_recollected_teaches_the_hosts_embeddings_and_the_memory_and_nothing_else(content_learns: bool) -> None:
+    host, learnt = recollected_by(MACHINE, content_learns=content_learns)
+    assert learnt == FOLDED, "the folded events, and no others, through the memory alone if need be"
     assert host.memory.slots is not None
     assert all(weight.grad is not None and weight.grad.any() for weight in host.memory.slots.machine.parameters())
     for module in (host.hour, host.linear, host.deep, host.memory.window):
         assert all(weight.grad is None for weight in module.parameters())
+
+
+def test_without_a_memory_what_is_recollected_teaches_through_the_events_own_vectors() -> None:
+    assert set(recollected_by(NoMachine(), content_learns=True)[1]) <= set(FOLDED)
+    assert recollected_by(NoMachine(), content_learns=True)[1]
+    assert not recollected_by(NoMachine(), content_learns=False)[1]
