@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rm_rec.batch import Candidates, UserBatch
-    from rm_rec.config import FeatureSpace, MemoryConfig, ModelConfig, RehearsalConfig
+    from rm_rec.config import (
+        EncoderSettings,
+        FeatureSpace,
+        MachineSettings,
+        MemoryConfig,
+        ModelConfig,
+        ReaderSettings,
+        RehearsalConfig,
+        SourceSettings,
+    )
+    from rm_rec.encoder import SegmentEncoder
     from rm_rec.errors import BatchError, ConfigError, RmRecError
     from rm_rec.histories import Histories, Queries
     from rm_rec.machines.base import MemoryMachine, Slots
@@ -33,18 +43,23 @@ _WHERE = {
     "Candidates": "batch",
     "ClickModel": "model",
     "ConfigError": "errors",
+    "EncoderSettings": "config",
     "FeatureSpace": "config",
     "Histories": "histories",
+    "MachineSettings": "config",
     "MemoryConfig": "config",
     "MemoryMachine": "machines.base",
     "MemoryState": "memory_state",
     "ModelConfig": "config",
     "Queries": "histories",
     "Reader": "readers.base",
+    "ReaderSettings": "config",
     "RehearsalConfig": "config",
     "RehearsalObjective": "rehearsal.objective",
     "RmRecError": "errors",
+    "SegmentEncoder": "encoder",
     "Slots": "machines.base",
+    "SourceSettings": "config",
     "StatePart": "sources.base",
     "UserBatch": "batch",
     "UserMemory": "user_memory",
@@ -56,18 +71,23 @@ __all__ = [
     "Candidates",
     "ClickModel",
     "ConfigError",
+    "EncoderSettings",
     "FeatureSpace",
     "Histories",
+    "MachineSettings",
     "MemoryConfig",
     "MemoryMachine",
     "MemoryState",
     "ModelConfig",
     "Queries",
     "Reader",
+    "ReaderSettings",
     "RehearsalConfig",
     "RehearsalObjective",
     "RmRecError",
+    "SegmentEncoder",
     "Slots",
+    "SourceSettings",
     "StatePart",
     "UserBatch",
     "UserMemory",

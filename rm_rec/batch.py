@@ -121,7 +121,9 @@ class UserBatch:
             )
 
     def to(self, device: torch.device | str) -> "UserBatch":
-        """Return the same batch on another device."""
+        """Return the same batch on another device; itself where it is there already."""
+        if self.event_lengths.device == torch.device(device):
+            return self
         return _each_tensor(self, lambda values: values.to(device))
 
 

@@ -26,6 +26,13 @@ class MemoryState:
     A window's first places hold it, and what lies behind its end means nothing. Of an event a window keeps the time,
     the binned gap before it, and `window`: its keys [U, W], and its vector as TOKENS [U, W, D] where nothing embeds
     it anew. Every tensor has the user as first axis, so that it can be put anywhere, row by row.
+
+    >>> from rm_rec import MemoryConfig, UserMemory
+    >>> kept = UserMemory(MemoryConfig(token_dim=8, segment_length=4)).initial(2, keys=("item",))
+    >>> sorted(kept.tensors())  # to be saved, with `safetensors.torch.save_file`, say
+    ['last_time', 'num_events', 'state.count', 'state.sum', 'window.item', 'window_gap', 'window_time']
+    >>> MemoryState.from_tensors(kept.tensors()).select(torch.tensor([1])).num_users
+    1
     """
 
     state: State  # name -> [U, ...]

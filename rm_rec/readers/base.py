@@ -17,7 +17,19 @@ class Reader(nn.Module, ABC):
     """Answers each block's queries from the block's memory; a memory with no valid slot answers zero.
 
     A valid slot's `log_weight` is added to its logit (or score), whatever the reader. It is built from its settings and
-    the sizes of queries and slots: `Reader(config, token_dim, slot_dim)`.
+    the sizes of queries and slots: `Reader(config, token_dim, slot_dim)`. `rm_rec.testing.check_reader` holds one to
+    all that is promised.
+
+    >>> import torch
+    >>> class BestSlot(Reader):
+    ...     num_features, attended = 8, [slice(0, 8)]
+    ...     def forward(self, queries, slots, recent=None):
+    ...         fit = (queries @ slots.keys.transpose(1, 2)).masked_fill(~slots.valid[:, None], -torch.inf)
+    ...         best = fit.argmax(dim=-1)[..., None].expand(-1, -1, 8)
+    ...         return slots.values.gather(1, best).masked_fill(~slots.valid.any(dim=1)[:, None, None], 0.0)
+    >>> slots = Slots(keys=torch.eye(8)[None], values=2 * torch.eye(8)[None], valid=torch.ones(1, 8, dtype=torch.bool))
+    >>> BestSlot()(torch.eye(8)[None, 3:4], slots).argmax().item()  # one block of one query
+    3
     """
 
     config_type: type[ReaderSettings]  # what its settings are

@@ -48,6 +48,24 @@ class AnswerSource(nn.Module, ABC):
     A source with a state has `state_parts`, `initial` and `fold`; all have `answer`. What a source reads of other users
     (a state that is no user's) must be older than `queries.time`, query by query. A source that a config names is built
     from its settings and the sizes of vectors and segments: `Source(config, token_dim, segment_length)`.
+    `rm_rec.testing.check_source` holds one to all that is promised.
+
+    >>> class HowMany(AnswerSource):
+    ...     num_features = 1
+    ...     def state_parts(self):
+    ...         return {"events": StatePart((1,), torch.int64)}
+    ...     def initial(self, num_users):
+    ...         return {"events": torch.zeros(num_users, 1, dtype=torch.int64)}
+    ...     def fold(self, state, segments):
+    ...         counts = segments.valid.sum(dim=2)[..., None]  # [user, segment, 1]
+    ...         return {"events": torch.cat([state["events"][:, None], counts], dim=1).cumsum(dim=1)}
+    ...     def answer(self, queries, state, recent):
+    ...         return state["events"][:, None].expand(-1, queries.time.shape[1], -1).float().log1p()
+    >>> from rm_rec import Histories, MemoryConfig, UserMemory
+    >>> memory = UserMemory(MemoryConfig(token_dim=8, segment_length=4), sources={"count": HowMany()})
+    >>> kept = memory.fold(memory.initial(1), Histories.padded(torch.randn(1, 10, 8), torch.arange(10)[None]))
+    >>> kept.state["count_events"].tolist()  # two full segments; the rest waits in the window
+    [[8]]
     """
 
     config_type: type[SourceSettings]  # what its settings are, where a config may name it
