@@ -101,6 +101,7 @@ class Histories:
 
 
 BEFORE_ALL = torch.iinfo(torch.int64).min  # a time before all events
+_IN_PARTS = "taken_in_parts"  # an attribute of a marked leaf
 TOKENS = ".tokens"  # what an event's vector is called among its columns; keys have no dots
 
 
@@ -179,13 +180,20 @@ def check_users(queries: Queries, num_users: int) -> None:
 
 
 def take(rows: Float[Tensor, "row dim"], place: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape dim"]:
-    """Pick rows; where they are a leaf of the graph, their gradient is sparse, so that a part costs what a part holds.
-
-    A batch's vectors are taken part by part, and a dense gradient would be as large as the batch for each part.
-    """
-    if rows.is_leaf and rows.requires_grad and rows.shape[1]:
+    """Pick rows; of a leaf `to_be_taken_in_parts` with a sparse gradient, so that a part costs what it holds."""
+    if getattr(rows, _IN_PARTS, False):
         return functional.embedding(place, rows, sparse=True)
     return take_column(rows, place)
+
+
+def to_be_taken_in_parts(leaf: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Mark a leaf of the graph whose rows are taken part by part, each part with a backward pass of its own.
+
+    A dense gradient would be as large as the leaf for each part.
+    """
+    if leaf.requires_grad and leaf.dim() == 2 and leaf.shape[1]:
+        setattr(leaf, _IN_PARTS, True)
+    return leaf
 
 
 def take_column(rows: Tensor, place: Int[Tensor, "*shape"]) -> Tensor:

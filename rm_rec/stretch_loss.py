@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from rm_rec.histories import to_be_taken_in_parts
+
 # Yields the loss of each stretch, found from leaves that stand for the vectors.
 Losses = Callable[[Sequence[Tensor]], Iterable[Tensor]]
 
@@ -42,7 +44,7 @@ class _SumOfLosses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, losses: Losses, with_gradient: bool, num_vectors: int, *given: Tensor) -> Tensor:
         vectors, weights = given[:num_vectors], given[num_vectors:]
-        leaves = [vector.detach().requires_grad_(vector.requires_grad) for vector in vectors]
+        leaves = [to_be_taken_in_parts(vector.detach().requires_grad_(vector.requires_grad)) for vector in vectors]
         inputs = [*leaves, *weights]
         wanted = [place for place, tensor in enumerate(inputs) if tensor.requires_grad]
         gradients: list[Tensor | None] = [None] * len(inputs)

@@ -220,7 +220,8 @@ class UserMemory(nn.Module):
         carried = state.state
         for segments in timeline.to_fold(embed, self.config.bptt_segments):
             traces = {name: source.fold(self._own(name, carried), segments) for name, source in self.sources.items()}
-            carried = last_state(self._joined(traces))
+            # A copy, so that the states at all other boundaries are not kept with the last.
+            carried = {name: values.clone() for name, values in last_state(self._joined(traces)).items()}
         return remembered(state, timeline, carried)
 
     def answer(

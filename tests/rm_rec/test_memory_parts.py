@@ -154,7 +154,7 @@ def test_without_the_source_answers_are_the_same_and_gradients_reach_all() -> No
     assert histories.tokens is not None
     vectors = histories.tokens.requires_grad_()
     asked = past.every_moment()
-    answers = memory(replace(histories, tokens=1.0 * vectors), asked)
+    answers = memory(replace(histories, tokens=vectors), asked)
     torch.testing.assert_close(answers[:, : plain.num_features], plain(past.upto(), asked))
     answers.square().sum().backward()
     for name, weight in memory.named_parameters():
