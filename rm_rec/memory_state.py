@@ -153,7 +153,7 @@ def _check(memory: MemoryState, new: Histories) -> None:
         return
     if memory.window.keys() != new.columns.keys():
         raise BatchError(
-            f"the memories keep {sorted(memory.window)} of each event, these histories have {sorted(new.columns)}"
+            f"the memories keep {_shown(memory.window)} of each event, these histories have {_shown(new.columns)}"
         )
     if not len(new.time):
         return
@@ -165,6 +165,10 @@ def _check(memory: MemoryState, new: Histories) -> None:
             f"the first new event of user {user} is of {int(begins[user])}, but its memory holds one of "
             f"{int(memory.last_time[user])}; fold events in the order of time, or build the user anew"
         )
+
+
+def _shown(columns: Mapping[str, Tensor]) -> str:
+    return ", ".join(sorted(name.removeprefix(".") for name in columns)) or "nothing"
 
 
 def _gaps(memory: MemoryState, new: Histories) -> Int[Tensor, " event"]:

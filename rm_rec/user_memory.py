@@ -266,7 +266,12 @@ class UserMemory(nn.Module):
 
     def writing_modules(self) -> tuple[str, ...]:
         """Name the modules, among this one's, whose weights decide what is kept of a user; all others only read."""
-        return ("slots.encoder", "slots.machine", *(f"others.{name}" for name in self.others))
+        places = {name: f"others.{name}" if name in self.others else name for name in self.sources}
+        return tuple(
+            f"{places[name]}.{module}".removesuffix(".")
+            for name, source in self.sources.items()
+            for module in source.writing_modules()
+        )
 
     def _initial(self, num_users: int) -> State:
         return self._joined({name: source.initial(num_users) for name, source in self.sources.items()})

@@ -95,6 +95,13 @@ class AnswerSource(nn.Module, ABC):
         """Say what is kept of a user: it does not depend on how much was folded."""
         return {}
 
+    def writing_modules(self) -> tuple[str, ...]:
+        """Name the modules, among this one's, whose weights decide what is kept; "" is all of it.
+
+        The others only read: they may be trained further while memories that were built stay valid.
+        """
+        return ("",) if self.state_parts() else ()
+
     def initial(self, num_users: int) -> State:
         """Return the state of users with no history; the same at each call."""
         return {}

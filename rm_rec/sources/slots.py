@@ -35,6 +35,10 @@ class SlotSource(AnswerSource):
         exact = self.machine.exact_parts
         return {name: StatePart(shape, exact=name in exact) for name, shape in self.machine.state_spec().items()}
 
+    def writing_modules(self) -> tuple[str, ...]:
+        """Encoder and machine write; the reader reads."""
+        return ("encoder", "machine")
+
     def initial(self, num_users: int) -> State:
         """Return the machine's."""
         return self.machine.initial(num_users)

@@ -51,6 +51,10 @@ class CountsSource(AnswerSource):
         """One integer a bucket: events of full segments."""
         return {"folded": StatePart((self.num_buckets,), torch.int64)}
 
+    def writing_modules(self) -> tuple[str, ...]:
+        """None: what is counted depends on no weight."""
+        return ()
+
     def initial(self, num_users: int) -> State:
         """Nothing was counted."""
         zeros = torch.zeros(num_users, self.num_buckets, dtype=torch.int64, device=self.vectors.device)
