@@ -168,8 +168,10 @@ class Timeline:
             num_folded = min(window, start + most_full)
             first_U = self.num_full + (start - num_folded)  # a user's first segment in this stretch; below 0: none yet
             row = torch.nonzero((boundary_Q >= start) & (boundary_Q < end)).squeeze(1)
-            # Where all are in one part they lie as they came: nothing has to be moved.
-            targets = queries.tokens if len(row) == len(queries.user) else take(queries.tokens, row)
+            # Where all are in one part they lie as they came: nothing has to be moved. A view, since hooks on modules
+            # (those that count operations, say) want inputs that are no leaves of the graph.
+            all_here = len(row) == len(queries.user)
+            targets = queries.tokens.view_as(queries.tokens) if all_here else take(queries.tokens, row)
             user = queries.user.index_select(0, row)
             boundary = boundary_Q.index_select(0, row) - start
             blocks = group_queries(

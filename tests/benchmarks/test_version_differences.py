@@ -93,7 +93,11 @@ def store(tmp_path: Path) -> Store:
     def made(name: str, *, sums: object = ((1, 2), (3, 4)), users: object = (1, 2), events: int = 5) -> str:
         address = f"parquet:{tmp_path / name}"
         ids = pa.array(users, pa.int64())
-        window = {"time": np.arange(4).reshape(2, 2), "time_gap": np.zeros((2, 2)), "item": np.ones((2, 2), np.int64)}
+        window = {
+            "time": np.arange(4).reshape(2, 2),
+            "time_gap": np.zeros((2, 2), np.int64),
+            "item": np.ones((2, 2), np.int64),
+        }
         counts = {"last_time": np.array([8, 9]), "num_events": np.array([4, events]), "num_window": np.array([2, 2])}
         found = make_memories(SCHEMA, ids, {"sum": np.array(sums, np.float32)}, window=window, **counts)
         with create_store(address, StoreFacts(space_id="s", memory=SCHEMA, num_buckets=1)) as new, new.writer() as out:

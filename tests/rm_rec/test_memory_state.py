@@ -199,9 +199,7 @@ def test_events_of_other_keys_than_the_memorys_are_refused(names: list[str]) -> 
     model = click_model()
     memories = model.fold(model.no_memories(2), one_event(100, **features(1)))
     other = one_event(101, **dict.fromkeys(names, torch.zeros(1, dtype=torch.int64)))
-    with pytest.raises(
-        BatchError, match=r"the memories keep category, item of each event, these histories have"
-    ):
+    with pytest.raises(BatchError, match=r"the memories keep category, item of each event, these histories have"):
         model.fold(memories, other)
 
 
