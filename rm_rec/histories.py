@@ -191,7 +191,7 @@ def to_be_taken_in_parts(leaf: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape
 
     A dense gradient would be as large as the leaf for each part.
     """
-    if leaf.requires_grad and leaf.dim() == 2 and leaf.shape[1]:
+    if leaf.requires_grad and leaf.dim() == 2 and leaf.numel():
         setattr(leaf, _IN_PARTS, True)
     return leaf
 

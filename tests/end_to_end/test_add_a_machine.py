@@ -94,7 +94,7 @@ def test_the_pages_own_test_passes(checkout: Path) -> None:
 
 
 def test_the_example_keeps_the_contract(checkout: Path) -> None:
-    ended = kept(checkout, "tests/contracts", PARITY, "tests/rm_rec/test_memories.py", "tests/rm_rec/machines")
+    ended = kept(checkout, "tests/contracts", PARITY, "tests/rm_rec/test_memory_state.py", "tests/rm_rec/machines")
     assert ended.returncode == 0, ended.stdout
     assert int(re.findall(r"(\d+) passed", ended.stdout)[0]) > 150
     assert run(checkout, "ruff", "check", MACHINE, SETTINGS, PARITY).returncode == 0
