@@ -24,7 +24,7 @@ from pipelines.build_memory import BuildMemory, build_all
 from pipelines.memory.build_plan import event_source
 from pipelines.memory.user_memories import memory_schema
 from pipelines.models.artifact import TrainedModel
-from rm_rec.memories import Events
+from rm_rec.histories import Histories
 
 ACTIVE_SHARE = 0.05  # 10,000 active users of 200,000
 
@@ -55,7 +55,7 @@ def fold_rate(trained: TrainedModel, events: int) -> float:
     """Measure the events a second of the fold alone: 64 users at once, tensors in memory."""
     model = trained.model
     ids = torch.randint(0, model.features.rows["item"], (64 * events,))
-    given = Events(lengths=torch.full((64,), events), time=torch.arange(events).repeat(64) * 60, features={"item": ids})
+    given = Histories(lengths=torch.full((64,), events), time=torch.arange(events).repeat(64) * 60, keys={"item": ids})
     with torch.inference_mode():
         seconds = sorted(seconds_of(lambda: model.fold(model.no_memories(64), given)) for _ in range(11))
     return 64 * events / seconds[5]
@@ -76,7 +76,7 @@ def main() -> None:
         active = users[: max(1, int(ACTIVE_SHARE * arguments.users))]
         write_log(folder / "history.parquet", users, arguments.events, START, 365 * DAY)
         write_log(folder / "day.parquet", active, arguments.daily_events, START + 365 * DAY, DAY)
-        schema = memory_schema(trained.model, "float16", "int64")
+        schema = memory_schema(trained.model.memory, trained.model.features.events, "float16", "int64")
         assert trained.card.memory_space is not None
         store = create_store(
             str(folder / "memories"),

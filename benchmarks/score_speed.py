@@ -104,7 +104,7 @@ def main() -> None:
         (folder / "log").mkdir()
         write_log(folder / "log" / "users.parquet", np.arange(arguments.users), 1_000, START, 365 * DAY)
         write_log(folder / "log" / "long.parquet", np.array([LONG_USER]), 100_000, START + 1, 365 * DAY)
-        schema = memory_schema(trained.model, "float16", "int64")
+        schema = memory_schema(trained.model.memory, trained.model.features.events, "float16", "int64")
         assert trained.card.memory_space is not None
         facts = StoreFacts(space_id=trained.card.memory_space, memory=schema, num_buckets=64)
         with create_store(str(folder / "memories"), facts) as store:

@@ -23,7 +23,7 @@ from feature_store.sequences import UserSequences
 from pipelines.training.batches import plan_batches, to_batch
 from pipelines.training.fit import Learner, OptimizerConfig, build_optimizer, training_step
 from rm_rec.config import FeatureSpace, ModelConfig, WholeHistory
-from rm_rec.machines.base import NoMachine
+from rm_rec.config.machines import NoMachine
 from rm_rec.model import ClickModel
 
 NUM_ITEMS, NUM_CATEGORIES = 100_000, 1_000

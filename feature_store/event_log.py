@@ -10,12 +10,15 @@ import numpy as np
 from feature_store.bucketing import DUPLICATE, Bucketing, open_duckdb, time_at_rank, write_rejects
 from feature_store.errors import DataError
 from feature_store.parquet_source import ParquetSource
-from feature_store.prepared_log import FORMAT_VERSION, MANIFEST, Manifest, PreparedLog, TimeMoments
+from feature_store.prepared_log import MANIFEST, TABLES, Manifest, PreparedLog, TimeMoments
 from feature_store.row_checks import ReadColumn, event_columns, impression_columns
 from feature_store.schema import DataConfig, ImpressionFile, NextEvent, SplitByTime
-from feature_store.splits import NEVER, check_splits, rank_of, read_timeline
+from feature_store.splits import NEVER, check_splits, rank_of
+from feature_store.timelines import write_timeline
 
 REJECTS, WORK = "rejects.parquet", ".preparing"
+# What a log's content is made into: its fingerprint outlives the format that this is kept in (`prepared_log`).
+_CONTENT_VERSION = 1
 
 
 def prepare(
@@ -63,12 +66,12 @@ def prepare(
         manifest = _write_buckets(config, tables, num_buckets, fingerprint, work, report)
         # Until the manifest is in place, the last thing to be renamed, `out` holds no prepared log.
         (out / MANIFEST).unlink(missing_ok=True)
-        for name in ("events", "impressions"):
+        for name in TABLES:
             shutil.rmtree(out / name, ignore_errors=True)
             if name in tables:
                 (work / name).rename(out / name)
         (work / REJECTS).replace(out / REJECTS)
-        prepared = PreparedLog(out, _count(PreparedLog(out, manifest)))
+        prepared = PreparedLog(out, _write_timelines(PreparedLog(out, manifest)))
         _check(prepared, report, for_training)
         (work / MANIFEST).write_text(prepared.manifest.model_dump_json(indent=2))
         (work / MANIFEST).replace(out / MANIFEST)
@@ -92,7 +95,7 @@ def log_fingerprint(config: DataConfig) -> str:
 
 
 def _fingerprint(config: DataConfig, sources: list[ParquetSource], buckets_multiple_of: int) -> str:
-    digest = hashlib.sha256(f"{FORMAT_VERSION}\0".encode())
+    digest = hashlib.sha256(f"{_CONTENT_VERSION}\0".encode())
     # Where the log lies and what memory may be used do not change what is made.
     what = config.model_dump_json(exclude={"log": True, "memory_limit_mb": True, "impressions": {"path"}})
     digest.update(what.encode())
@@ -162,11 +165,12 @@ def _write_buckets(
     )
 
 
-def _count(prepared: PreparedLog) -> Manifest:
+def _write_timelines(prepared: PreparedLog) -> Manifest:
+    """Find each bucket's timeline, for all later steps, and count users and splits while it is there."""
     counts = np.zeros((3, 2), np.int64)
     users = 0
     for bucket in prepared.buckets():
-        timeline = read_timeline(prepared, bucket, prepared.manifest.config.split)
+        timeline = write_timeline(prepared, bucket)
         users += len(timeline.users)
         label = np.ones(len(timeline.num_earlier)) if timeline.label is None else timeline.label
         counts += np.bincount(timeline.impression_split * 2 + (label > 0), minlength=6).reshape(3, 2)

@@ -12,8 +12,10 @@ from feature_store.bucketing import BUCKET_HASH
 from feature_store.errors import DataError
 from feature_store.schema import DataConfig, ImpressionFile, Strict
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
+TIMELINE_USERS, IMPRESSION_SPLITS, EVENT_SPLITS = "timeline-users", "impression-splits", "event-splits"
+TABLES = ("events", "impressions", TIMELINE_USERS, IMPRESSION_SPLITS, EVENT_SPLITS)  # folders of one file a bucket
 
 
 class TimeMoments(Strict):
@@ -48,6 +50,18 @@ class Manifest(Strict):
     """For each split: impressions of label 0 and 1 (unlabelled positives count as 1)."""
 
 
+def read_manifest(path: Path | str) -> Manifest:
+    """Read what a prepared log was made from, of whatever format it is; DataError where that cannot be read."""
+    file = Path(path) / MANIFEST
+    if not file.is_file():
+        raise DataError(f"{path}: no prepared log here (no {MANIFEST}); run prepare on the log first")
+    try:
+        return Manifest.model_validate_json(file.read_text())
+    except ValidationError as error:
+        what = f"{error.error_count()} fields differ, the first is {error.errors()[0]['loc']}"
+        raise DataError(f"{file}: written by another version ({what}); prepare the log again") from error
+
+
 @dataclass(frozen=True)
 class PreparedLog:
     """A checked log on disk: buckets of whole users, each user's events in time order."""
@@ -58,14 +72,13 @@ class PreparedLog:
     @classmethod
     def open(cls, path: Path | str) -> "PreparedLog":
         """Open what `prepare` wrote; anything else is a DataError."""
-        file = Path(path) / MANIFEST
-        if not file.is_file():
-            raise DataError(f"{path}: no prepared log here (no {MANIFEST}); run prepare on the log first")
-        try:
-            return cls(Path(path), Manifest.model_validate_json(file.read_text()))
-        except ValidationError as error:
-            what = f"{error.error_count()} fields differ, the first is {error.errors()[0]['loc']}"
-            raise DataError(f"{file}: written by another version ({what}); prepare the log again") from error
+        manifest = read_manifest(path)
+        if manifest.format_version != FORMAT_VERSION:
+            raise DataError(
+                f"{path}: a prepared log of format {manifest.format_version}, this version reads {FORMAT_VERSION}; "
+                "prepare the log again"
+            )
+        return cls(Path(path), manifest)
 
     @property
     def num_buckets(self) -> int:
@@ -80,9 +93,10 @@ class PreparedLog:
     @property
     def impression_columns(self) -> list[str]:
         """The columns of `impressions`."""
-        return list(pq.read_schema(self._file("impressions" if self.has_impressions else "events", 0)).names)
+        return list(pq.read_schema(self.file("impressions" if self.has_impressions else "events", 0)).names)
 
-    def _file(self, table: str, bucket: int) -> Path:
+    def file(self, table: str, bucket: int) -> Path:
+        """Name the file of a bucket in one of `TABLES`."""
         if not 0 <= bucket < self.num_buckets:
             raise IndexError(f"bucket {bucket} of {self.num_buckets}")
         return self.path / table / f"bucket-{bucket:03d}.parquet"
@@ -96,7 +110,7 @@ class PreparedLog:
         return self._read("impressions" if self.has_impressions else "events", bucket, columns)
 
     def _read(self, name: str, bucket: int, columns: list[str] | None) -> pa.Table:
-        table = pq.read_table(self._file(name, bucket), columns=columns, partitioning=None)
+        table = pq.read_table(self.file(name, bucket), columns=columns, partitioning=None)
         # DuckDB marks a column without nulls as such in one bucket and not in another; buckets are to be alike.
         return table.cast(pa.schema([field.with_nullable(True) for field in table.schema]))
 

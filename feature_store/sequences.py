@@ -1,6 +1,5 @@
 """Per-user sequences: what training, evaluation and memory building read."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +10,8 @@ from feature_store.labels import draw_negatives, draws, sampling_counts, with_ne
 from feature_store.prepared_log import PreparedLog
 from feature_store.ragged import Ids, offsets_of, ranges
 from feature_store.schema import ITEM, DataConfig, NextEvent, carry_column, dense_column, feature_column
-from feature_store.splits import TRAIN, read_timeline
+from feature_store.splits import TRAIN
+from feature_store.timelines import read_timeline
 from feature_store.vocabularies import Vocabularies
 from feature_store.vocabulary import canonical
 
@@ -93,7 +93,7 @@ def load_sequences(
     Negatives are items of `drawn_from`, where it is given: so that two models, each with its own vocabularies, can be
     asked about the same ones.
     """
-    timeline = read_timeline(prepared, bucket, config.split)
+    timeline = read_timeline(prepared, bucket)
     columns = config.columns
     table = prepared.events(bucket, [ITEM, *map(feature_column, columns.event_features + columns.item_features)])
     encode = {name: vocabulary.encode for name, vocabulary in vocabularies.features.items()}
@@ -110,7 +110,9 @@ def load_sequences(
         context, dense, carried = {}, np.zeros((len(row), 0), np.float32), {}
     else:
         assert timeline.label is not None
-        shown = prepared.impressions(bucket)
+        stored = [ITEM, *map(feature_column, impressions.context_features)]
+        stored += [*map(dense_column, impressions.context_dense), *map(carry_column, impressions.carry)]
+        shown = prepared.impressions(bucket, list(dict.fromkeys(stored)))
         row, offsets, label = np.arange(shown.num_rows), timeline.impression_offsets, timeline.label
         item = canonical(shown[ITEM])
         targets = vocabularies.targets(item)
@@ -162,9 +164,3 @@ def resample_negatives(
     place[anew] = len(place) + drawn[anew]
     item = pa.concat_arrays([sequences.item, vocabularies.item_ids]).take(pa.array(place))
     return replace(sequences, targets=targets, item=item)
-
-
-def iterate_sequences(prepared: PreparedLog, vocabularies: Vocabularies, config: DataConfig) -> Iterator[UserSequences]:
-    """Read a prepared log bucket by bucket; one is in memory at a time."""
-    for bucket in prepared.buckets():
-        yield load_sequences(prepared, bucket, vocabularies, config)

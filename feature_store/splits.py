@@ -1,16 +1,14 @@
 """Which impressions train, validate and test, and which events training may learn from: no split sees a later one."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from feature_store.errors import DataError
 from feature_store.hashing import mix, stable_hash, unit_interval
-from feature_store.prepared_log import PreparedLog, TimeMoments
-from feature_store.ragged import Ids, count_earlier, count_earlier_in_row, runs
-from feature_store.schema import LABEL, SPLITS, TIME, USER, Split, SplitByPosition, SplitByTime, SplitByUser
+from feature_store.prepared_log import TimeMoments
+from feature_store.ragged import Ids
+from feature_store.schema import SPLITS, Split, SplitByPosition, SplitByTime, SplitByUser
 
 TRAIN, VALIDATION, TEST = range(3)
 NEVER = np.iinfo(np.int64).max
@@ -63,81 +61,6 @@ def assign_splits(
         draw = unit_interval(mix(stable_hash(users) ^ mix(np.array([split.seed + 1], np.uint64))))
     of_user = np.where(draw < split.test, TEST, np.where(draw < split.test + split.validation, VALIDATION, TRAIN))
     return np.repeat(of_user.astype(np.int8), lengths)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timeline:
-    """Who did what when in one bucket, and in which split: everything but the features.
-
-    `impression_row[i]` is the row of `PreparedLog.impressions` (of `events`, where each event is an impression).
-    """
-
-    users: pa.Array  # [U] sorted
-    event_offsets: Ids  # [U + 1]
-    event_time: Ids  # [E]
-    event_split: Splits  # [E] training may learn ids, frequencies and item features from TRAIN events alone
-    impression_offsets: Ids  # [U + 1]
-    impression_time: Ids  # [I]
-    num_earlier: Ids  # [I]
-    impression_split: Splits  # [I]
-    label: NDArray[np.float32] | None  # [I], none where the next event is the positive
-
-
-def read_timeline(prepared: PreparedLog, bucket: int, split: Split) -> Timeline:
-    """Read one bucket's users, times and labels, and assign splits."""
-    own_file = prepared.has_impressions
-    labelled = LABEL in prepared.impression_columns
-    events = prepared.events(bucket, [USER, TIME] + [LABEL] * (labelled and not own_file))
-    users, event_offsets = runs(events[USER])
-    event_time = events[TIME].to_numpy()
-    moments = prepared.manifest.moments
-    if own_file:
-        impressions = prepared.impressions(bucket, [USER, TIME, LABEL])
-        theirs, their_offsets = runs(impressions[USER])
-        everyone = pa.concat_arrays([users, theirs.cast(users.type)]).unique()
-        everyone = everyone.take(pa.compute.array_sort_indices(everyone))
-        event_offsets = _spread(users, event_offsets, everyone)
-        impression_offsets = _spread(theirs, their_offsets, everyone)
-        users, time = everyone, impressions[TIME].to_numpy()
-        num_earlier = count_earlier(event_time, event_offsets, time, impression_offsets)
-    else:
-        impressions, impression_offsets, time = events, event_offsets, event_time
-        num_earlier = count_earlier_in_row(event_time, event_offsets)
-    num_events = np.diff(event_offsets)
-
-    def assign(offsets: Ids, time: Ids, num_earlier: Ids) -> Splits:
-        return assign_splits(
-            split,
-            users=users,
-            offsets=offsets,
-            time=time,
-            num_earlier=num_earlier,
-            num_events=num_events,
-            moments=moments,
-        )
-
-    impression_split = assign(impression_offsets, time, num_earlier)
-    event_split = impression_split
-    if own_file:
-        event_split = assign(event_offsets, event_time, count_earlier_in_row(event_time, event_offsets))
-    return Timeline(
-        users=users,
-        event_offsets=event_offsets,
-        event_time=event_time,
-        event_split=event_split,
-        impression_offsets=impression_offsets,
-        impression_time=time,
-        num_earlier=num_earlier,
-        impression_split=impression_split,
-        label=impressions[LABEL].to_numpy().astype(np.float32) if labelled else None,
-    )
-
-
-def _spread(users: pa.Array, offsets: Ids, everyone: pa.Array) -> Ids:
-    """Give users that are absent an empty row."""
-    lengths = np.zeros(len(everyone), np.int64)
-    lengths[pa.compute.index_in(users, value_set=everyone).to_numpy()] = np.diff(offsets)
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
 
 
 def check_splits(counts: Ids, where: str, labelled: bool) -> list[str]:

@@ -15,7 +15,8 @@ from feature_store.id_index import IdIndex
 from feature_store.prepared_log import PreparedLog
 from feature_store.ragged import Ids
 from feature_store.schema import ITEM, DataConfig, LabelColumn, NextEvent, VocabularySizes, feature_column
-from feature_store.splits import TRAIN, read_timeline
+from feature_store.splits import TRAIN
+from feature_store.timelines import read_event_split, read_impression_split
 from feature_store.vocabulary import Vocabulary
 
 FORMAT_VERSION = 1
@@ -67,14 +68,13 @@ class Vocabularies:
         shown_keys = [(name,) for name in (ITEM, *map(feature_column, context))] if prepared.has_impressions else []
         counts: dict[tuple[str, ...], pa.Table] = {}
         for bucket in prepared.buckets():
-            timeline = read_timeline(prepared, bucket, config.split)
             read = list(dict.fromkeys(name for key in events_keys for name in key))
-            events = prepared.events(bucket, read).filter(pa.array(timeline.event_split == TRAIN))
+            events = prepared.events(bucket, read).filter(pa.array(read_event_split(prepared, bucket) == TRAIN))
             for key in events_keys:
                 counts[key] = _count(events, key, counts.get(key))
             if shown_keys:
                 shown = prepared.impressions(bucket, [name for (name,) in shown_keys])
-                shown = shown.filter(pa.array(timeline.impression_split == TRAIN))
+                shown = shown.filter(pa.array(read_impression_split(prepared, bucket) == TRAIN))
                 for key in shown_keys:
                     counts[key] = _count(shown, key, counts.get(key))
         for pair in pairs:

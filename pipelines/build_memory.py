@@ -30,6 +30,7 @@ from pipelines.models.artifact import TrainedModel, load_model
 from pipelines.models.model_files import find_model
 from pipelines.run_folder import locked, write_json
 from pipelines.settings import load_settings
+from rm_rec.config.outside import PackageName
 
 PROG = "python -m pipelines.build_memory"
 
@@ -39,6 +40,8 @@ class BuildMemory(Strict):
 
     model: str
     """A model's folder, or models:/NAME/VERSION, models:/NAME@ALIAS, runs:/…"""
+    allow_package: tuple[PackageName, ...] = ()
+    """Packages of other people whose code the model may use, as a `kind` such as acme.machines:Fading names it."""
     memories: str
     """A store: a folder (LMDB), parquet:FOLDER, or redis://HOST:PORT/DB?name=NAME; made if it is not there."""
     log: str
@@ -74,7 +77,7 @@ def main(argv: list[str]) -> int:
     console = result_console()
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    trained = load_model(find_model(settings.model, settings.tracking_uri))
+    trained = load_model(find_model(settings.model, settings.tracking_uri), settings.allow_package)
     source = event_source(settings.log)
     with locked(Path(settings.out)), _open(settings, trained, source) as store:
         check_space(trained, store, settings.model)
@@ -96,7 +99,7 @@ def _open(settings: BuildMemory, trained: TrainedModel, source: ParquetSource) -
             f"{settings.log}: column {trained.card.columns.user!r} holds only nulls; there is no user in it"
         )
     user_type: UserType = "int64" if kind == INTEGER else "string"
-    schema = memory_schema(trained.model, settings.dtype, user_type)
+    schema = memory_schema(trained.model.memory, trained.model.features.events, settings.dtype, user_type)
     return create_store(settings.memories, StoreFacts(space_id=space, memory=schema, num_buckets=settings.num_buckets))
 
 
@@ -145,9 +148,10 @@ def _finish(settings: BuildMemory, store: MemoryStore, builds: list[Build], cons
     console.print(table, soft_wrap=False)
     if total["late"] and settings.late == "set-aside":
         console.print(f"Late events  {out / 'late'}")
+    allowed = f"--allow-package {','.join(settings.allow_package)} " if settings.allow_package else ""
     console.print(
         f"\nNext: {this_python()} -m pipelines.score_batch --model {settings.model} --memories {settings.memories} "
-        "--candidates CANDIDATES.parquet --out SCORES.parquet"
+        f"{allowed}--candidates CANDIDATES.parquet --out SCORES.parquet"
     )
 
 

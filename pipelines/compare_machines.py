@@ -23,6 +23,7 @@ from pipelines.job import DONE, FAILED, result_console, run_job
 from pipelines.make_log import write_log
 from pipelines.settings import load_settings, resolved
 from pipelines.tracking import TrackingConfig
+from rm_rec.config.outside import PackageName
 from rm_rec.machines import MACHINES
 
 _NAME = re.compile(r"[\w .-]+")  # of a run's folder, and of what MLflow keeps
@@ -48,7 +49,10 @@ class CompareMachines(Strict):
     baselines: tuple[str, ...] = BASELINES
     """Trained on every log."""
     candidates: tuple[str, ...] = Field(MEMORIES, min_length=1)
-    """Kinds of machines, names in pipelines/recipes/models, or YAML files; trained without the rehearsal loss."""
+    """Kinds of machines, package.module:Class among them, names in pipelines/recipes/models, or YAML files; trained
+    without the rehearsal loss."""
+    allow_package: tuple[PackageName, ...] = ()
+    """Packages of other people whose code candidates may use, such as the candidate acme.machines:Fading."""
     rehearsed: tuple[str, ...] = REHEARSED
     """Candidates that are trained with the rehearsal loss too, at the learning rate chosen without."""
     state_bytes: int = Field(2048, ge=1)
@@ -133,12 +137,13 @@ def main(argv: list[str]) -> int:
     console = result_console()
     data, out = Path(settings.data), Path(settings.out)
     logs = (*settings.logs, *settings.logs_of_best)
-    check_names(logs, settings.trained, data, out, settings.state_bytes)
+    allowed = [f"--allow_package={','.join(settings.allow_package)}"] if settings.allow_package else []
+    check_names(logs, settings.trained, data, out, settings.state_bytes, allowed)
     made = out / (QUICK_FILE if settings.quick else SYNTHETIC)
     paths = {log: made if settings.quick else log_file(log, data, out) for log in logs}
     if settings.jobs and made in paths.values() and not made.exists():
         write_log(QUICK_LOG if settings.quick else SyntheticConfig(), made)
-    arguments = ["--training.epochs", str(settings.epochs), "--metrics.resamples", "0"]
+    arguments = [*allowed, "--training.epochs", str(settings.epochs), "--metrics.resamples", "0"]
     arguments += ["--training.min_batches", "5"] if settings.quick else []
     plan = Plan(paths, settings.learning_rates, settings.seeds, settings.state_bytes, arguments)
     comparison = Comparison(settings, plan, RunGrid(out, settings.tracking))

@@ -27,6 +27,7 @@ from pipelines.evaluation.report_text import grids, markdown, print_report
 from pipelines.evaluation.reports import MetricsConfig, evaluate_predictions, figures_of
 from pipelines.job import DONE, result_console, run_job
 from pipelines.settings import load_settings, resolved
+from rm_rec.config.outside import PackageName
 from rm_rec.report import Difference, Report, compare
 
 
@@ -37,6 +38,8 @@ class EvaluateConfig(Strict):
     """A Parquet file or folder of predictions; give the option again to compare others with the first."""
     model: str | None = None
     """A model's folder, as train_ctr writes it: instead of predictions, to score `data` with."""
+    allow_package: tuple[PackageName, ...] = ()
+    """Packages of other people whose code the model may use, as a `kind` such as acme.machines:Fading names it."""
     data: DataConfig | None = None
     """The log that the model scores; columns and impressions are the model's unless given, its vocabulary always."""
     out: str | None = None
@@ -75,7 +78,9 @@ def main(argv: list[str]) -> int:
     if config.model is not None and config.data is not None and config.out is not None:
         from pipelines.training.score_model import score_log  # takes seconds to import, which predictions do not need
 
-        scored = score_log(Path(config.model), config.data, config.split, Path(config.out), console.print)
+        scored = score_log(
+            Path(config.model), config.data, config.split, Path(config.out), console.print, config.allow_package
+        )
         config = config.model_copy(update={"predictions": (str(scored),)})
     several = len(config.predictions) > 1
     names = distinct_names(config.predictions)

@@ -39,7 +39,7 @@ class Copy(Strict):
     to: str
     """The new store: lmdb:FOLDER, parquet:FOLDER, or redis://HOST:PORT/DB?name=NAME."""
     dtype: Literal["float16", "float32"] | None = None
-    """Of the new store's states; as in the old one unless given."""
+    """Of the new store's states, but for integers and what stays exact; as in the old one unless given."""
 
 
 class DeleteUser(Strict):
@@ -97,7 +97,10 @@ def _typed(store: MemoryStore, user: str) -> int | str:
 
 def _print_store(store: MemoryStore, console: Console) -> None:
     facts, memory, journal = store.facts, store.facts.memory, store.journal()
-    state = ", ".join(f"{name} {'x'.join(map(str, shape)) or '1'}" for name, shape in memory.state.items())
+    parts = (
+        (name, "x".join(map(str, shape)) or "1", memory.types.get(name, "")) for name, shape in memory.state.items()
+    )
+    state = ", ".join(" ".join(filter(None, part)) for part in parts)
     rows = {
         "memories": f"{store.count():,}",
         "deleted users": f"{len(store.tombstones()):,}",
@@ -138,8 +141,9 @@ def _print_user(store: MemoryStore, user: str, console: Console) -> None:
         "in the window": f"{int(record['num_window'])} of {store.facts.memory.window_events}",
     }
     for name, values in memories.state().items():
-        low, mean, high = float(values.min()), float(values.mean()), float(values.max())
-        rows[f"state {name}"] = f"{low:.4g} to {high:.4g}, mean {mean:.4g}"
+        form = ".4g" if values.dtype.kind == "f" else "d"
+        low, mean, high = values.min(), float(values.mean()), values.max()
+        rows[f"state {name}"] = f"{low:{form}} to {high:{form}}, mean {mean:.4g}"
     _print(console, f"Memory of user {user} in {store.address}", rows)
     window = memories.window()
     table = Table(title="Window, newest first", title_justify="left")

@@ -39,6 +39,7 @@ from pipelines.registry.model_registry import (
 )
 from pipelines.settings import load_settings, resolved
 from pipelines.tracking import TrackingConfig, tracked_run
+from rm_rec.config.outside import PackageName
 
 PROG = "python -m pipelines.promote"
 
@@ -52,6 +53,8 @@ class Promote(Strict):
     """The log that the candidate was trained on, wherever it lies now: its held-out impressions decide."""
     impressions: str | None = None
     """The impressions, where they are files of their own; those of the candidate's training run unless given."""
+    allow_package: tuple[PackageName, ...] = ()
+    """Packages of other people whose code the models may use, as a `kind` such as acme.machines:Fading names it."""
     split: Literal["validation", "test"] = "test"
     """Which held-out impressions, as the candidate's training run split them."""
     min_gain: float = Field(0.0, ge=-1.0, le=1.0)
@@ -146,7 +149,7 @@ def _promote(
     settings: Promote, registry: Registry, candidate: Version, champion: Version | None, console: Console
 ) -> int:
     assert settings.log is not None
-    contender = of_version(registry, candidate)
+    contender = of_version(registry, candidate, settings.allow_package)
     data = contender.data_on(settings.log, settings.impressions)
     decision = _decide(settings, registry, candidate, champion, contender, data, console)
     show(decision, console)
@@ -187,9 +190,9 @@ def _decide(
     """Check what can be known before, then score both models; what is refused before is not scored."""
     rival = None
     if champion is not None:
-        rival = of_version(registry, champion)
+        rival = of_version(registry, champion, settings.allow_package)
     elif settings.baseline is not None:
-        rival = of_folder(settings.baseline, settings.tracking_uri)
+        rival = of_folder(settings.baseline, settings.tracking_uri, settings.allow_package)
     models = (contender,) if rival is None else (contender, rival)
     known = {model.weights for model in models}
     checks = (
@@ -201,7 +204,7 @@ def _decide(
         return Decision(candidate, champion, models, checks, None, {}, {})
     out = Path(settings.out)
     if rival is None:
-        rival = train_mean_pool(contender, data, out, settings.tracking_uri, console.print)
+        rival = train_mean_pool(contender, data, out, settings.tracking_uri, console.print, settings.allow_package)
     before, after = score_both(rival, contender, data, settings.split, out, console.print)
     columns = PredictionColumns()
     judgement = judge(

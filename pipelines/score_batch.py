@@ -26,12 +26,13 @@ from feature_store.parquet_source import ParquetSource
 from feature_store.schema import Strict
 from pipelines.job import DONE, Progress, result_console, run_job
 from pipelines.memory.candidate_files import CandidateColumns, CandidateNames, dense_of, read_pieces, times_of
-from pipelines.memory.scorer import CandidateRows, Scorer
+from pipelines.memory.scorer import Scorer, encode
 from pipelines.memory.user_memories import check_space
 from pipelines.models.artifact import TrainedModel, load_model
 from pipelines.models.model_files import find_model
 from pipelines.run_folder import locked
 from pipelines.settings import load_settings
+from rm_rec.config.outside import PackageName
 
 PROG = "python -m pipelines.score_batch"
 _SAID = b"rm_rec_scores"
@@ -43,6 +44,8 @@ class ScoreBatch(Strict):
 
     model: str
     """A model's folder, or models:/NAME/VERSION, models:/NAME@ALIAS, runs:/…"""
+    allow_package: tuple[PackageName, ...] = ()
+    """Packages of other people whose code the model may use, as a `kind` such as acme.machines:Fading names it."""
     memories: str
     """A store that build_memory made: a folder, parquet:FOLDER, or redis://HOST:PORT/DB?name=NAME."""
     candidates: str
@@ -75,7 +78,7 @@ def main(argv: list[str]) -> int:
     console = result_console()
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    trained = load_model(find_model(settings.model, settings.tracking_uri))
+    trained = load_model(find_model(settings.model, settings.tracking_uri), settings.allow_package)
     source = ParquetSource.open(settings.candidates)
     names = CandidateNames.of(settings.columns, trained, source)
     if names.time is not None and settings.at is not None:
@@ -164,15 +167,10 @@ class ScoringJob:
         names, where = self.names, self.settings.candidates
         moment = np.full(len(piece), self.at, np.int64)
         time = times_of(piece, names.time, first_row, where) if names.time is not None else moment
-        scores = self.scorer.score(
-            CandidateRows(
-                users=piece[names.user],
-                items=piece[names.item],
-                time=time,
-                context={name: piece[name] for name in names.context},
-                context_dense=dense_of(piece, names.dense, first_row, where),
-            )
-        )
+        context = {name: piece[name] for name in names.context}
+        dense = dense_of(piece, names.dense, first_row, where)
+        candidates = encode(self.scorer.trained, piece[names.item], time, context, dense)
+        scores = self.scorer.score(piece[names.user], candidates)
         column = pa.array(scores.probability.astype(np.float32))
         return piece.append_column(self.settings.columns.prediction, column), scores.cold
 

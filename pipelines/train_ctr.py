@@ -38,7 +38,9 @@ from pipelines.training.fine_tune import data_as_before, freeze_writer, load_sta
 from pipelines.training.fit import PREDICTED_COLUMNS, Fit, Learner, OptimizerConfig, TrainingConfig, predict
 from rm_rec import plots
 from rm_rec.config import ModelConfig, RehearsalConfig
+from rm_rec.config.outside import PackageName, outside_packages
 from rm_rec.model import ClickModel
+from rm_rec.resolved import resolved_config
 
 DESCRIPTION = "Train a click model on a log, evaluate it on held-out impressions, and register it."
 PROG = "python -m pipelines.train_ctr"
@@ -59,6 +61,8 @@ class TrainCtr(Strict):
     freeze_writer: bool = False
     """Train only what reads memories, and leave what writes them: memories that are built stay valid. Needs --from."""
     model: ModelConfig = ModelConfig()
+    allow_package: tuple[PackageName, ...] = ()
+    """Packages of other people whose code the model may use, as a `kind` such as acme.machines:Fading names it."""
     rehearsal: RehearsalConfig | None = RehearsalConfig()
     """Auxiliary loss that makes the memory keep what happened; null trains without."""
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -101,19 +105,15 @@ class TrainCtr(Strict):
 
 def main(argv: list[str]) -> int:
     """Run the job; see the module's docstring."""
-    settings = load_settings(
-        TrainCtr,
-        argv,
-        prog=PROG,
-        description=DESCRIPTION,
-        examples=EXAMPLES,
-    )
-    return train(settings)
+    return train(load_settings(TrainCtr, argv, prog=PROG, description=DESCRIPTION, examples=EXAMPLES))
 
 
 def train(settings: TrainCtr) -> int:
     """Do one training run in its folder, or what is left of it; return the exit code."""
     console = result_console()
+    model = resolved_config(settings.model, settings.allow_package)
+    allowed = tuple(sorted({*settings.allow_package, *outside_packages(model)}))  # of Python objects too
+    settings = settings.model_copy(update={"model": model, "allow_package": allowed})
     out = Path(settings.out)
     device = _device(settings.training.device)
     with run_folder.claimed(out, resolved(settings)):
@@ -124,7 +124,7 @@ def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console
     retention = RetentionStep(settings.retention, settings.metrics, out)
     start = None
     if settings.start_from is not None:
-        start = load_start(settings.start_from, settings.tracking.uri, settings.model)
+        start = load_start(settings.start_from, settings.tracking.uri, settings.model, settings.allow_package)
         settings = settings.model_copy(
             update={"model": start.card.model, "data": data_as_before(settings.data, start, settings.start_from)}
         )
@@ -148,7 +148,7 @@ def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console
         what = "measuring what it retains" if due else "nothing to do"
         console.print(f"{out} holds this very run, finished; {what}. Delete the folder to train anew.")
         if due:
-            model = load_model(out / "model").model.to(device)
+            model = load_model(out / "model", settings.allow_package).model.to(device)
             with tracked():
                 retention.run(data, model, fingerprint)
         print_training(console, finished)
@@ -175,7 +175,9 @@ def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console
             _track_epoch(epoch)
         state = fit.run(lambda epoch: _report_epoch(console, epoch))
         metrics = _finish(settings, data, model, state, fingerprint)
-        uri = register(out / "model", settings.tracking.register_as, settings.data, metrics, tags)
+        uri = register(
+            out / "model", settings.tracking.register_as, settings.data, metrics, tags, settings.allow_package
+        )
     run_folder.write_json(out / run_folder.METRICS, metrics)
     if retention.is_due(fingerprint, data, settings.model.segment_length):  # killed here, it is taken up as finished
         with tracked():

@@ -1,16 +1,21 @@
-"""A batch is users: each with all its events and all its impressions, so that training reads a user once.
+"""Users and what they may be shown, as embedding rows: batches to train on, candidates to score.
 
-Suffixes: U user, E event (of all users), I impression (of all users).
+A batch is users: each with all its events and all its impressions, so that training reads a user once.
+Suffixes: U user, E event (of all users), I impression or candidate (of all users).
 """
 
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from rm_rec.config import FeatureSpace
 from rm_rec.errors import BatchError
+from rm_rec.histories import Histories, Queries, expect_rows
+from rm_rec.time_bins import gap_bins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +23,8 @@ class UserBatch:
     """Jagged events in time order and impressions, user after user; ids are embedding rows.
 
     User u owns the next `event_lengths[u]` events and the next `impression_lengths[u]` impressions. An impression's
-    history is its user's first `num_earlier` events, and nothing else.
+    history is its user's first `num_earlier` events, and nothing else. Raises BatchError where it contradicts itself;
+    values are looked at on the CPU alone, where a batch is made: elsewhere that would wait for the device.
     """
 
     event_lengths: Tensor  # [U] int64
@@ -33,15 +39,17 @@ class UserBatch:
     label: Tensor  # [I] float32, 0 or 1
 
     def __post_init__(self) -> None:
+        expect_rows("impression_lengths", self.impression_lengths, len(self.event_lengths), "as many as event_lengths")
+        if self.event_lengths.device.type != "cpu":
+            return
         for name in ("event_lengths", "impression_lengths"):
             lengths: Tensor = getattr(self, name)
             if len(lengths) and int(lengths.min()) < 0:
                 raise BatchError(f"{name} has {int(lengths.min())}, expected 0 or more")
         num_events, num_impressions = int(self.event_lengths.sum()), int(self.impression_lengths.sum())
-        _expect("impression_lengths", self.impression_lengths, len(self.event_lengths), "as many as event_lengths")
-        _expect("event_time", self.event_time, num_events, "the sum of event_lengths")
+        expect_rows("event_time", self.event_time, num_events, "the sum of event_lengths")
         for name, ids in self.events.items():
-            _expect(f"events[{name!r}]", ids, num_events, "the sum of event_lengths")
+            expect_rows(f"events[{name!r}]", ids, num_events, "the sum of event_lengths")
         per_impression = {
             "impression_time": self.impression_time,
             "num_earlier": self.num_earlier,
@@ -51,7 +59,7 @@ class UserBatch:
         per_impression |= {f"targets[{name!r}]": ids for name, ids in self.targets.items()}
         per_impression |= {f"context[{name!r}]": ids for name, ids in self.context.items()}
         for name, values in per_impression.items():
-            _expect(name, values, num_impressions, "the sum of impression_lengths")
+            expect_rows(name, values, num_impressions, "the sum of impression_lengths")
         available = self.event_lengths.repeat_interleave(self.impression_lengths)
         wrong = (self.num_earlier < 0) | (self.num_earlier > available)
         if bool(wrong.any()):
@@ -72,17 +80,39 @@ class UserBatch:
         users = torch.arange(self.num_users, device=self.event_lengths.device)
         return users.repeat_interleave(self.impression_lengths, output_size=len(self.num_earlier))
 
+    @cached_property
+    def event_gap(self) -> Tensor:
+        """[E] The binned time since the same user's event before."""
+        return gap_bins(self.event_time, self.event_lengths)
+
+    def histories(self, tokens: Tensor | None = None) -> Histories:
+        """Return the events, with their vectors [E, D] where these are given."""
+        return Histories(lengths=self.event_lengths, time=self.event_time, tokens=tokens, keys=self.events)
+
+    def queries(self, tokens: Tensor) -> Queries:
+        """Return what the impressions ask, with their targets' vectors [I, D]."""
+        return Queries(
+            tokens=tokens,
+            user=self.impression_user,
+            time=self.impression_time,
+            num_earlier=self.num_earlier,
+            keys=self.targets,
+        )
+
     def check(self, features: FeatureSpace) -> None:
-        """Raise BatchError where the batch lacks a feature of the model or has an id beyond its table."""
+        """Raise BatchError where the batch lacks a feature of the model or, on the CPU, has an id beyond its table."""
         for where, names in (("events", features.events), ("targets", features.targets), ("context", features.context)):
             columns: dict[str, Tensor] = getattr(self, where)
             if set(columns) != set(names):
                 raise BatchError(f"{where} has features {sorted(columns)}, the model expects {sorted(names)}")
             for name, ids in columns.items():
-                if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= features.rows[name]):
+                if not len(ids) or ids.device.type != "cpu":
+                    continue
+                least, most = (int(bound) for bound in torch.aminmax(ids))
+                if least < 0 or most >= features.rows[name]:
                     raise BatchError(
-                        f"{where}[{name!r}] has ids from {int(ids.min())} to {int(ids.max())}, "
-                        f"the model's table has rows 0 to {features.rows[name] - 1}"
+                        f"{where}[{name!r}] has ids from {least} to {most}, the model's table has rows 0 to "
+                        f"{features.rows[name] - 1}"
                     )
         if self.context_dense.shape[1] != features.num_context_dense:
             raise BatchError(
@@ -91,15 +121,45 @@ class UserBatch:
             )
 
     def to(self, device: torch.device | str) -> "UserBatch":
-        """Return the same batch on another device."""
-        moved: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            is_dict = isinstance(value, dict)
-            moved[field.name] = {k: v.to(device) for k, v in value.items()} if is_dict else value.to(device)
-        return UserBatch(**moved)
+        """Return the same batch on another device; itself where it is there already."""
+        if self.event_lengths.device == torch.device(device):
+            return self
+        return _each_tensor(self, lambda values: values.to(device))
 
 
-def _expect(name: str, values: Tensor, length: int, what: str) -> None:
-    if len(values) != length:
-        raise BatchError(f"{name} has {len(values)} rows, expected {length} ({what})")
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """Items to score for some users; ids are embedding rows."""
+
+    user: Tensor  # [I] int64, place among the memories
+    time: Tensor  # [I] int64
+    targets: dict[str, Tensor]  # feature -> [I] int64
+    context: dict[str, Tensor]  # feature -> [I] int64
+    context_dense: Tensor  # [I, number of dense context features] float32
+
+    def __len__(self) -> int:
+        """Count the candidates."""
+        return len(self.user)
+
+    def take(self, rows: Tensor) -> "Candidates":
+        """Keep some of the candidates, in the order given."""
+        return _each_tensor(self, lambda values: values.index_select(0, rows))
+
+    def of_users(self, user: Tensor) -> "Candidates":
+        """Say anew [I] where each one's user lies among the memories."""
+        return replace(self, user=user)
+
+    def queries(self, tokens: Tensor) -> Queries:
+        """Return what they ask, with their targets' vectors [I, D]."""
+        return Queries(tokens=tokens, user=self.user, time=self.time, keys=self.targets)
+
+
+Rows = TypeVar("Rows", UserBatch, Candidates)
+
+
+def _each_tensor(whole: Rows, change: Callable[[Tensor], Tensor]) -> Rows:
+    changed: dict[str, Any] = {}
+    for field in fields(whole):
+        value = getattr(whole, field.name)
+        changed[field.name] = {k: change(v) for k, v in value.items()} if isinstance(value, dict) else change(value)
+    return type(whole)(**changed)

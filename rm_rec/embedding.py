@@ -1,5 +1,8 @@
 """Ids to vectors: one TorchRec EmbeddingCollection for events, targets and context. The only import of torchrec."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -8,9 +11,19 @@ from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from rm_rec.config import FeatureSpace
-from rm_rec.segments import NUM_TIME_BINS
+from rm_rec.time_bins import NUM_TIME_BINS
 
 _GAP = "time_gap"  # the table of log-binned gaps between a user's events
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The vectors of a batch, of one look-up."""
+
+    events: Float[Tensor, "event dim"]  # what happened, and the time since the event before
+    content: Float[Tensor, "event dim"]  # what happened
+    targets: Float[Tensor, "query dim"]
+    context: Float[Tensor, "query context_dim"]
 
 
 class FeatureEmbedding(nn.Module):
@@ -44,33 +57,36 @@ class FeatureEmbedding(nn.Module):
 
     def forward(
         self,
-        events: dict[str, Int[Tensor, " event"]],
+        events: Mapping[str, Int[Tensor, " event"]],
         gaps: Int[Tensor, " event"],
-        targets: dict[str, Int[Tensor, " query"]],
-        context: dict[str, Int[Tensor, " query"]],
-    ) -> tuple[Float[Tensor, "event dim"], Float[Tensor, "query dim"], Float[Tensor, "query context_dim"]]:
+        targets: Mapping[str, Int[Tensor, " query"]],
+        context: Mapping[str, Int[Tensor, " query"]],
+    ) -> Embedded:
         """Embed events and targets as the sum, context as the concatenation, of their features' rows."""
         ids = {f"event.{name}": events[name] for name in self.features.events}
         ids[f"event.{_GAP}"] = gaps
         ids |= {f"target.{name}": targets[name] for name in self.features.targets}
         ids |= {f"context.{name}": context[name] for name in self.features.context}
         vectors = self._look_up(ids)
-        event_tokens = _sum([vectors[f"event.{name}"] for name in (*self.features.events, _GAP)])
+        content = _sum([vectors[f"event.{name}"] for name in self.features.events])
         target_tokens = _sum([vectors[f"target.{name}"] for name in self.features.targets])
         context_vectors = [vectors[f"context.{name}"] for name in self.features.context]
-        if not context_vectors:
-            return event_tokens, target_tokens, target_tokens.new_zeros(len(target_tokens), 0)
-        return event_tokens, target_tokens, torch.cat(context_vectors, dim=1)
+        return Embedded(
+            events=content + vectors[f"event.{_GAP}"],
+            content=content,
+            targets=target_tokens,
+            context=torch.cat([target_tokens[:, :0], *context_vectors], dim=1),
+        )
 
     def events(
-        self, events: dict[str, Int[Tensor, " event"]], gaps: Int[Tensor, " event"]
+        self, events: Mapping[str, Int[Tensor, " event"]], gaps: Int[Tensor, " event"]
     ) -> Float[Tensor, "event dim"]:
         """Embed events alone, as `forward` does."""
         ids = {f"event.{name}": events[name] for name in self.features.events} | {f"event.{_GAP}": gaps}
         vectors = self._look_up(ids)
         return _sum([vectors[name] for name in ids])
 
-    def content(self, events: dict[str, Int[Tensor, " event"]]) -> Float[Tensor, "event dim"]:
+    def content(self, events: Mapping[str, Int[Tensor, " event"]]) -> Float[Tensor, "event dim"]:
         """Embed events as what happened, without the time that passed before."""
         vectors = self._look_up({f"event.{name}": events[name] for name in self.features.events})
         return _sum([vectors[f"event.{name}"] for name in self.features.events])
@@ -81,9 +97,6 @@ class FeatureEmbedding(nn.Module):
 
     def _look_up(self, ids: dict[str, Tensor]) -> dict[str, Tensor]:
         """Look all features up in one call; a feature is one jagged row, since places differ in length."""
-        if not torch.is_grad_enabled():  # the same rows, without what it costs to lay out a jagged tensor
-            tables = self.collection.embeddings
-            return {place: tables[place.partition(".")[2]](rows) for place, rows in ids.items()}
         nothing = next(iter(ids.values()))[:0]
         ids = ids | dict.fromkeys(self._places - set(ids), nothing)  # the collection wants all that it has
         values = list(ids.values())

@@ -1,34 +1,58 @@
 """What events of a segment tell each other before they are folded into the memory."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Collection
+from typing import Final
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rm_rec.config import Encoder, TransformerEncoder
+from rm_rec.config.encoders import EncoderSettings, NoEncoder, TransformerEncoder
+from rm_rec.outside import load_outside, name_settings
 
 
-def build_encoder(config: Encoder, token_dim: int, segment_length: int) -> nn.Module:
-    """Make the encoder that the config names."""
-    if isinstance(config, TransformerEncoder):
-        return SegmentTransformer(config, token_dim, segment_length)
-    return NullEncoder()
+class SegmentEncoder(nn.Module, ABC):
+    """Changes the vectors of a segment's events before they are folded.
+
+    It is built from its settings and the sizes of vectors and segments: `Encoder(config, token_dim, segment_length)`.
+    """
+
+    config_type: type[EncoderSettings]  # what its settings are
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        name_settings(cls)
+
+    @abstractmethod
+    def forward(
+        self, tokens: Float[Tensor, "*rows event dim"], valid: Bool[Tensor, "*rows event"]
+    ) -> Float[Tensor, "*rows event dim"]:
+        """Encode each segment by itself; what padding holds must change no event."""
 
 
-class NullEncoder(nn.Module):
+class NullEncoder(SegmentEncoder):
     """Events are folded as they are."""
+
+    config_type = NoEncoder
+
+    def __init__(self, config: NoEncoder, token_dim: int, segment_length: int) -> None:
+        super().__init__()
 
     def forward(self, tokens: Tensor, valid: Tensor) -> Tensor:
         """Return the tokens."""
         return tokens
 
 
-class SegmentTransformer(nn.Module):
+class SegmentTransformer(SegmentEncoder):
     """Pre-norm transformer within each segment, with learned positions.
 
     Each block adds to its input through a projection that starts at zero, so that training starts from the events as
     they are: without that path the memory learnt far slower than with no encoder.
     """
+
+    config_type = TransformerEncoder
 
     def __init__(self, config: TransformerEncoder, token_dim: int, segment_length: int) -> None:
         super().__init__()
@@ -78,3 +102,16 @@ class TransformerBlock(nn.Module):
         x = x + self.attended(mixed.transpose(1, 2).reshape(rows, length, dim))
         hidden: Tensor = self.narrow(functional.gelu(self.widen(self.norm_feedforward(x))))
         return x + hidden
+
+
+ENCODERS: Final[dict[str, type[SegmentEncoder]]] = {"none": NullEncoder, "transformer": SegmentTransformer}
+
+
+def build_encoder(
+    config: EncoderSettings, token_dim: int, segment_length: int, allowed_packages: Collection[str] = ()
+) -> SegmentEncoder:
+    """Make the encoder that the config names; of other packages' ones as `build_machine`."""
+    if config.kind in ENCODERS:
+        return ENCODERS[config.kind](config, token_dim, segment_length)
+    encoder, settings = load_outside(config, SegmentEncoder, allowed_packages, "encoder")
+    return encoder(settings, token_dim, segment_length)

@@ -1,134 +1,254 @@
-"""Jagged histories as segments of fixed length, and impressions grouped by the state that they read.
+"""How histories are cut: the one place that knows where segments, windows and boundaries lie.
 
-Suffixes: U user, S segment, N event of a segment, D dim, I query, B block of queries, Q query of a block.
+A history is cut into segments of N events. Boundary b is the moment after b full segments: the state there has folded
+them, and the events after them, fewer than N, are the tail. What is kept of a user beside the state is its window: the
+tail and the last R full segments at most. So a window begins where a segment does, and what comes after it goes on from
+there (`Timeline`). Training, folding and scoring go through a timeline in stretches of segments.
+
+Suffixes: U user, S segment, N event of a segment, W event of a window, E event of all users, Q query, D dim.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-NUM_TIME_BINS = 64
+from rm_rec.histories import TOKENS, Histories, Queries, take, take_column
+from rm_rec.query_blocks import QueryBlocks, group_queries
 
-
-def time_bins(duration: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-    """Bin durations of any unit by floor(log2(1 + duration)): 0, 1-2, 3-6, 7-14, ...; negative ones count as 0.
-
-    Exact below 2**53, and so the same on every device.
-    """
-    # Read off a float64's exponent: a logarithm rounds up just below a power of two.
-    bins = duration.clamp(min=0).to(torch.float64).add_(1.0).view(torch.int64).bitwise_right_shift_(52)
-    return bins.sub_(1023)
-
-
-def gap_bins(event_time: Int[Tensor, " event"], event_lengths: Int[Tensor, " user"]) -> Int[Tensor, " event"]:
-    """Bin the time since the same user's event before; a user's first event has bin NUM_TIME_BINS."""
-    gaps = torch.zeros_like(event_time)
-    gaps[1:] = event_time[1:] - event_time[:-1]
-    bins = time_bins(gaps)
-    first = event_lengths.cumsum(0) - event_lengths
-    bins[first[event_lengths > 0]] = NUM_TIME_BINS
-    return bins
+# Vectors of events [E, D] from their keys, name -> [E], and the binned gap before each [E].
+Embed = Callable[[dict[str, Tensor], Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class SegmentIndex:
-    """Where each event of a run of segments lies among a batch's events.
+class Cut:
+    """Segments of `segment_length` events, and a window of the tail and the last `window_segments` full segments.
 
-    `position[u, s, n]` is an index into the batch's events (0 where there is none: see `valid`).
+    >>> cut = Cut(segment_length=4, window_segments=2)
+    >>> cut.window_length(torch.tensor([0, 3, 4, 11, 12, 1003])).tolist()
+    [0, 3, 4, 11, 8, 11]
     """
 
-    position: Int[Tensor, "user segment event"]
-    valid: Bool[Tensor, "user segment event"]
+    segment_length: int
+    window_segments: int
 
+    @property
+    def window_events(self) -> int:
+        """The most events that a window can hold."""
+        return self.places - 1
 
-def segment_index(event_lengths: Int[Tensor, " user"], segment_length: int, first: int, last: int) -> SegmentIndex:
-    """Index the segments `first` to `last - 1` of each user."""
-    device = event_lengths.device
-    offsets = event_lengths.cumsum(0) - event_lengths
-    within = torch.arange(first * segment_length, last * segment_length, device=device)
-    valid = within < event_lengths[:, None]
-    position = torch.where(valid, offsets[:, None] + within, 0)
-    shape = (len(event_lengths), last - first, segment_length)
-    return SegmentIndex(position.view(shape), valid.view(shape))
+    @property
+    def places(self) -> int:
+        """How many places a window is laid out in: whole segments, so one more than it can hold."""
+        return (self.window_segments + 1) * self.segment_length
+
+    def num_full(self, num_events: Int[Tensor, " user"]) -> Int[Tensor, " user"]:
+        """Count the full segments, folded already, of each user's window."""
+        return (num_events // self.segment_length).clamp(max=self.window_segments)
+
+    def window_length(self, num_events: Int[Tensor, " user"]) -> Int[Tensor, " user"]:
+        """Count the events of each user's window."""
+        return num_events % self.segment_length + self.segment_length * self.num_full(num_events)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stretch:
-    """Consecutive segments of some users: `num_folded` segments that the state holds already, then those to fold.
-
-    The folded ones are there for the windows. Boundary b of a stretch is the moment after its b-th unfolded segment;
-    at boundary 0 the state is the one that came in.
-    """
+class Segments:
+    """Consecutive segments of some users; where an event is not valid there is none."""
 
     tokens: Float[Tensor, "user segment event dim"]
     valid: Bool[Tensor, "user segment event"]
     time: Int[Tensor, "user segment event"]
-    num_folded: int
+    keys: Mapping[str, Tensor]  # name -> [U, S, N] int64
+
+    def between(self, first: int, end: int | None = None) -> "Segments":
+        """Return the segments from `first` on, before `end`."""
+        return Segments(
+            tokens=self.tokens[:, first:end],
+            valid=self.valid[:, first:end],
+            time=self.time[:, first:end],
+            keys={name: values[:, first:end] for name, values in self.keys.items()},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Queries:
-    """What is asked of a stretch: each query of one user, at one boundary, seeing the first events of its stretch."""
+class Stretch:
+    """Segments that are gone through at once: `num_folded` that the state holds already, then those to fold.
 
-    tokens: Float[Tensor, "query dim"]
-    user: Int[Tensor, " query"]
-    boundary: Int[Tensor, " query"]
-    num_visible: Int[Tensor, " query"]  # events of the stretch, folded ones included, that the query may see
-    time: Int[Tensor, " query"]
+    The folded ones are there for the windows. Boundary b of a stretch is the moment after its b-th segment to fold; at
+    boundary 0 the state is the one that came in.
+    """
+
+    segments: Segments
+    num_folded: int
+    lead: Int[Tensor, " user"]  # so many first places of a user are empty: it had no earlier event
+
+    @property
+    def num_to_fold(self) -> int:
+        """How many segments there are to fold, full or not."""
+        return self.segments.valid.shape[1] - self.num_folded
+
+    def to_fold(self) -> Segments:
+        """Return the segments that are to be folded; a segment is folded once all its events are there."""
+        segments = self.segments.between(self.num_folded)
+        return replace(segments, valid=segments.valid & segments.valid.all(dim=2, keepdim=True))
 
 
 @dataclass(frozen=True)
-class QueryBlocks:
-    """Queries that share user and boundary, side by side, so that they read one state by one matrix product."""
+class Part:
+    """A stretch of a timeline and the queries that fall in it."""
 
-    user: Int[Tensor, " block"]
-    boundary: Int[Tensor, " block"]
-    query: Int[Tensor, "block slot"]  # which query; 0 where there is none
-    place: Int[Tensor, " query"]  # where each query's answer lies among block x slot
-    in_order: bool = False  # the queries lie as they came, without a gap: nothing has to be moved
-
-    def gather(self, values: Tensor) -> Tensor:
-        """Lay [I, ...] out as [B, Q, ...]."""
-        if self.in_order:
-            return values.view(*self.query.shape, *values.shape[1:])
-        flat = values.index_select(0, self.query.flatten())
-        return flat.view(*self.query.shape, *values.shape[1:])
-
-    def scatter(self, values: Tensor) -> Tensor:
-        """Bring [B, Q, ...] back to [I, ...]."""
-        if self.in_order:
-            return values.flatten(0, 1)
-        return values.flatten(0, 1).index_select(0, self.place)
+    start: int  # the boundary at which it starts, counted from the state that the timeline goes on from
+    stretch: Stretch
+    query: Int[Tensor, " part"]  # which of the queries
+    targets: Float[Tensor, "part dim"]  # what they ask about
+    blocks: QueryBlocks
 
 
-# Relative cost of a block beside its queries: its state and window are gathered and projected.
-_BLOCK_COST = 16
-_WIDTHS = [2**power for power in range(9)]
+@dataclass(frozen=True)
+class Timeline:
+    """Each user's window, if there is one, with what came after it: all that is needed to go on.
+
+    `num_window` of a user's events, `num_full` full segments and a tail, were known before; the state has folded the
+    full segments.
+    """
+
+    cut: Cut
+    histories: Histories
+    num_window: Int[Tensor, " user"]
+    num_full: Int[Tensor, " user"]
+    keys_read: tuple[str, ...]  # the keys that segments are laid out with: those that some source reads
+    gap: Int[Tensor, " event"] | None = None  # binned time between each event and the one before: to embed events
+
+    @classmethod
+    def from_start(cls, cut: Cut, histories: Histories, keys_read: tuple[str, ...]) -> "Timeline":
+        """Take histories, with vectors, from their first event on."""
+        nothing = torch.zeros_like(histories.lengths)
+        return cls(cut, histories, nothing, nothing, keys_read)
+
+    def num_segments(self) -> Int[Tensor, " user"]:
+        """Count the full segments that are to be folded."""
+        return self.histories.lengths // self.cut.segment_length - self.num_full
+
+    def to_fold(self, embed: Embed | None, at_once: int) -> Iterator[Segments]:
+        """Lay out the full segments that are to be folded, `at_once` at a time, with one look-up of vectors for all.
+
+        So memory use beside events and vectors does not grow with a history's length.
+        """
+        length = self.cut.segment_length
+        count_U = self.histories.lengths // length - self.num_full
+        most = int(count_U.max()) if len(count_U) else 0
+        if not most:
+            return
+        within_E = torch.arange(most * length, device=count_U.device)
+        valid_UE = within_E < length * count_U[:, None]
+        start_U = self.histories.first + length * self.num_full
+        place = torch.where(valid_UE, start_U[:, None] + within_E, 0).view(len(count_U), most, length)
+        whole = self._segments(self._embedded(place, embed), place, valid_UE.view(place.shape))
+        for first in range(0, most, at_once):
+            yield whole.between(first, first + at_once)
+
+    def parts(self, queries: Queries, at_once: int | None, *, by_user: bool = False) -> Iterator[Part]:
+        """Go through the timeline as far as queries see it, `at_once` segments at a time (None: all).
+
+        A part may have no query. The last part is a whole one, so that queries at the end of long histories have
+        gradients through as many writes as any. `by_user`: queries of one user share blocks wherever they are asked.
+        """
+        length, window = self.cut.segment_length, self.cut.window_segments
+        seen_Q = self.histories.lengths[queries.user]
+        if queries.num_earlier is not None:
+            seen_Q = self.num_window[queries.user] + queries.num_earlier
+        boundary_Q = seen_Q // length - self.num_full[queries.user]
+        num_boundaries = int(boundary_Q.max()) + 1 if len(boundary_Q) else 1
+        most_full = int(self.num_full.max()) if len(self.num_full) else 0
+        step = num_boundaries if at_once is None else at_once
+        start, end = 0, num_boundaries % step or step
+        while start < num_boundaries:
+            num_folded = min(window, start + most_full)
+            first_U = self.num_full + (start - num_folded)  # a user's first segment in this stretch; below 0: none yet
+            row = torch.nonzero((boundary_Q >= start) & (boundary_Q < end)).squeeze(1)
+            # Where all are in one part they lie as they came: nothing has to be moved. A view, since hooks on modules
+            # (those that count operations, say) want inputs that are no leaves of the graph.
+            all_here = len(row) == len(queries.user)
+            targets = queries.tokens.view_as(queries.tokens) if all_here else take(queries.tokens, row)
+            user = queries.user.index_select(0, row)
+            boundary = boundary_Q.index_select(0, row) - start
+            blocks = group_queries(
+                tokens=targets,
+                user=user,
+                boundary=torch.zeros_like(boundary) if by_user else boundary,
+                num_visible=seen_Q.index_select(0, row) - length * first_U[user],
+                time=queries.time.index_select(0, row),
+                keys={name: queries.keys[name].index_select(0, row) for name in self.keys_read},
+            )
+            yield Part(start, self._stretch(first_U, end - start + num_folded, num_folded), row, targets, blocks)
+            start, end = end, end + step
+
+    def _stretch(self, first_U: Tensor, num_segments: int, num_folded: int) -> Stretch:
+        length = self.cut.segment_length
+        within_UE = length * first_U[:, None] + torch.arange(num_segments * length, device=first_U.device)
+        valid = (within_UE >= 0) & (within_UE < self.histories.lengths[:, None])
+        place = torch.where(valid, self.histories.first[:, None] + within_UE, 0).view(
+            len(first_U), num_segments, length
+        )
+        assert self.histories.tokens is not None
+        segments = self._segments(take(self.histories.tokens, place), place, valid.view(place.shape))
+        return Stretch(segments=segments, num_folded=num_folded, lead=(-length * first_U).clamp(min=0))
+
+    def _segments(self, tokens: Tensor, place: Tensor, valid: Tensor) -> Segments:
+        return Segments(
+            tokens=tokens,
+            valid=valid,
+            time=take_column(self.histories.time, place),
+            keys={name: take_column(self.histories.keys[name], place) for name in self.keys_read},
+        )
+
+    def _embedded(self, place: Int[Tensor, "*shape"], embed: Embed | None) -> Float[Tensor, "*shape dim"]:
+        if embed is None:
+            assert self.histories.tokens is not None
+            return take_column(self.histories.tokens, place)
+        assert self.gap is not None
+        keys = {name: take_column(values, place.flatten()) for name, values in self.histories.keys.items()}
+        tokens = embed(keys, take_column(self.gap, place.flatten()))
+        return tokens.view(*place.shape, tokens.shape[-1])
+
+    def last_places(self) -> Int[Tensor, "user place"]:
+        """Say where the events of each user's next window lie, from its first place on; 0 behind its end."""
+        kept_U = self.cut.window_length(self.histories.lengths)
+        within_UW = torch.arange(self.cut.places, device=kept_U.device)
+        start_U = self.histories.first + self.histories.lengths - kept_U
+        return torch.where(within_UW < kept_U[:, None], start_U[:, None] + within_UW, 0)
 
 
-def group_queries(user: Int[Tensor, " query"], boundary: Int[Tensor, " query"]) -> QueryBlocks:
-    """Group queries by (user, boundary) into blocks, of the width that wastes least; large groups take several."""
-    key = user * (int(boundary.max()) + 1 if len(boundary) else 1) + boundary
-    if 0 < len(key) <= _WIDTHS[-1] and bool((key == key[0]).all()):  # one user's candidates: what is served online
-        every = torch.arange(len(key), device=key.device)
-        return QueryBlocks(user[:1], boundary[:1], every[None], every, in_order=True)
-    key, order = torch.sort(key, stable=True)
-    _, counts = torch.unique_consecutive(key, return_counts=True)
-    # Powers of two, and the largest group's size: where all have one size, as in serving, nothing is wasted.
-    widths = torch.tensor([*_WIDTHS, min(int(counts.max()), _WIDTHS[-1]) if len(counts) else 1], device=key.device)
-    costs = ((counts + widths[:, None] - 1) // widths[:, None]).sum(dim=1) * (widths + _BLOCK_COST)
-    width = int(widths[costs.argmin()])
+def lay_windows(cut: Cut, num_events: Tensor, time_UW: Tensor, columns: Mapping[str, Tensor]) -> Stretch:
+    """Lay windows, which lie at the beginning of their places, so that the last full segments of all users align.
 
-    blocks = (counts + width - 1) // width
-    rank = torch.arange(len(key), device=key.device) - (counts.cumsum(0) - counts).repeat_interleave(counts)
-    first_place = (blocks.cumsum(0) - blocks) * width  # a group's blocks follow each other, so its places do
-    place_sorted = first_place.repeat_interleave(counts) + rank
-    num_blocks = int(blocks.sum())
-    query = torch.zeros(num_blocks * width, dtype=torch.int64, device=key.device)
-    query[place_sorted] = order
-    place = torch.empty_like(order)
-    place[order] = place_sorted
-    first = query.view(num_blocks, width)[:, 0]
-    return QueryBlocks(user[first], boundary[first], query.view(num_blocks, width), place)
+    `columns` are each place's vector, TOKENS [U, W, D], and its keys [U, W]. Nothing of it is to be folded but the
+    tail, which is no full segment.
+    """
+    num_full_U = cut.num_full(num_events)
+    fewest, most = (int(bound) for bound in torch.aminmax(num_full_U)) if len(num_full_U) else (0, 0)
+    width = (most + 1) * cut.segment_length
+    lead_U = (most - num_full_U) * cut.segment_length
+    within_UW = torch.arange(width, device=lead_U.device) - lead_U[:, None]
+    valid_UW = (within_UW >= 0) & (within_UW < cut.window_length(num_events)[:, None])
+
+    def laid(values: Tensor) -> Tensor:
+        if fewest == most:  # they align already
+            return _in_segments(values[:, :width], cut.segment_length)
+        place_UW = within_UW.clamp(min=0).view(*within_UW.shape, *[1] * (values.dim() - 2))
+        aligned = values.gather(1, place_UW.expand(-1, -1, *values.shape[2:]))
+        return _in_segments(aligned, cut.segment_length)
+
+    segments = Segments(
+        tokens=laid(columns[TOKENS]),
+        valid=_in_segments(valid_UW, cut.segment_length),
+        time=laid(time_UW),
+        keys={name: laid(values) for name, values in columns.items() if name != TOKENS},
+    )
+    return Stretch(segments=segments, num_folded=most, lead=lead_U)
+
+
+def _in_segments(values_UW: Tensor, length: int) -> Tensor:
+    return values_UW.reshape(len(values_UW), values_UW.shape[1] // length, length, *values_UW.shape[2:])

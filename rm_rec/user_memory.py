@@ -1,8 +1,11 @@
 """UserMemory: the plugin's face, a module that any ranking model can hold.
 
-Segments are encoded and folded by a memory machine; a reader answers from the state, window attention from the raw
-recent events. Suffixes: U user, S segment, N event of a segment, B block, Q query, I query in its own order, D dim.
+Vectors of events go in, answers for targets come out: while training from whole histories, when serving from what is
+kept of a user. Suffixes: U user, Q query, D dim.
 """
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,165 +13,342 @@ from torch import Tensor, nn
 
 from rm_rec.config import MemoryConfig
 from rm_rec.encoder import build_encoder
-from rm_rec.errors import ConfigError
+from rm_rec.errors import BatchError, ConfigError
+from rm_rec.histories import BEFORE_ALL, TOKENS, Histories, Queries, check_times, check_users, newest_seen
 from rm_rec.machines import build_machine
-from rm_rec.machines.base import Slots, State, StateTrace, last_state
-from rm_rec.memories import Shape
+from rm_rec.machines.base import MemoryMachine, State, StateTrace, last_state
+from rm_rec.memory_state import MemoryState, join, no_events, remembered
+from rm_rec.query_blocks import QueryBlocks, group_queries
 from rm_rec.readers import build_reader
-from rm_rec.segments import Queries, QueryBlocks, Stretch, group_queries
-from rm_rec.window import WindowAttention
+from rm_rec.readers.base import Reader
+from rm_rec.resolved import resolved_config
+from rm_rec.segments import Cut, Embed, Stretch, Timeline, lay_windows
+from rm_rec.sources import build_source
+from rm_rec.sources.base import AnswerSource, StatePart, states_at
+from rm_rec.sources.slots import SlotSource
+from rm_rec.sources.window import WindowSource
+
+WINDOW, SLOTS = "window", "slots"  # the names of the sources that the config's own blocks make
+
+
+@dataclass(frozen=True)
+class StretchAnswers:
+    """What a memory says of one stretch of some histories: all that a loss needs, the auxiliary ones too."""
+
+    answers: Float[Tensor, "part features"]
+    query: Tensor  # [part] which of the queries these are
+    user: Tensor  # [part] whose they are
+    targets: Float[Tensor, "part dim"]  # what they ask about
+    blocks: QueryBlocks
+    trace: StateTrace  # of all sources, at each boundary of the stretch
+    start: int  # the boundary at which the stretch starts, counted from where the histories go on
+    num_boundaries: int  # of the trace: one more than it has segments to fold
 
 
 class UserMemory(nn.Module):
     """Answers questions about users' whole histories from a state of fixed size and a window of recent events.
 
     >>> memory = UserMemory(MemoryConfig(token_dim=8, segment_length=4))
-    >>> tokens, lengths = torch.randn(2, 12, 8), torch.tensor([12, 5])
-    >>> stretch = memory.stretch(tokens, time=torch.arange(24).view(2, 12), lengths=lengths)
-    >>> queries = memory.queries(torch.randn(3, 8), user=[0, 0, 1], num_earlier=[12, 3, 5], time=[99, 99, 99])
-    >>> answers, state, _ = memory(stretch, queries)
-    >>> answers.shape == (3, memory.num_features), state["sum"].shape
-    (True, torch.Size([2, 31, 32]))
+    >>> events = Histories.padded(torch.randn(2, 12, 8), torch.arange(24).view(2, 12), torch.tensor([12, 5]))
+    >>> targets = torch.randn(3, 8)
+    >>> user, time, seen = torch.tensor([0, 0, 1]), torch.tensor([99, 99, 99]), torch.tensor([12, 3, 5])
+    >>> answers = memory(events, Queries(tokens=targets, user=user, time=time, num_earlier=seen))  # to train on
+    >>> answers.shape == (3, memory.num_features)
+    True
+    >>> kept = memory.fold(memory.initial(2), events)  # a night's work
+    >>> served = memory.answer(kept, Queries(tokens=targets, user=user, time=time))  # and a day's
+    >>> torch.allclose(served[[0, 2]], answers[[0, 2]], atol=1e-5)
+    True
+
+    A machine, a reader, an encoder and further sources may be given as modules, in place of the config's or beside
+    them; what was so given is named in `given`, since no settings say how to build it again. Code of other packages
+    that the config names is imported where `allowed_packages` has the package; ConfigError otherwise.
     """
 
-    def __init__(self, config: MemoryConfig) -> None:
+    def __init__(
+        self,
+        config: MemoryConfig,
+        *,
+        encoder: nn.Module | None = None,
+        machine: MemoryMachine | None = None,
+        reader: Reader | None = None,
+        sources: Mapping[str, AnswerSource] | None = None,
+        allowed_packages: Collection[str] = (),
+    ) -> None:
         super().__init__()
+        config = resolved_config(config, allowed_packages)
         self.config = config
-        self.encoder = build_encoder(config.encoder, config.token_dim, config.segment_length)
-        self.machine = build_machine(config.machine, config.token_dim)
-        self.reader = None
-        if self.machine is not None:
-            self.reader = build_reader(config.reader, config.token_dim, self.machine.slot_dim)
-        self.window = WindowAttention(config.window, config.token_dim, config.segment_length)
+        dim = config.token_dim
+        parts = {"encoder": encoder, "machine": machine, "reader": reader, **(sources or {})}
+        self.given = tuple(name for name, part in parts.items() if part is not None)
+        self.window = WindowSource(config.window, dim, config.segment_length)
+        encoder = encoder if encoder is not None else build_encoder(config.encoder, dim, config.segment_length)
+        machine = machine if machine is not None else build_machine(config.machine, dim)
+        self.slots: SlotSource | None = None
+        if machine is not None:
+            reader = reader if reader is not None else build_reader(config.reader, dim, machine.slot_dim)
+            self.slots = SlotSource(encoder, machine, reader)
+        built = {name: build_source(block, dim, config.segment_length) for name, block in config.sources.items()}
+        self.others = nn.ModuleDict(built | dict(sources or {}))
+        self._names = self._part_names()
+
+    @property
+    def sources(self) -> dict[str, AnswerSource]:
+        """All sources of answers, in the order in which their features lie in an answer."""
+        named: dict[str, AnswerSource] = {WINDOW: self.window}
+        if self.slots is not None:
+            named[SLOTS] = self.slots
+        for name, source in self.others.items():
+            assert isinstance(source, AnswerSource)
+            named[name] = source
+        return named
 
     @property
     def num_features(self) -> int:
-        """Size of an answer: the window's, then the memory's."""
-        return self.window.num_features + (self.reader.num_features if self.reader is not None else 0)
+        """Size of an answer: what all sources say, one after the other."""
+        return sum(source.num_features for source in self.sources.values())
 
     @property
     def attended(self) -> list[slice]:
         """Where, in an answer, lie the vectors that attention returned: each of token_dim, in the tokens' space."""
-        places = [slice(0, self.config.token_dim)]
-        if self.reader is not None:
-            first = self.window.num_features
-            places += [slice(first + place.start, first + place.stop) for place in self.reader.attended]
+        places, first = [], 0
+        for source in self.sources.values():
+            places += [slice(first + place.start, first + place.stop) for place in source.attended]
+            first += source.num_features
         return places
 
     @property
-    def shape(self) -> Shape:
+    def keys_read(self) -> tuple[str, ...]:
+        """The integer keys that some source reads."""
+        return tuple(dict.fromkeys(key for source in self.sources.values() for key in source.keys))
+
+    @property
+    def cut(self) -> Cut:
         """How histories are cut; ConfigError where the window is the whole history, which no record can hold."""
         if self.window.whole_history:
             raise ConfigError(
                 "the model's window is the whole history: there is no memory of fixed size to keep; expected "
                 "window.kind segments or last_events"
             )
-        return Shape(self.config.segment_length, self.window.num_segments)
+        return self._cut
 
-    def initial(self, num_users: int) -> State:
-        """Return the state of users with no history."""
-        return self.machine.initial(num_users) if self.machine is not None else {}
+    @property
+    def _cut(self) -> Cut:
+        return Cut(self.config.segment_length, self.window.num_segments)
 
-    def stretch(
-        self, tokens: Float[Tensor, "user event dim"], time: Tensor, lengths: Tensor, num_folded: int = 0
-    ) -> Stretch:
-        """Cut histories, padded at their ends, into segments.
+    def state_parts(self) -> dict[str, StatePart]:
+        """Say what the sources keep of a user, beside the window of raw events."""
+        found = {name: source.state_parts() for name, source in self.sources.items()}
+        return {full: found[name][part] for name, parts in self._names.items() for part, full in parts.items()}
 
-        To go on from a state, put each user's recent window (its last full segments, then its tail) before what is new,
-        and say by `num_folded` how many full segments that is: they are seen by the window and not folded again.
+    def initial(self, num_users: int, keys: tuple[str, ...] = ()) -> MemoryState:
+        """Return the memories of users with no history; ConfigError where the window is the whole history.
+
+        `keys` name what is kept of each event in the window, beside the keys that some source reads, where something
+        embeds events anew when they are read.
         """
-        length = self.config.segment_length
-        num_segments = max(-(-tokens.shape[1] // length), 1)  # one of padding where there is no event at all
-        missing = num_segments * length - tokens.shape[1]
-        tokens = nn.functional.pad(tokens, (0, 0, 0, missing))
-        valid = torch.arange(tokens.shape[1], device=lengths.device) < lengths[:, None]
-        shape = (len(tokens), num_segments, length)
-        return Stretch(
-            tokens=tokens.view(*shape, tokens.shape[-1]),
-            valid=valid.view(shape),
-            time=nn.functional.pad(time, (0, missing)).view(shape),
-            num_folded=num_folded,
-        )
-
-    def queries(
-        self,
-        tokens: Float[Tensor, "query dim"],
-        user: Tensor | list[int],
-        num_earlier: Tensor | list[int],
-        time: Tensor | list[int],
-        num_folded: int = 0,
-    ) -> Queries:
-        """Ask about a stretch: each query sees the first `num_earlier` events that its user has there."""
-        seen = torch.as_tensor(num_earlier, device=tokens.device)
-        return Queries(
-            tokens=tokens,
-            user=torch.as_tensor(user, device=tokens.device),
-            boundary=seen // self.config.segment_length - num_folded,
-            num_visible=seen,
-            time=torch.as_tensor(time, device=tokens.device),
-        )
+        kept = tuple(dict.fromkeys((*self.keys_read, *keys)))
+        return no_events(self._initial(num_users), num_users, self.cut, kept, self.window.age_bias.device)
 
     def forward(
-        self, stretch: Stretch, queries: Queries, state: State | None = None
-    ) -> tuple[Float[Tensor, "query features"], State, StateTrace]:
-        """Fold the stretch's full segments into the state and answer the queries at their boundaries.
+        self, histories: Histories, queries: Queries, state: MemoryState | None = None
+    ) -> Float[Tensor, "query features"]:
+        """Answer each query from what it sees of the histories, which go on from `state` where it is given.
 
-        Returns the answers, the state after the stretch, and the state at each of its boundaries.
+        Gradients pass through at most `bptt_segments` writes. The graph of all stretches is kept until its backward
+        pass: to bound memory, go through `stretches`. Raises BatchError where histories and queries contradict each
+        other.
         """
-        trace = self.fold(stretch, self.initial(len(stretch.tokens)) if state is None else state)
-        return self.answer(stretch, queries, trace), last_state(trace), trace
+        parts = list(self.stretches(histories, queries, state))
+        if not parts:
+            return queries.tokens.new_zeros(len(queries.user), self.num_features)
+        return in_order([part.answers for part in parts], [part.query for part in parts])
 
-    def answer(self, stretch: Stretch, queries: Queries, trace: StateTrace) -> Float[Tensor, "query features"]:
-        """Answer queries from the stretch's windows and the state at each one's boundary."""
+    def stretches(
+        self, histories: Histories, queries: Queries, state: MemoryState | None = None
+    ) -> Iterator[StretchAnswers]:
+        """Answer as `forward` does, at most `bptt_segments` writes at a time.
+
+        Between stretches the state goes on without gradient, so that neither memory use nor the depth of gradients
+        grows with the length of histories where each stretch's loss goes backward before the next is asked for. A
+        stretch without queries is folded without gradient, and not returned.
+        """
+        self._check_tokens("histories", histories.tokens)
+        self._check_tokens("queries", queries.tokens)
+        self._check_keys("histories", histories.keys)
+        self._check_keys("queries", queries.keys)
+        if state is None:
+            check_times(queries, newest_seen(histories, queries))
+            timeline = Timeline.from_start(self._cut, histories, self.keys_read)
+            carried = self._initial(histories.num_users)
+        else:
+            timeline = join(state, histories, self.cut, self.keys_read)
+            check_times(queries, newest_seen(histories, queries, _newest(state)))
+            carried = state.state
+        # The last queries of a stretch lie in its last segment: after the writes of all the others.
+        at_once = None if self.window.whole_history else self.config.bptt_segments + 1
+        by_user = not any(source.needs_boundaries for source in self.sources.values())
+        for part in timeline.parts(queries, at_once, by_user=by_user):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and len(part.query) > 0):
+                trace = self._fold(carried, part.stretch)
+                if len(part.query):
+                    answers = self._answer(part.blocks, trace, part.stretch)
+            carried = {name: values.detach() for name, values in last_state(trace).items()}
+            if len(part.query):
+                yield StretchAnswers(
+                    answers=answers,
+                    query=part.query,
+                    user=queries.user.index_select(0, part.query),
+                    targets=part.targets,
+                    blocks=part.blocks,
+                    trace=trace,
+                    start=part.start,
+                    num_boundaries=1 + part.stretch.num_to_fold,
+                )
+
+    def fold(self, state: MemoryState, histories: Histories, embed: Embed | None = None) -> MemoryState:
+        """Return the memories with events added, which are later than those they hold, or as late.
+
+        Folding day by day gives what folding all days at once gives. Where events come without vectors, `embed` makes
+        these of their keys and the binned gaps before them, in one call; the window then keeps keys alone. Raises
+        BatchError where events are older than the memory, or of another kind.
+        """
+        if embed is None:
+            self._check_tokens("histories", histories.tokens)
+        self._check_keys("histories", histories.keys)
+        timeline = join(state, histories, self.cut, self.keys_read)
+        carried = state.state
+        for segments in timeline.to_fold(embed, self.config.bptt_segments):
+            traces = {name: source.fold(self._own(name, carried), segments) for name, source in self.sources.items()}
+            # A copy, so that the states at all other boundaries are not kept with the last.
+            carried = {name: values.clone() for name, values in last_state(self._joined(traces)).items()}
+        return remembered(state, timeline, carried)
+
+    def answer(
+        self, state: MemoryState, queries: Queries, embed: Embed | None = None
+    ) -> Float[Tensor, "query features"]:
+        """Answer queries from users' memories alone, as `forward` does from all that these have folded.
+
+        `embed` makes vectors of the windows' keys, where these have none. Raises BatchError for a query that is not
+        later than all its memory holds, or that has a `num_earlier`: a memory has no earlier moment.
+        """
+        self._check_tokens("queries", queries.tokens)
+        self._check_keys("queries", queries.keys)
+        if queries.num_earlier is not None:
+            raise BatchError("a query of a memory sees all that it holds: leave num_earlier out")
         if not len(queries.user):
             return queries.tokens.new_zeros(0, self.num_features)
-        # With the whole history as window, nothing depends on the boundary: a user's queries share their blocks.
-        by_user = self.machine is None and self.window.whole_history
-        blocks = group_queries(queries.user, torch.zeros_like(queries.boundary) if by_user else queries.boundary)
-        answers = [self.window(stretch, queries, blocks)]
-        if self.machine is not None and self.reader is not None:
-            slots = self.slots(trace, blocks.user, blocks.boundary)
-            recent = answers[0][..., : self.config.token_dim]
-            answers.append(self.reader(blocks.gather(queries.tokens), slots, recent))
-        return blocks.scatter(torch.cat(answers, dim=-1))
+        check_users(queries, state.num_users)
+        check_times(queries, _newest(state)[queries.user])
+        recent = lay_windows(self.cut, state.num_events, state.window_time, self._window_columns(state, embed))
+        visible_U = recent.lead + self.cut.window_length(state.num_events)
+        blocks = group_queries(
+            tokens=queries.tokens,
+            user=queries.user,
+            boundary=torch.zeros_like(queries.user),
+            num_visible=visible_U.index_select(0, queries.user),
+            time=queries.time,
+            keys={name: queries.keys[name] for name in self.keys_read},
+        )
+        return self._answer(blocks, {name: values[:, None] for name, values in state.state.items()}, recent)
 
-    def fold(self, stretch: Stretch, state: State) -> StateTrace:
-        """Return the state at each boundary of a stretch; a segment is folded once all its events are there."""
-        if self.machine is None:
-            return {}
-        valid = stretch.valid[:, stretch.num_folded :]
-        full = valid & valid.all(dim=2, keepdim=True)
-        segments = self.encoder(stretch.tokens[:, stretch.num_folded :], full)
-        return self.machine.scan(state, segments, full)
-
-    def penalty(self, trace: StateTrace, queries: Queries, clicked: Bool[Tensor, " query"]) -> Float[Tensor, ""] | None:
-        """Return the memory's own addition to the training loss; None: nothing.
-
-        The machine's is of the states at a stretch's end, the reader's a mean over the queries.
-        """
-        if self.machine is None or self.reader is None:
+    def penalty(self, stretch: StretchAnswers, clicked: Bool[Tensor, " part"]) -> Float[Tensor, ""] | None:
+        """Return the memory's own addition to the training loss of a stretch; None: nothing."""
+        if not len(stretch.query):
             return None
-        parts = [self.machine.penalty(last_state(trace))]
-        if self.reader.needs_labels and len(queries.user):
-            blocks = group_queries(queries.user, queries.boundary)
-            slots = self.slots(trace, blocks.user, blocks.boundary)
-            parts.append(self._reader_penalty(blocks, slots, queries, clicked))
-        there = [part for part in parts if part is not None]
+        of_blocks = stretch.blocks.layout.gather(clicked)
+        found = [
+            source.penalty(stretch.blocks, of_blocks, self._own(name, stretch.trace))
+            for name, source in self.sources.items()
+        ]
+        there = [penalty for penalty in found if penalty is not None]
         return torch.stack(there).sum() if there else None
 
-    def _reader_penalty(self, blocks: QueryBlocks, slots: Slots, queries: Queries, clicked: Tensor) -> Tensor | None:
-        assert self.reader is not None
-        penalty = self.reader.penalty(blocks.gather(queries.tokens), slots, blocks.gather(clicked))
-        return blocks.scatter(penalty).mean() if penalty is not None else None
+    def writing_modules(self) -> tuple[str, ...]:
+        """Name the modules, among this one's, whose weights decide what is kept of a user; all others only read."""
+        places = {name: f"others.{name}" if name in self.others else name for name in self.sources}
+        return tuple(
+            f"{places[name]}.{module}".removesuffix(".")
+            for name, source in self.sources.items()
+            for module in source.writing_modules()
+        )
 
-    def slots(self, trace: StateTrace, user: Tensor, boundary: Tensor) -> Slots:
-        """Show the slots of some users at some boundaries, as readers see them; the machine must be there."""
-        assert self.machine is not None
-        return self.machine.slots(_at(trace, user, boundary))
+    def _initial(self, num_users: int) -> State:
+        return self._joined({name: source.initial(num_users) for name, source in self.sources.items()})
+
+    def _fold(self, state: State, stretch: Stretch) -> StateTrace:
+        segments = stretch.to_fold()
+        return self._joined(
+            {name: source.fold(self._own(name, state), segments) for name, source in self.sources.items()}
+        )
+
+    def _answer(self, blocks: QueryBlocks, trace: StateTrace, recent: Stretch) -> Float[Tensor, "query features"]:
+        states = states_at(trace, blocks.user, blocks.boundary)
+        answers = []
+        for name, source in self.sources.items():
+            answers.append(source.answer(blocks, self._own(name, states), recent))
+            if name == WINDOW:  # which the sources after it may look at
+                blocks = replace(blocks, recent=answers[0][..., : self.config.token_dim])
+        answered: Tensor = blocks.layout.scatter(torch.cat(answers, dim=-1))
+        return answered
+
+    def _window_columns(self, state: MemoryState, embed: Embed | None) -> dict[str, Tensor]:
+        columns = {name: state.window[name] for name in (*self.keys_read, TOKENS) if name in state.window}
+        if TOKENS in columns:
+            return columns
+        places = state.window_gap.shape
+        if embed is not None:
+            flat = {name: values.flatten() for name, values in state.window.items()}
+            return columns | {TOKENS: embed(flat, state.window_gap.flatten()).view(*places, -1)}
+        if state.num_events.any():
+            raise BatchError("the memories keep keys of events and no vectors: say by `embed` how these are made")
+        return columns | {TOKENS: self.window.age_bias.new_zeros(*places, self.config.token_dim)}
+
+    def _check_tokens(self, what: str, tokens: Tensor | None) -> None:
+        if tokens is None:
+            raise BatchError(f"{what} have no tokens: give vectors of events, or say by `embed` how these are made")
+        if tokens.shape[1] != self.config.token_dim:
+            raise BatchError(
+                f"tokens of {what} have {tokens.shape[1]} numbers each, the memory's token_dim is "
+                f"{self.config.token_dim}"
+            )
+
+    def _check_keys(self, what: str, keys: Mapping[str, Tensor]) -> None:
+        missing = [name for name in self.keys_read if name not in keys]
+        if missing:
+            raise BatchError(
+                f"{what} have no key {missing[0]!r}, which a source of answers reads; found {sorted(keys)}"
+            )
+
+    def _part_names(self) -> dict[str, dict[str, str]]:
+        """Name each source's parts among all: source -> part -> full name; the slots' keep their own names."""
+        for name in self.others:
+            if not name.isidentifier() or name in (WINDOW, SLOTS):
+                raise ConfigError(f"a source is called {name!r}; use a name of letters and digits, not window or slots")
+        names = {
+            name: {part: part if name == SLOTS else f"{name}_{part}" for part in source.state_parts()}
+            for name, source in self.sources.items()
+        }
+        full = [whole for parts in names.values() for whole in parts.values()]
+        twice = sorted({name for name in full if full.count(name) > 1})
+        if twice:
+            raise ConfigError(f"two sources keep a part called {twice[0]!r}; give one of them another name")
+        return names
+
+    def _own(self, source: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Pick a source's own parts."""
+        return {part: state[full] for part, full in self._names[source].items()}
+
+    def _joined(self, states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Lay the parts of all sources in one dictionary."""
+        return {full: states[name][part] for name, parts in self._names.items() for part, full in parts.items()}
 
 
-def _at(trace: StateTrace, user: Tensor, boundary: Tensor) -> State:
-    """Pick the states of users at boundaries."""
-    num_boundaries = next(iter(trace.values())).shape[1]
-    flat = user * num_boundaries + boundary
-    return {name: values.flatten(0, 1).index_select(0, flat) for name, values in trace.items()}
+def in_order(parts: list[Tensor], rows: list[Tensor]) -> Tensor:
+    """Lay what was found part by part in the order of the queries: `rows` are which of them each part is of."""
+    return torch.cat(parts).index_select(0, torch.cat(rows).argsort())
+
+
+def _newest(state: MemoryState) -> Tensor:
+    """Each user's newest time; for users without events, before all times."""
+    return torch.where(state.num_events > 0, state.last_time, BEFORE_ALL)

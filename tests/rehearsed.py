@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from rm_rec.batch import UserBatch
 from rm_rec.config import FeatureSpace, RehearsalConfig
 from rm_rec.machines.base import Slots
-from rm_rec.model import ClickModel, StretchOutput
-from rm_rec.rehearsal.objective import RehearsalLoss, RehearsalObjective
+from rm_rec.model import ClickModel, StretchLogits
+from rm_rec.rehearsal.objective import Rehearsal, RehearsalLoss, RehearsalObjective
+from rm_rec.user_memory import StretchAnswers
 from tests.fakes import click_model, model_config, scrambled, user_batch
 
 Calls = list[tuple[Any, Any]]
@@ -49,7 +50,7 @@ def distinct_batch(event_lengths: Sequence[int], num_earlier: Sequence[Sequence[
 
 def rehearsal_objective(model: ClickModel, config: RehearsalConfig | None = None, seed: int = 1) -> RehearsalObjective:
     """An objective with scrambled weights, for evaluation."""
-    return scrambled(RehearsalObjective(config or rehearsal_config(), model), seed).eval()
+    return scrambled(RehearsalObjective(config or rehearsal_config(), model.memory), seed).eval()
 
 
 def random(seed: int = 0) -> torch.Generator:
@@ -73,17 +74,33 @@ class Heard:
         return torch.searchsorted(batch.event_lengths.cumsum(0), self.position[:, 0].contiguous(), right=True)
 
 
+def begun(
+    objective: RehearsalObjective, model: ClickModel, batch: UserBatch, seed: int = 0
+) -> tuple[Rehearsal, Iterator[StretchLogits]]:
+    """The rehearsal of a batch and its stretches, of one look-up of vectors; the same seed draws the same."""
+    vectors = model.embed(batch)
+    rehearsal = objective.begin(
+        model.memory,
+        batch.histories(vectors.events),
+        batch.queries(vectors.targets),
+        content=vectors.content,
+        label=batch.label,
+        generator=random(seed),
+    )
+    return rehearsal, model.stretches(batch, vectors)
+
+
 def rehearse(
     objective: RehearsalObjective,
     model: ClickModel,
     batch: UserBatch,
     seed: int = 0,
-    change: Callable[[StretchOutput], StretchOutput] = lambda output: output,
-) -> Iterator[tuple[StretchOutput, Heard | None]]:
+    change: Callable[[StretchAnswers], StretchAnswers] = lambda stretch: stretch,
+) -> Iterator[tuple[StretchAnswers, Heard | None]]:
     """Rehearse a batch of distinct events, stretch by stretch, and listen; the same seed draws the same."""
-    rehearsal = objective.begin(model, batch, random(seed))
-    for output in model.stretches(batch):
-        shown = change(output)
+    rehearsal, outputs = begun(objective, model, batch, seed)
+    for output in outputs:
+        shown = change(output.memory)
         with calls_of(objective.decoder) as decoder, calls_of(objective.recollection) as recollection:
             loss = rehearsal.loss(shown)
         yield shown, _heard(loss, decoder, recollection, model) if loss is not None else None
@@ -126,18 +143,18 @@ def place_of(vectors: Tensor, model: ClickModel) -> Tensor:
     return same.to(torch.int64).argmax(dim=-1)
 
 
-def named_states(output: StretchOutput) -> StretchOutput:
+def named_states(stretch: StretchAnswers) -> StretchAnswers:
     """The stretch with states that say whose they are, and how many segments they hold."""
-    slots = torch.zeros_like(output.trace["slots"])
+    slots = torch.zeros_like(stretch.trace["slots"])
     num_users, num_boundaries = slots.shape[:2]
     slots[..., 0] = torch.arange(num_users)[:, None, None]
-    slots[..., 1] = output.start + torch.arange(num_boundaries)[:, None]
-    return replace(output, trace={"slots": slots})
+    slots[..., 1] = stretch.start + torch.arange(num_boundaries)[:, None]
+    return replace(stretch, trace={"slots": slots})
 
 
-def of_the_next_user(output: StretchOutput) -> StretchOutput:
+def of_the_next_user(stretch: StretchAnswers) -> StretchAnswers:
     """The stretch with each user's states handed to the user before."""
-    return replace(output, trace={name: values.roll(-1, dims=0) for name, values in output.trace.items()})
+    return replace(stretch, trace={name: values.roll(-1, dims=0) for name, values in stretch.trace.items()})
 
 
 def names_of(slots: Slots | None) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,8 @@ memories, found = open_store("memories").get(users)
 
 from feature_store.memories.addresses import create_store, open_store
 from feature_store.memories.copying import copy
-from feature_store.memories.record import Memories, MemorySchema, check, make_memories, seal
+from feature_store.memories.memory_schema import MemorySchema, PartType
+from feature_store.memories.record import Memories, check, make_memories, seal
 from feature_store.memories.shared import shared_store
 from feature_store.memories.store import (
     Build,
@@ -29,6 +30,7 @@ __all__ = [
     "MemorySchema",
     "MemoryStore",
     "NoMemoriesError",
+    "PartType",
     "SourceFile",
     "StoreFacts",
     "StoreWriter",

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 from feature_store.errors import DataError
 from feature_store.memories.addresses import find_kind
-from feature_store.memories.record import Dtype, Memories, MemorySchema, make_memories
+from feature_store.memories.memory_schema import Dtype, MemorySchema
+from feature_store.memories.record import Memories, make_memories
 from feature_store.memories.store import MemoryStore
 from feature_store.memories.users import bucket_of
 
@@ -14,7 +15,7 @@ def copy(source: MemoryStore, target_address: str, dtype: Dtype | None = None) -
     """Write all memories, the journal and the tombstones of a store to a new one, and open that.
 
     The new store gets its name when it is whole: a copy that was killed is begun again by the same call. One bucket is
-    in memory at a time. With `dtype`, states are kept in that precision.
+    in memory at a time. With `dtype`, states are kept in that precision, but for parts with a type of their own.
 
     Raises:
         DataError: there is something at the target; a build of the source is under way, or it changed meanwhile; a

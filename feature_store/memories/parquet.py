@@ -2,9 +2,9 @@
 
     duckdb -c "SELECT user, state_sum FROM read_parquet('PATH/current/*/*.parquet', hive_partitioning = true)"
 
-States lie as float32 lists, since float16 is not read by every engine; the values are exactly the record's. The columns
-are in `parquet_files`, the folders in `parquet_layout`. A read opens whole row groups: for single users at request
-time there are the other stores.
+Floats of a state lie as float32 lists, since float16 is not read by every engine, integers as int32 or int64 lists; the
+values are exactly the record's. The columns are in `parquet_files`, the folders in `parquet_layout`. A read opens whole
+row groups: for single users at request time there are the other stores.
 """
 
 from collections.abc import Iterator

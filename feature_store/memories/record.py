@@ -8,93 +8,19 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self, final
+from typing import Any, final
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
-from pydantic import Field, model_validator
 
 from feature_store.errors import DataError
-from feature_store.memories.users import UserType, no_users, texts, typed
-from feature_store.schema import Strict
+from feature_store.memories.memory_schema import CHECKSUM, STATE, WINDOW, MemorySchema
+from feature_store.memories.users import no_users, texts, typed
 
-Dtype = Literal["float16", "float32"]
 Records = NDArray[Any]  # structured, see MemorySchema.record_dtype
-CHECKSUM, STATE, WINDOW = "checksum", "state.", "window."
-TIME, TIME_GAP = "time", "time_gap"  # what every window has, beside its features
 _CHECKSUM_BYTES = 4  # it lies first in the record
 REBUILD = "rebuild it with `python -m pipelines.build_memory` in a new store, or restore a copy of this one"
-
-
-class MemorySchema(Strict):
-    """What one user's record holds.
-
-    >>> schema = MemorySchema(state={"sum": (31, 32), "count": (31,)}, exact=("count",), window_events=63,
-    ...     features=("item",), user_type="int64")
-    >>> schema.bytes_per_user
-    2949
-    """
-
-    state: dict[str, tuple[int, ...]]
-    """Name -> shape of one user's part of the state."""
-    exact: tuple[str, ...] = ()
-    """Parts that stay float32 whatever `dtype` is: counters."""
-    dtype: Dtype = "float16"
-    """How the other parts are kept."""
-    window_events: int = Field(ge=0, le=65_535)
-    """Capacity of the recent window."""
-    features: tuple[str, ...]
-    """Categorical features of an event, kept as embedding rows."""
-    user_type: UserType
-    """Type of the users' ids."""
-
-    @model_validator(mode="after")
-    def _names_are_clean(self) -> Self:
-        for name, shape in self.state.items():
-            if not name.isidentifier():
-                raise ValueError(f"a part of the state is called {name!r}; use letters, digits and underscores")
-            if any(size < 1 for size in shape):
-                raise ValueError(f"state {name!r} has shape {shape}; every size must be at least 1")
-        unknown = set(self.exact) - set(self.state)
-        if unknown:
-            raise ValueError(f"exact names {sorted(unknown)}, but the state has {sorted(self.state)}")
-        for name in self.features:
-            if not name or not name.isprintable():
-                raise ValueError(f"a feature is called {name!r}; use a name of printable characters")
-            if name in (TIME, TIME_GAP):
-                raise ValueError(f"a feature cannot be called {name!r}, which every window has: rename the column")
-        if len(set(self.features)) < len(self.features):
-            raise ValueError(f"features {self.features} name one twice")
-        return self
-
-    @property
-    def record_dtype(self) -> np.dtype[np.void]:
-        """The structure of one user's record, packed and little-endian; places not used in the window are zero."""
-        half = "<f2" if self.dtype == "float16" else "<f4"
-        fields: list[tuple[str, str] | tuple[str, str, tuple[int, ...]]] = [
-            (CHECKSUM, "<u4"),
-            ("last_time", "<i8"),
-            ("num_events", "<i8"),
-            ("num_window", "<u2"),
-        ]
-        fields += [(STATE + name, "<f4" if name in self.exact else half, shape) for name, shape in self.state.items()]
-        fields += [(WINDOW + name, kind, (self.window_events,)) for name, kind in self.window_kinds.items()]
-        return np.dtype(fields)
-
-    @property
-    def window_kinds(self) -> dict[str, str]:
-        """The window's parts and how each is kept: name -> type of an element."""
-        return {TIME: "<i8", TIME_GAP: "|u1", **dict.fromkeys(self.features, "<i4")}
-
-    def of_dtype(self, dtype: Dtype | None) -> "MemorySchema":
-        """The same, with states kept in another precision; None changes nothing."""
-        return self if dtype is None else self.model_copy(update={"dtype": dtype})
-
-    @property
-    def bytes_per_user(self) -> int:
-        """Size of one user's record."""
-        return self.record_dtype.itemsize
 
 
 @final
@@ -123,9 +49,10 @@ class Memories:
         """Make the memories of no user."""
         return cls(no_users(schema.user_type), np.zeros(0, schema.record_dtype))
 
-    def state(self) -> dict[str, NDArray[np.float32]]:
-        """Give the state's parts as float32, name -> [U, ...]."""
-        return {name: values.astype(np.float32) for name, values in self._parts(STATE).items()}
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Give the state's parts, name -> [U, ...]: floats as float32, integers in the type that they are kept in."""
+        parts = self._parts(STATE).items()
+        return {name: values.astype(np.float32 if values.dtype.kind == "f" else values.dtype) for name, values in parts}
 
     def window(self) -> dict[str, NDArray[Any]]:
         """Give the window's parts, name -> [U, W]: int64 "time", uint8 "time_gap", int32 for each feature."""
@@ -192,17 +119,19 @@ def check(memories: Memories, where: str) -> None:
 def make_memories(
     schema: MemorySchema,
     users: pa.Array,
-    state: Mapping[str, NDArray[np.float32]],
+    state: Mapping[str, NDArray[Any]],
     last_time: ArrayLike,
     num_events: ArrayLike,
     num_window: ArrayLike,
     window: Mapping[str, ArrayLike],
 ) -> Memories:
-    """Put float32 states [U, ...] and windows [U, W] into sealed records; of a window the first `num_window` count.
+    """Put states [U, ...] and windows [U, W] into sealed records; of a window the first `num_window` count.
+
+    A state's parts are float32, or integers of any width where the schema keeps integers.
 
     Raises:
-        DataError: parts or shapes that are not the schema's; a state that is not finite or overflows float16, a null
-            user, or a number that its place cannot hold: the user is named.
+        DataError: parts or shapes that are not the schema's, or floats for integers; a state that is not finite or
+            overflows float16, a null user, or a number that its place cannot hold: the user is named.
     """
     where = "memories"
     users = typed(users, schema.user_type, where)
@@ -221,7 +150,11 @@ def make_memories(
             f"its capacity is {schema.window_events}"
         )
     for name, values in state.items():
-        _put_state(records, name, np.asarray(values), users)
+        if records[STATE + name].dtype.kind == "f":
+            mend = "give the part the type float32" if name in schema.types else "build with --dtype float32"
+            _put_floats(records, STATE + name, np.asarray(values), users, mend)
+        else:
+            _put(records, STATE + name, values, users)
     used = np.arange(schema.window_events) < records["num_window"][:, None]
     for name, events in window.items():
         values = np.asarray(events)
@@ -237,25 +170,35 @@ def _expect_names(what: str, given: Mapping[str, Any], expected: Mapping[str, An
 
 
 def _put(records: Records, field: str, values: ArrayLike, users: pa.Array) -> None:
-    """Put integers into a field; one that it cannot hold is an error, never wrapped."""
+    """Put integers into a field; one that it cannot hold is an error, never wrapped, and a float is never cut."""
     given, place = np.asarray(values), records[field]
-    if given.shape != place.shape:
-        raise DataError(f"memories: {field} has shape {given.shape}, expected {place.shape}")
+    _expect_shape(field, given, place)
+    if given.dtype.kind not in "iu" and given.size:  # a list of nothing has a type by chance
+        raise DataError(f"memories: {_said(field)} is {given.dtype}, it is kept as {place.dtype}; give integers")
     limits = np.iinfo(place.dtype)
     wrong = (given < limits.min) | (given > limits.max)
     if wrong.any():
         first = np.flatnonzero(wrong.reshape(len(users), -1).any(axis=1))[0]
         raise DataError(
-            f"memories: {field} of user {shown(users, first)} has {given[wrong].flat[0]}, which does not fit "
-            f"{limits.min}..{limits.max}"
+            f"memories: {_said(field)} of user {shown(users, first)} has {given[wrong].flat[0]}, which does not fit "
+            f"{limits.min}..{limits.max}{'; give the part a wider type' if field.startswith(STATE) else ''}"
         )
     place[...] = given
 
 
-def _put_state(records: Records, name: str, values: NDArray[Any], users: pa.Array) -> None:
-    place = records[STATE + name]
-    if values.shape != place.shape:
-        raise DataError(f"memories: state {name!r} has shape {values.shape}, expected {place.shape}")
+def _said(field: str) -> str:
+    """Name a record's field as a message does."""
+    return f"state {field.removeprefix(STATE)!r}" if field.startswith(STATE) else field
+
+
+def _expect_shape(field: str, given: NDArray[Any], place: NDArray[Any]) -> None:
+    if given.shape != place.shape:
+        raise DataError(f"memories: {_said(field)} has shape {given.shape}, expected {place.shape}")
+
+
+def _put_floats(records: Records, field: str, values: NDArray[Any], users: pa.Array, mend: str) -> None:
+    place = records[field]
+    _expect_shape(field, values, place)
     with np.errstate(over="ignore"):  # what overflows is infinite, and refused below
         place[...] = values
     size = math.prod(place.shape[1:])
@@ -266,10 +209,10 @@ def _put_state(records: Records, name: str, values: NDArray[Any], users: pa.Arra
         user = shown(users, first)
         if np.isfinite(largest):
             raise DataError(
-                f"memories: state {name!r} of user {user} reaches {largest:g}, which overflows {place.dtype} (at most "
-                f"{np.finfo(place.dtype).max:g}); build with --dtype float32"
+                f"memories: {_said(field)} of user {user} reaches {largest:g}, which overflows {place.dtype} (at most "
+                f"{np.finfo(place.dtype).max:g}); {mend}"
             )
         raise DataError(
-            f"memories: state {name!r} of user {user} is not finite ({largest}); the model's weights are not sound: "
+            f"memories: {_said(field)} of user {user} is not finite ({largest}); the model's weights are not sound: "
             "train again with a lower learning rate"
         )

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from feature_store.errors import DataError
-from feature_store.memories.record import Memories, MemorySchema, check, shown
+from feature_store.memories.memory_schema import MemorySchema
+from feature_store.memories.record import Memories, check, shown
 from feature_store.memories.users import bucket_of, typed
 from feature_store.schema import Strict
 

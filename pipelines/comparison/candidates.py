@@ -1,7 +1,7 @@
 """What is compared: memory machines and model recipes by name, each a training run over a log's recipe.
 
-NAME is a recipe of pipelines/recipes/models, else a machine's kind, else a YAML file; NAME+rehearsal trains the same
-with the rehearsal loss.
+NAME is a recipe of pipelines/recipes/models, else a machine's kind (package.module:Class too), else a YAML file;
+NAME+rehearsal trains the same with the rehearsal loss.
 """
 
 from collections.abc import Iterable
@@ -10,9 +10,11 @@ from pathlib import Path
 from feature_store.errors import DataError
 from pipelines.settings import SettingsError, load_settings
 from pipelines.train_ctr import TrainCtr
+from rm_rec.config.outside import is_place
 from rm_rec.errors import ConfigError
 from rm_rec.machines import MACHINES
 from rm_rec.machines.sizes import fit_state
+from rm_rec.resolved import resolved_config
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 MODELS = RECIPES / "models"
@@ -34,9 +36,11 @@ def short_name(name: str) -> str:
 
     >>> short_name("recipes/mine.yaml"), short_name("mine.yaml+rehearsal"), short_name("ntm")
     ('mine', 'mine+rehearsal', 'ntm')
+    >>> short_name("acme.machines:Fading")
+    'acme.machines.Fading'
     """
     plain = name.removesuffix(REHEARSAL)
-    return (Path(plain).stem if _is_file(plain) else plain) + name[len(plain) :]
+    return (Path(plain).stem if _is_file(plain) else plain.replace(":", ".")) + name[len(plain) :]
 
 
 def candidate(name: str, log: str, log_path: Path, state_bytes: int, arguments: Iterable[str]) -> TrainCtr:
@@ -48,11 +52,14 @@ def candidate(name: str, log: str, log_path: Path, state_bytes: int, arguments: 
     rehearsal = "{}" if name.endswith(REHEARSAL) else "null"  # {}: as the recipes have it, else the default
     own = ("--data.log", str(log_path), *arguments, "--rehearsal", rehearsal)
     settings = _settings(*_recipe(log), *_model(plain), *own)
-    machine = fit_state(settings.model.machine, settings.model.token_dim, state_bytes)
-    return settings.model_copy(update={"model": settings.model.model_copy(update={"machine": machine})})
+    model = resolved_config(settings.model, settings.allow_package)
+    machine = fit_state(model.machine, model.token_dim, state_bytes)
+    return settings.model_copy(update={"model": model.model_copy(update={"machine": machine})})
 
 
-def check_names(logs: Iterable[str], names: Iterable[str], data: Path, out: Path, state_bytes: int) -> None:
+def check_names(
+    logs: Iterable[str], names: Iterable[str], data: Path, out: Path, state_bytes: int, arguments: Iterable[str] = ()
+) -> None:
     """Raise, before anything is trained, where a log or a candidate cannot be."""
     for log in logs:
         path = log_file(log, data, out)
@@ -60,7 +67,7 @@ def check_names(logs: Iterable[str], names: Iterable[str], data: Path, out: Path
             raise DataError(f"{path}: the log of {log} is not there; expected {path.name} in --data, {data}")
         for name in names:
             try:
-                candidate(name, log, path, state_bytes, ())
+                candidate(name, log, path, state_bytes, arguments)
             except ConfigError as error:
                 raise SettingsError(f"{name}: {error}") from error
 
@@ -82,10 +89,10 @@ def _model(name: str) -> tuple[str, ...]:
         return ("--config", name)
     if (MODELS / f"{name}.yaml").is_file():
         return ("--config", str(MODELS / f"{name}.yaml"))
-    if name in MACHINES:
+    if name in MACHINES or is_place(name):
         return ("--model.machine.kind", name)
     known = ", ".join(sorted({*MACHINES, *(file.stem for file in MODELS.glob("*.yaml"))}))
-    raise SettingsError(f"{name}: no such candidate; expected a YAML file, or one of {known}")
+    raise SettingsError(f"{name}: no such candidate; expected a YAML file, package.module:Class, or one of {known}")
 
 
 def _is_file(name: str) -> bool:

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from pipelines.run_folder import write_json
 from pipelines.training.fit import Learner, OptimizerConfig, build_optimizer, training_step
-from rm_rec.batch import UserBatch
+from rm_rec.batch import Candidates, UserBatch
 from rm_rec.config import FeatureSpace, ModelConfig, RehearsalConfig, WholeHistory
-from rm_rec.memories import Candidates, Events
+from rm_rec.histories import Histories
 from rm_rec.model import ClickModel
 
 NUM_ITEMS, NUM_EVENTS, NUM_CANDIDATES = 10_000, 1024, 100
@@ -127,9 +127,9 @@ def _times(num_users: int) -> Tensor:
     return 3600 * torch.arange(NUM_EVENTS).repeat(num_users)
 
 
-def _events(num_users: int) -> Events:
+def _events(num_users: int) -> Histories:
     lengths = torch.full((num_users,), NUM_EVENTS)
-    return Events(lengths=lengths, time=_times(num_users), features={"item": _items(num_users * NUM_EVENTS)})
+    return Histories(lengths=lengths, time=_times(num_users), keys={"item": _items(num_users * NUM_EVENTS)})
 
 
 def _batch(num_users: int, num_earlier: Tensor) -> UserBatch:

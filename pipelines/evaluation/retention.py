@@ -121,7 +121,7 @@ def _recollection(
     config: RetentionConfig, metrics: MetricsConfig, data: LogData, model: ClickModel
 ) -> Recollection | None:
     """Teach probes on the histories of training, then ask the states that the last validation impressions read."""
-    if model.memory.machine is None:
+    if model.memory.slots is None:
         return None
     device = next(model.parameters()).device
     random = torch.Generator(device).manual_seed(config.seed)

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from feature_store.memories.record import Memories
 from feature_store.memories.store import MemoryStore
 from feature_store.prepared_log import PreparedLog
-from feature_store.ragged import Ids, owners
+from feature_store.ragged import owners
 from feature_store.user_events import UserEvents, read_user_events
 from pipelines.memory.user_memories import to_model, to_store
 from pipelines.models.artifact import TrainedModel
 from pipelines.training.batches import pack_users
-from rm_rec.memories import Events
+from rm_rec.histories import Histories
 
 _NEVER = np.iinfo(np.int64).min
 _FEWEST = 16  # a user counts as so many events, at least, when users are packed: its state has a size too
@@ -109,19 +109,18 @@ class MemoryFold:
         with torch.inference_mode():
             for users in pack_users(np.arange(len(lengths)), lengths, self.batch_events):
                 some = events.of_users(users)
-                before = to_model(self.trained.model, known.select(place[users[has[users]]]), has[users])
+                before = to_model(self.trained.model.memory, known.select(place[users[has[users]]]), has[users])
                 after = self.trained.model.fold(before, _tensors(some))
-                parts.append(to_store(self.trained.model, self.store.facts.memory, some.users, after))
+                parts.append(to_store(self.trained.model.memory, self.store.facts.memory, some.users, after))
         return parts
 
     def _read(self, prepared: PreparedLog, part: int) -> UserEvents:
         return read_user_events(prepared, part, self.trained.vocabularies.features, self.trained.card.columns)
 
 
-def _tensors(events: UserEvents) -> Events:
-    features: dict[str, Ids] = events.features
-    return Events(
+def _tensors(events: UserEvents) -> Histories:
+    return Histories(
         lengths=torch.from_numpy(events.lengths),
         time=torch.from_numpy(events.time),
-        features={name: torch.from_numpy(rows) for name, rows in features.items()},
+        keys={name: torch.from_numpy(rows) for name, rows in events.features.items()},
     )

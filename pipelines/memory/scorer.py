@@ -1,5 +1,6 @@
 """Click probabilities of candidates from their users' memories, and from nothing else."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,68 +17,37 @@ from feature_store.ragged import Ids
 from feature_store.vocabulary import canonical
 from pipelines.memory.user_memories import to_model
 from pipelines.models.artifact import TrainedModel
-from rm_rec.memories import Candidates, UserMemories
+from rm_rec.batch import Candidates
+from rm_rec.memory_state import MemoryState
 
 _USERS_AT_ONCE, _CANDIDATES_AT_ONCE = 64, 8192  # what fits a core's cache scores fastest
 
 
-@dataclass(frozen=True)
-class CandidateRows:
-    """Candidates as they come: the log's own ids."""
+def encode(
+    trained: TrainedModel,
+    items: pa.ChunkedArray,
+    time: Ids,
+    context: Mapping[str, pa.ChunkedArray],
+    context_dense: NDArray[np.float32],
+) -> Candidates:
+    """Turn the log's own ids of candidates [I] into embedding rows; whose they are is said later.
 
-    users: pa.Array | pa.ChunkedArray
-    items: pa.ChunkedArray
-    time: Ids
-    context: dict[str, pa.ChunkedArray]  # feature -> [I]
-    context_dense: NDArray[np.float32]  # [I, number of dense context features]
-
-
-@dataclass(frozen=True)
-class EncodedRows:
-    """Candidates as a model reads them: embedding rows."""
-
-    time: Ids
-    targets: dict[str, Ids]
-    context: dict[str, Ids]
-    context_dense: NDArray[np.float32]
-
-    def take(self, rows: Ids) -> "EncodedRows":
-        """Keep some of the candidates."""
-        return EncodedRows(
-            time=self.time[rows],
-            targets={name: ids[rows] for name, ids in self.targets.items()},
-            context={name: ids[rows] for name, ids in self.context.items()},
-            context_dense=self.context_dense[rows],
-        )
-
-
-def encode(trained: TrainedModel, candidates: CandidateRows) -> EncodedRows:
-    """Turn ids into embedding rows; an item's features come from the model's own table of items."""
+    An item's features come from the model's own table of items.
+    """
     vocabularies = trained.vocabularies
-    return EncodedRows(
-        time=candidates.time,
-        targets=vocabularies.targets(canonical(candidates.items)),
-        context={name: vocabularies.features[name].encode(values) for name, values in candidates.context.items()},
-        context_dense=candidates.context_dense,
+    return Candidates(
+        user=torch.zeros(len(time), dtype=torch.int64),
+        time=torch.tensor(time),  # a copy: Arrow's own memory cannot be written to, of which torch warns
+        targets={name: torch.from_numpy(rows) for name, rows in vocabularies.targets(canonical(items)).items()},
+        context={name: torch.from_numpy(vocabularies.features[name].encode(ids)) for name, ids in context.items()},
+        context_dense=torch.from_numpy(context_dense),
     )
 
 
 @torch.inference_mode()
-def click_probability(
-    trained: TrainedModel, memories: UserMemories, user: Ids, candidates: EncodedRows
-) -> NDArray[np.float64]:
-    """Return the click probability of each of [I] candidates; `user` is each one's place among the memories."""
-    logits = trained.model.score(
-        memories,
-        Candidates(
-            user=torch.from_numpy(user),
-            time=torch.from_numpy(candidates.time),
-            targets={name: torch.from_numpy(ids) for name, ids in candidates.targets.items()},
-            context={name: torch.from_numpy(ids) for name, ids in candidates.context.items()},
-            context_dense=torch.from_numpy(candidates.context_dense),
-        ),
-    )
-    probability: NDArray[np.float64] = torch.sigmoid(logits.double()).numpy()
+def click_probability(trained: TrainedModel, memories: MemoryState, candidates: Candidates) -> NDArray[np.float64]:
+    """Return the click probability of each of [I] candidates."""
+    probability: NDArray[np.float64] = torch.sigmoid(trained.model.score(memories, candidates).double()).numpy()
     return probability
 
 
@@ -96,27 +66,27 @@ class Scorer:
     def __init__(self, trained: TrainedModel, store: MemoryStore) -> None:
         self.trained, self.store = trained, store
 
-    def score(self, candidates: CandidateRows) -> Scores:
-        """Score candidates of users in any order; unknown users and items are scored as cold.
+    def score(self, users: pa.Array | pa.ChunkedArray, candidates: Candidates) -> Scores:
+        """Score candidates of `users` [I], in any order; unknown users and items are scored as cold.
 
         Raises:
             DataError: ids of another type than the store's or the model's, or a memory that holds an event which is not
                 before its candidate's time.
         """
-        given = typed(candidates.users, self.store.facts.memory.user_type, self.store.address)
-        users = given.dictionary_encode(null_encoding="encode")
-        memories, found = self.store.get(users.dictionary)
-        user = users.indices.to_numpy().astype(np.int64)
-        self._refuse_later(memories, found, users.dictionary, user, candidates.time)
+        given = typed(users, self.store.facts.memory.user_type, self.store.address)
+        coded = given.dictionary_encode(null_encoding="encode")
+        memories, found = self.store.get(coded.dictionary)
+        user = coded.indices.to_numpy().astype(np.int64)
+        self._refuse_later(memories, found, coded.dictionary, user, candidates.time.numpy())
         probability = np.zeros(len(user))
         order = np.argsort(user, kind="stable")
         place = np.cumsum(found) - 1
-        encoded = encode(self.trained, candidates)
         for first, last in _runs(user[order]):
             some = order[first:last]
             who, theirs = np.unique(user[some], return_inverse=True)
-            known = to_model(self.trained.model, memories.select(place[who[found[who]]]), found[who])
-            probability[some] = click_probability(self.trained, known, theirs, encoded.take(some))
+            known = to_model(self.trained.model.memory, memories.select(place[who[found[who]]]), found[who])
+            chosen = candidates.take(torch.from_numpy(some)).of_users(torch.from_numpy(theirs))
+            probability[some] = click_probability(self.trained, known, chosen)
         return Scores(probability, cold=int((~found)[user].sum()))
 
     def _refuse_later(

@@ -8,12 +8,15 @@ vocabulary/        id -> embedding row, for each feature
 import hashlib
 import json
 import os
+import re
 import shutil
+from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
 
 import pyarrow as pa
 from pydantic import ValidationError
+from torch import Tensor
 
 from feature_store.errors import DataError
 from feature_store.schema import Columns, Impressions, Strict
@@ -21,9 +24,13 @@ from feature_store.vocabularies import Vocabularies
 from pipelines.models.memory_space import space_id
 from pipelines.models.tensor_files import read_tensors, write_tensors
 from rm_rec.config import FeatureSpace, ModelConfig
+from rm_rec.config.outside import outside_packages
+from rm_rec.errors import ConfigError
 from rm_rec.model import ClickModel
+from rm_rec.outside import require_allowed
 
-FORMAT = 2
+FORMAT = 3
+_READ = (2, FORMAT)  # 2 lacks packages: no model had any
 _WEIGHTS, _CARD, _VOCABULARY = "model.safetensors", "model.json", "vocabulary"
 
 
@@ -42,6 +49,8 @@ class ModelCard(Strict):
     """Over the names and contents of the folder's files."""
     memory_space: str | None
     """Which memories it can read; null where its window is the whole history, so that it has none."""
+    packages: tuple[str, ...] = ()
+    """Other people's packages that it needs, for whoever reads the file: what is imported, `model` alone decides."""
 
 
 class TrainedModel:
@@ -56,7 +65,15 @@ class TrainedModel:
 def save_model(
     folder: Path, model: ClickModel, vocabularies: Vocabularies, columns: Columns, impressions: Impressions
 ) -> TrainedModel:
-    """Write a model to a folder, replacing what was there at once."""
+    """Write a model to a folder, replacing what was there at once.
+
+    Raises ConfigError where a part of its memory was given as an object, which no settings could build again.
+    """
+    if model.memory.given:
+        raise ConfigError(
+            f"{folder}: the model's {model.memory.given[0]} was given as an object, so that it could not be built "
+            "again; name its class in the model's settings: kind package.module:Class"
+        )
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -72,6 +89,7 @@ def save_model(
         weights_sha256=_sha256(partial / _WEIGHTS),
         vocabulary_sha256=_folder_sha256(partial / _VOCABULARY),
         memory_space=space_id(model, vocabularies),
+        packages=outside_packages(model.config),
     )
     (partial / _CARD).write_text(json.dumps(card.model_dump(mode="json"), indent=2))
     shutil.rmtree(folder, ignore_errors=True)
@@ -79,12 +97,20 @@ def save_model(
     return TrainedModel(model, vocabularies, card)
 
 
-def load_model(folder: Path) -> TrainedModel:
-    """Read a model; raise DataError, naming the file, where one is missing, damaged or of another format."""
+def load_model(folder: Path, allowed_packages: Collection[str] = ()) -> TrainedModel:
+    """Read a model; raise DataError, naming the file, where one is missing, damaged or of another format.
+
+    A model that names classes of other people's packages is refused, before anything of them is imported, unless these
+    are among `allowed_packages`.
+    """
     for name in (_WEIGHTS, _CARD, _VOCABULARY):
         if not (folder / name).exists():
             raise DataError(f"{folder} is not a model: it has no {name}; expected a folder that train_ctr wrote")
     card = _read_card(folder / _CARD)
+    try:
+        require_allowed(card.model, allowed_packages)
+    except ConfigError as error:
+        raise DataError(f"{folder / _CARD}: {error}") from error
     for path, found, expected in (
         (folder / _WEIGHTS, _sha256(folder / _WEIGHTS), card.weights_sha256),
         (folder / _VOCABULARY, _folder_sha256(folder / _VOCABULARY), card.vocabulary_sha256),
@@ -93,9 +119,12 @@ def load_model(folder: Path) -> TrainedModel:
             raise DataError(
                 f"{path} is damaged: sha256 {found[:12]}, expected {expected[:12]}; copy the model anew, or train again"
             )
-    model = ClickModel(card.model, card.features)
     try:
-        model.load_state_dict(read_tensors(folder / _WEIGHTS))
+        model = ClickModel(card.model, card.features, allowed_packages=allowed_packages)
+    except ConfigError as error:
+        raise DataError(f"{folder / _CARD} cannot be used here: {error}") from error
+    try:
+        model.load_state_dict(_named_as_now(read_tensors(folder / _WEIGHTS)))
     except RuntimeError as error:
         raise DataError(f"{folder / _WEIGHTS} does not fit its model.json: {str(error).splitlines()[0]}") from error
     try:
@@ -108,15 +137,22 @@ def load_model(folder: Path) -> TrainedModel:
             f"{folder / _CARD} is damaged: it names memory space {card.memory_space}, not its weights' {found_space}; "
             "copy the model anew, or train again"
         )
-    return TrainedModel(model.eval(), vocabularies, card)
+    return TrainedModel(model.eval(), vocabularies, card.model_copy(update={"model": model.config}))
+
+
+def _named_as_now(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give weights of version 0.1 the names that they have now: its encoder, machine and reader were the memory's."""
+    before = re.compile(r"^memory\.(?=(encoder|machine|reader)\.)")
+    return {before.sub("memory.slots.", name): weight for name, weight in weights.items()}
 
 
 def _read_card(path: Path) -> ModelCard:
     try:
         values = json.loads(path.read_text())
         # Before its fields: those of another format are others.
-        if isinstance(values, dict) and values.get("format") != FORMAT:
-            raise DataError(f"{path} has format {values.get('format')}, this version reads {FORMAT}; train again")
+        if isinstance(values, dict) and values.get("format") not in _READ:
+            known = " and ".join(map(str, _READ))
+            raise DataError(f"{path} has format {values.get('format')}, this version reads {known}; train again")
         return ModelCard.model_validate(values, strict=False)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]

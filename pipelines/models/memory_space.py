@@ -21,7 +21,7 @@ def space_id(model: ClickModel, vocabularies: Vocabularies) -> str | None:
         return None
     config = model.config
     digest = hashlib.sha256()
-    what = {
+    what: dict[str, object] = {
         "format": FORMAT,
         "token_dim": config.token_dim,
         "segment_length": config.segment_length,
@@ -31,12 +31,16 @@ def space_id(model: ClickModel, vocabularies: Vocabularies) -> str | None:
         "features": model.features.events,
         "oov_rows": [vocabularies.features[name].oov_rows for name in model.features.events],
     }
+    if config.sources:  # only then: a model without any keeps the name it had before there were any
+        what["sources"] = {name: source.model_dump(mode="json") for name, source in config.sources.items()}
     digest.update(json.dumps(what, sort_keys=True).encode())
     for name in model.features.events:
         ids = vocabularies.features[name].ids
         digest.update(f"\0{name}\0{ids.type}\0{len(ids)}\0".encode())
         digest.update(stable_hash(ids).astype("<u8").tobytes())
-    for name, weight in sorted(model.writing_weights().items()):
+    # Slots are named as in version 0.1, so that its memories go on.
+    writing = {name.replace("memory.slots.", "memory."): weight for name, weight in model.writing_weights().items()}
+    for name, weight in sorted(writing.items()):
         digest.update(f"\0{name}\0{tuple(weight.shape)}\0".encode())
         digest.update(_bytes(weight))
     return digest.hexdigest()[:16]

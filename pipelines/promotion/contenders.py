@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from feature_store.errors import DataError
 from feature_store.event_log import log_fingerprint
-from feature_store.prepared_log import MANIFEST, PreparedLog
+from feature_store.prepared_log import MANIFEST, read_manifest
 from feature_store.schema import DataConfig, ImpressionFile, NextEvent
 from pipelines import run_folder, train_ctr
 from pipelines.evaluation.predictions import PredictionColumns, align
@@ -65,11 +65,11 @@ def on_log(data: DataConfig, log: str, impressions: str | None) -> DataConfig:
     return data.model_copy(update={"log": log, "impressions": asked})
 
 
-def of_version(registry: Registry, version: Version) -> Contender:
+def of_version(registry: Registry, version: Version, allowed_packages: Collection[str] = ()) -> Contender:
     """Fetch a registered version's model, and what its training run kept."""
     name = f"version {version.number}"
     try:
-        trained = load_model(find_model(version.address, registry.uri))
+        trained = load_model(find_model(version.address, registry.uri), allowed_packages)
     except DataError as error:
         raise DataError(f"{version.address} cannot be used: {error}") from error
     run = registry.training_run(version)
@@ -79,22 +79,27 @@ def of_version(registry: Registry, version: Version) -> Contender:
     return Contender(name, trained, data, run.data_sha256, run.started_from_sha256, run.settings)
 
 
-def of_folder(address: str, tracking_uri: str) -> Contender:
+def of_folder(address: str, tracking_uri: str, allowed_packages: Collection[str] = ()) -> Contender:
     """Read a baseline's model; its run's folder, where it lies in one, says what it was trained on."""
     folder = find_model(address, tracking_uri)
     prepared = folder.parent / "prepared"
-    manifest = PreparedLog.open(prepared).manifest if (prepared / MANIFEST).is_file() else None
+    manifest = read_manifest(prepared) if (prepared / MANIFEST).is_file() else None
     place = Path(address)
     return Contender(
         name=f"baseline {place.parent.name if place.name == 'model' else place.name}",
-        trained=load_model(folder),
+        trained=load_model(folder, allowed_packages),
         data=manifest.config if manifest else None,
         data_sha256=manifest.fingerprint if manifest else None,
     )
 
 
 def train_mean_pool(
-    candidate: Contender, data: DataConfig, out: Path, tracking_uri: str, report: Callable[[str], None]
+    candidate: Contender,
+    data: DataConfig,
+    out: Path,
+    tracking_uri: str,
+    report: Callable[[str], None],
+    allowed_packages: Collection[str] = (),
 ) -> Contender:
     """Train the floor that a memory has to beat on the candidate's data, with its settings in all but the memory.
 
@@ -104,6 +109,7 @@ def train_mean_pool(
     assert candidate.settings is not None
     settings = {name: block for name, block in candidate.settings.items() if name not in _LEFT_OUT}
     settings["data"] = data.model_dump(mode="json")
+    settings["allow_package"] = list(allowed_packages)  # what this job's user allows, not what the candidate's did
     settings["tracking"] = {**settings.get("tracking", {}), "uri": tracking_uri, "register_as": None}
     deciding = json.dumps([run_folder.deciding(settings), log_fingerprint(data)], sort_keys=True)
     folder = out / f"mean_pool-{hashlib.sha256(deciding.encode()).hexdigest()[:8]}"
@@ -112,7 +118,7 @@ def train_mean_pool(
     recipe.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     report(f"no champion yet: the candidate has to beat mean_pool, trained alike in {folder}")
     train_ctr.main(["--config", str(recipe), "--config", str(_MEAN_POOL), "--out", str(folder)])
-    return of_folder(str(folder), tracking_uri)
+    return of_folder(str(folder), tracking_uri, allowed_packages)
 
 
 def score_both(

@@ -33,7 +33,7 @@ class Lineage:
             **tags,
             "weights_sha256": card.weights_sha256,
         }
-        return cls(known, found, _note(metrics, card.memory_space, log))
+        return cls(known, found, _note(metrics, card, log))
 
 
 def headline(report: Report) -> dict[str, float | None]:
@@ -64,7 +64,7 @@ def held_out(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in flat.items() if value is not None}
 
 
-def _note(metrics: Mapping[str, Any], space: str | None, log: str) -> str:
+def _note(metrics: Mapping[str, Any], card: ModelCard, log: str) -> str:
     """Describe a run: the held-out figures, the best possible where it is known, and how to serve."""
     test, best = metrics["test"], metrics["test"]["best_possible_auc"]  # the best is known on made logs alone
     header = [*_HEADER] if best is None else [*_HEADER, "best possible AUC"]
@@ -79,21 +79,24 @@ def _note(metrics: Mapping[str, Any], space: str | None, log: str) -> str:
         "",
         f"Trained on `{log}`, best epoch {metrics['best_epoch']} of {len(metrics['epochs'])}, "
         f"{metrics['parameters']:,} parameters.",
-        *_serving(space),
+        *_serving(card.memory_space, ",".join(card.packages)),
     ]
     return "\n".join(lines)
 
 
-def _serving(space: str | None) -> list[str]:
+def _serving(space: str | None, packages: str) -> list[str]:
     if space is None:
         return ["", "Its window is the whole history: it is a baseline, which no memory of fixed size can serve."]
+    needs = [f"It needs the code of {packages}, which must be installed and allowed.", ""] if packages else []
+    option, variable = (f" --allow-package {packages}", f" RM_REC_ALLOW_PACKAGES={packages}") if packages else ("", "")
     return [
         "",
+        *needs,
         f"It reads memories of space `{space}`. Build them, then serve it (`MODEL` is `models:/NAME/VERSION`):",
         "",
         "```sh",
-        "python -m pipelines.build_memory --model MODEL --memories memories --log LOG",
-        "RM_REC_MEMORIES=memories mlflow models serve --model-uri MODEL --env-manager local --port 5001",
+        f"python -m pipelines.build_memory --model MODEL --memories memories --log LOG{option}",
+        f"RM_REC_MEMORIES=memories{variable} mlflow models serve --model-uri MODEL --env-manager local --port 5001",
         "```",
     ]
 

@@ -63,7 +63,7 @@ def write_mlflow_model(
         python_model=str(_SCRIPT),
         code_paths=[str(path) for path in _CODE],
         artifacts={MODEL: str(artifact)},
-        model_config={served_columns.MEMORIES: "", served_columns.MOMENT: ""},  # MLflow drops what is not named here
+        model_config=dict.fromkeys(served_columns.SETTINGS, ""),  # MLflow drops what is not named here
         signature=_signature(columns, types),
         input_example=_example(columns, types, trained),
         pip_requirements=requirements(),

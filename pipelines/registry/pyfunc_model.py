@@ -21,10 +21,11 @@ from feature_store.errors import DataError
 from feature_store.memories import MemoryStore, shared_store
 from pipelines.memory.user_memories import check_space
 from pipelines.models.artifact import TrainedModel, load_model
-from pipelines.registry.served_columns import MEMORIES, MODEL, MOMENT, PREDICTION, ServedColumns
+from pipelines.registry.served_columns import ALLOWED, MEMORIES, MODEL, MOMENT, PREDICTION, ServedColumns
 from rm_rec.errors import RmRecError
 
-_VARIABLES = {MEMORIES: "RM_REC_MEMORIES", MOMENT: "RM_REC_AT"}  # what stands in where model_config says nothing
+# What stands in where model_config says nothing.
+_VARIABLES = {MEMORIES: "RM_REC_MEMORIES", MOMENT: "RM_REC_AT", ALLOWED: "RM_REC_ALLOW_PACKAGES"}
 
 
 class RequestRefused(MlflowException):
@@ -50,12 +51,13 @@ class ServedModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Load the model and open the store: a server that could not answer does not start.
 
-        Raises DataError where no memories are named, there are none, or they are of another memory space.
+        Raises DataError where no memories are named, there are none, or they are of another memory space, and where the
+        model needs code of a package that is not allowed.
         """
         self._folder = context.artifacts[MODEL]
-        self._trained = load_model(Path(self._folder))
-        self._columns = ServedColumns.of(self._trained.card)
         config = context.model_config or {}
+        self._trained = load_model(Path(self._folder), _names(config))
+        self._columns = ServedColumns.of(self._trained.card)
         memories = _setting(config, MEMORIES)
         if memories is None:
             raise DataError(
@@ -87,6 +89,13 @@ def _setting(config: Mapping[str, Any], name: str) -> str | None:
     if given is None or given == "":
         given = os.environ.get(_VARIABLES[name], "").strip()
     return str(given) or None
+
+
+def _names(config: Mapping[str, Any]) -> list[str]:
+    given = config.get(ALLOWED)
+    if isinstance(given, list | tuple):
+        return [*map(str, given)]
+    return [name.strip() for name in (_setting(config, ALLOWED) or "").split(",") if name.strip()]
 
 
 def _moment(given: str | None) -> int | None:

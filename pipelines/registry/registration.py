@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,12 @@ _ABOUT = (
 
 
 def register(
-    folder: Path, name: str | None, data: DataConfig, metrics: Mapping[str, Any], tags: Mapping[str, str]
+    folder: Path,
+    name: str | None,
+    data: DataConfig,
+    metrics: Mapping[str, Any],
+    tags: Mapping[str, str],
+    allowed_packages: Collection[str] = (),
 ) -> str | None:
     """Log a model's folder with the active run and, given a name, register it as the candidate; return `models:/…`.
 
@@ -38,7 +43,7 @@ def register(
     """
     run = mlflow.active_run()
     assert run is not None
-    trained = load_model(folder)
+    trained = load_model(folder, allowed_packages)
     lineage = Lineage.of(trained.card, metrics, tags, data.log)
     mlflow.set_tag(NOTE, lineage.note)
     logged = _log(folder, trained, served_types(data, trained.card), lineage)

@@ -12,11 +12,12 @@ from feature_store.memories import MemoryStore
 from feature_store.ragged import Ids
 from feature_store.vocabulary import canonical
 from pipelines.memory.candidate_files import CandidateNames, dense_of, times_of
-from pipelines.memory.scorer import CandidateRows, Scorer
+from pipelines.memory.scorer import Scorer, encode
 from pipelines.models.artifact import ModelCard, TrainedModel
 
 MODEL = "model"  # the artifact of an MLflow model that holds the files of `pipelines.models.artifact`
-MEMORIES, MOMENT = "memories", "at"  # the keys of a served model's config
+MEMORIES, MOMENT, ALLOWED = "memories", "at", "allow_packages"  # the keys of a served model's config
+SETTINGS = (MEMORIES, MOMENT, ALLOWED)
 PREDICTION = "prediction"
 _WHERE = "the request"
 
@@ -75,11 +76,6 @@ class ServedColumns:
                 # Else a build at work wrote to the store between the look at the moment and the one at the memories.
 
     def _score(self, table: pa.Table, time: Ids, store: MemoryStore, trained: TrainedModel) -> NDArray[np.float64]:
-        candidates = CandidateRows(
-            users=canonical(table[self.user]),
-            items=table[self.item],
-            time=time,
-            context={name: table[name] for name in self.context},
-            context_dense=dense_of(table, self.dense, 0, _WHERE),
-        )
-        return Scorer(trained, store).score(candidates).probability
+        context = {name: table[name] for name in self.context}
+        candidates = encode(trained, table[self.item], time, context, dense_of(table, self.dense, 0, _WHERE))
+        return Scorer(trained, store).score(canonical(table[self.user]), candidates).probability

@@ -18,7 +18,17 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from pipelines.settings.schema import KIND, blocks_of, dotted_keys, help_text, keys_of, kind_of, members_of
+from pipelines.settings.schema import (
+    KIND,
+    blocks_of,
+    dotted_keys,
+    help_text,
+    is_open,
+    keys_of,
+    kind_of,
+    members_of,
+    named_blocks_of,
+)
 from pipelines.settings.values import COMMAND_LINE, SettingsError, Typed, from_yaml, join_leaf, problem_of
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -140,7 +150,9 @@ class _Reader:
             given = [(source, keys[name]) for source, keys in layers if name in keys]
             key = f"{prefix}{name}"
             try:
-                if blocks_of(info.annotation):
+                if named_blocks_of(info.annotation) is not None and given:
+                    tree[name] = self._join_named(info, given, key)
+                elif blocks_of(info.annotation):
                     self._join_block(tree, name, info, given, key)
                 elif given:
                     self.sources[key] = given[-1][0]
@@ -150,13 +162,28 @@ class _Reader:
                 self.failed.add(key)
         return tree
 
+    def _join_named(self, info: FieldInfo, given: Sequence[tuple[str, Any]], key: str) -> Any:
+        """Join blocks that users name, each along its own layers; null takes away what layers before gave."""
+        if not all(isinstance(blocks, Mapping) for _, blocks in given):
+            return join_leaf(info, given, key)
+        names = dict.fromkeys(name for _, blocks in given for name in blocks)
+        inner = FieldInfo.from_annotation(named_blocks_of(info.annotation))
+        tree: dict[str, Any] = {}
+        for name in names:
+            layers = [(source, blocks[name]) for source, blocks in given if name in blocks]
+            empty = [place for place, (_, block) in enumerate(layers) if block is None or _is_null(block)]
+            if layers := layers[empty[-1] + 1 if empty else 0 :]:
+                self._join_block(tree, name, inner, layers, f"{key}.{name}")
+        return tree
+
     def _join_block(
         self, tree: dict[str, Any], name: str, info: FieldInfo, given: Sequence[tuple[str, Any]], key: str
     ) -> None:
         models = blocks_of(info.annotation)
         default = None if info.is_required() else info.get_default(call_default_factory=True)
         layers: list[_Layer] = [("default", _preset(default))] if isinstance(default, BaseModel) else []
-        chosen = layers[0][1].get(KIND) if layers and len(models) > 1 else None
+        several = len(models) > 1 or is_open(models[0])
+        chosen = layers[0][1].get(KIND) if layers and several else None
         emptied = False
         for source, value in given:
             self.sources[key] = source
@@ -167,22 +194,40 @@ class _Reader:
                 continue
             if not isinstance(block, Mapping):
                 raise SettingsError(f"{key} = {block!r} ({source}): a block: give its keys, such as --{key}.…")
-            if len(models) > 1 and KIND in block:
+            if several and KIND in block:
                 kind = block[KIND].texts[-1] if isinstance(block[KIND], Typed) else block[KIND]
                 layers, chosen = (layers if kind == chosen else []), kind
             emptied = False
             layers.append((source, block))
         if emptied:
             tree[name] = None
-        elif len(models) == 1 and (layers or info.is_required()):
+        elif not several and (layers or info.is_required()):
             tree[name] = self.block(models[0], layers, f"{key}.")
         elif layers or info.is_required():
             by_kind = {kind_of(model): model for model in models}
+            if isinstance(chosen, str) and ":" in chosen and any(map(is_open, models)):
+                tree[name] = self._any_keys(layers, key) | {KIND: chosen}
+                return
             if chosen not in by_kind:
                 source = f" ({self.sources[key]})" if key in self.sources else ""
                 found = f" = {chosen!r}" if chosen is not None else ""
-                raise SettingsError(f"{key}.{KIND}{found}{source}: must be one of {', '.join(by_kind)}")
+                expected = f"one of {', '.join(by_kind)}" if len(by_kind) > 1 else next(iter(by_kind))
+                raise SettingsError(f"{key}.{KIND}{found}{source}: must be {expected}")
             tree[name] = self.block(by_kind[chosen], layers, f"{key}.", chosen)
+
+    def _any_keys(self, layers: Sequence[_Layer], prefix: str) -> dict[str, Any]:
+        """Return the keys given for a class of another package: it is not imported here, so that any may be right."""
+        tree: dict[str, Any] = {}
+        for name in dict.fromkeys(name for _, block in layers for name in block):
+            key = f"{prefix}.{name}"
+            given = [(source, block[name]) for source, block in layers if name in block]
+            source, last = given[-1]
+            self.sources[key] = source
+            if isinstance(last, Mapping):
+                tree[name] = self._any_keys([one for one in given if isinstance(one[1], Mapping)], key)
+            elif name != KIND:
+                tree[name] = from_yaml(last.texts[-1], key) if isinstance(last, Typed) else last
+        return tree
 
     def _unknown(self, key: str, source: str, model: type[BaseModel], kind: str) -> str:
         if kind:
@@ -220,6 +265,10 @@ class _Reader:
                 self.errors.append(f"{key} = {problem['input']!r}{came_from}: {message}{quote}")
 
 
+def _is_null(block: Any) -> bool:
+    return isinstance(block, Typed) and block.texts[-1] == "null"
+
+
 def _preset(default: BaseModel) -> dict[str, Any]:
     """Return what a field's default instance sets beyond its class's own defaults, and its kinds."""
     values = {name: getattr(default, name) for name in type(default).model_fields}
@@ -234,6 +283,8 @@ def _dotted(location: Sequence[Any], tree: Any) -> str:
     """Return the key a pydantic location means: it names kinds and positions in lists, which keys do not."""
     keys: list[str] = []
     for part in location:
+        if part == "[key]":  # pydantic's mark of a name that was refused
+            continue
         if isinstance(tree, Mapping):
             if part not in tree and part == tree.get(KIND):
                 continue

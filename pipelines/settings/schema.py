@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 KIND = "kind"  # the field that tells the members of a union of blocks apart
+PLACE = "package.module:Class"  # a kind that names a class of a package, whose keys are its own
 WIDTH = 100
 _NAMES = {str: "text", Path: "path", int: "integer", float: "number", bool: "true or false", type(None): "null"}
 _BOUNDS = {
@@ -40,6 +41,19 @@ def blocks_of(annotation: Any) -> tuple[type[BaseModel], ...]:
     return tuple(m for m in members_of(annotation) if isinstance(m, type) and issubclass(m, BaseModel))
 
 
+def is_open(model: type[BaseModel]) -> bool:
+    """Say whether a block takes any key: it is a class of another package, by a kind of the form of PLACE."""
+    return model.model_config.get("extra") == "allow"
+
+
+def named_blocks_of(annotation: Any) -> Any:
+    """Return the type of the blocks that a field holds by name, as in `dict[str, Source]`; None for any other field."""
+    for member in members_of(annotation):
+        if get_origin(member) is dict and blocks_of(get_args(member)[1]):
+            return get_args(member)[1]
+    return None
+
+
 def sequence_of(annotation: Any) -> tuple[Any, ...] | None:
     """Return the types of a list's elements, or None where the field is not a list."""
     for member in members_of(annotation):
@@ -54,8 +68,8 @@ def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
 
 
 def kind_of(model: type[BaseModel]) -> str:
-    """Return the name that selects this model in a union of blocks."""
-    return str(get_args(model.model_fields[KIND].annotation)[0])
+    """Return the name that selects this model in a union of blocks; PLACE for classes of other packages."""
+    return PLACE if is_open(model) else str(get_args(model.model_fields[KIND].annotation)[0])
 
 
 def dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -71,7 +85,7 @@ def help_text(model: type[BaseModel], prog: str, description: str, examples: Seq
     lines = [description, "", "Examples:", *(f"  {line}" for line in examples or _examples(model, prog)), ""]
     lines += ["Options:", *_entry("--config", "FILE.yaml", "Any number of times; a later file wins.")]
     lines += _entry("--help", "", "Show this.")
-    plain = {name: info for name, info in keys_of(model).items() if not blocks_of(info.annotation)}
+    plain = {name: info for name, info in keys_of(model).items() if not _holds_blocks(info)}
     for name, info in plain.items():
         lines += _field(f"--{name}", info, "  ")
     for name, info in keys_of(model).items():
@@ -98,7 +112,13 @@ def _leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Fie
             yield from _leaves(blocks[0], f"{prefix}{name}.")
 
 
+def _holds_blocks(info: FieldInfo) -> bool:
+    return bool(blocks_of(info.annotation)) or named_blocks_of(info.annotation) is not None
+
+
 def _block(key: str, info: FieldInfo, indent: str, default: Any = None) -> list[str]:
+    if named_blocks_of(info.annotation) is not None:
+        return _named_blocks(key, info, indent)
     models = blocks_of(info.annotation)
     default = default if default is not None else _default(info)
     about = info.description or (_summary(models[0]) if len(models) == 1 else "")
@@ -115,6 +135,9 @@ def _block(key: str, info: FieldInfo, indent: str, default: Any = None) -> list[
     )
     for model in models:
         lines += _wrapped(f"{KIND} {kind_of(model)}: {_summary(model)}", inner)
+        if is_open(model):
+            lines += _entry(f"--{key}.KEY", "a value in YAML: 3, true, [a, b]", "", inner + "  ")
+            continue
         lines += _keys(model, key, inner + "  ", default if isinstance(default, model) else None, skip=KIND)
     return lines
 
@@ -125,11 +148,19 @@ def _keys(model: type[BaseModel], prefix: str, indent: str, default: Any, skip: 
         value = getattr(default, name) if isinstance(default, model) else None
         if name == skip:
             continue
-        if blocks_of(info.annotation):
+        if _holds_blocks(info):
             lines += _block(f"{prefix}.{name}", info, indent, value)
         else:
             lines += _field(f"--{prefix}.{name}", info, indent, value)
     return lines
+
+
+def _named_blocks(key: str, info: FieldInfo, indent: str) -> list[str]:
+    models = blocks_of(named_blocks_of(info.annotation))
+    lines = _wrapped(f"{key}: {info.description or ''}".strip(), indent)
+    facts = "one of " + ", ".join(map(kind_of, models)) if len(models) > 1 else kind_of(models[0])
+    lines += _entry(f"--{key}.NAME.{KIND}", facts, "", indent + "  ")
+    return lines + _entry(f"--{key}.NAME.KEY", "", "", indent + "  ")
 
 
 def _field(option: str, info: FieldInfo, indent: str, default: Any = None) -> list[str]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from feature_store.event_log import prepare
 from feature_store.prepared_log import PreparedLog
-from feature_store.schema import SPLITS, DataConfig
+from feature_store.schema import SPLITS, DataConfig, NextEvent
 from feature_store.sequences import UserSequences, load_sequences, resample_negatives
 from feature_store.vocabularies import Vocabularies
 
@@ -31,7 +31,6 @@ class LogData:
         self.prepared = prepared
         self.vocabularies = vocabularies
         self._drawn_from = drawn_from
-        self._num_impressions: dict[int, int] = {}
         self._last: tuple[int, UserSequences] | None = None
 
     @classmethod
@@ -59,10 +58,10 @@ class LogData:
             yield self.bucket(index)
 
     def num_impressions(self, split: int) -> int:
-        """Count the impressions of a split."""
-        if split not in self._num_impressions:
-            self._num_impressions[split] = sum(int((users.split == split).sum()) for users in self.buckets())
-        return self._num_impressions[split]
+        """Count the impressions of a split, sampled negatives among them."""
+        of_log = sum(self.prepared.manifest.split_counts[split])
+        impressions = self.config.impressions
+        return of_log * (1 + impressions.negatives) if isinstance(impressions, NextEvent) else of_log
 
     @property
     def num_training_events(self) -> int:

@@ -4,6 +4,8 @@ With the writer frozen - the embeddings of events, the encoder, the machine - th
 memories that were built: only reader, window attention, click head and context are trained.
 """
 
+from collections.abc import Collection
+
 from feature_store.errors import DataError
 from feature_store.schema import DataConfig
 from pipelines.models.artifact import TrainedModel, load_model
@@ -14,9 +16,11 @@ from rm_rec.config import ModelConfig
 from rm_rec.model import ClickModel
 
 
-def load_start(address: str, tracking_uri: str, given: ModelConfig) -> TrainedModel:
+def load_start(
+    address: str, tracking_uri: str, given: ModelConfig, allowed_packages: Collection[str] = ()
+) -> TrainedModel:
     """Load the model to start from; DataError where `given`, the job's own settings of a model, say another one."""
-    trained = load_model(find_model(address, tracking_uri))
+    trained = load_model(find_model(address, tracking_uri), allowed_packages)
     if given not in (ModelConfig(), trained.card.model):
         raise DataError(
             f"{address}: its settings are not those of `model` here; leave these out: a model that is trained further "

@@ -2,15 +2,15 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from feature_store.schema import SPLITS, Strict
 from feature_store.sequences import UserSequences
@@ -20,9 +20,11 @@ from pipelines.training.checkpoint import Epoch, FitState, best_weights, load_ch
 from pipelines.training.data import TRAIN, VALIDATION, LogData
 from rm_rec.batch import UserBatch
 from rm_rec.config import RehearsalConfig
+from rm_rec.embedding import Embedded
 from rm_rec.metrics import auc
 from rm_rec.model import ClickModel
 from rm_rec.rehearsal.objective import RehearsalObjective
+from rm_rec.stretch_loss import sum_of_losses
 
 # What predictions.parquet holds beside the columns that a recipe carries along.
 PREDICTED_COLUMNS = ("user_id", "item_id", "timestamp", "split", "label", "history_length", "prediction")
@@ -61,13 +63,79 @@ class TrainingConfig(Strict):
     """A checkpoint is written at least this often, and after each epoch."""
 
 
+class Outcome(NamedTuple):
+    """What a batch came to: the loss to go backward from, and figures of it.
+
+    A tuple, so that DistributedDataParallel finds the loss: within a dataclass it would not, and not synchronise.
+    """
+
+    loss: Tensor
+    click_loss: float
+    """Sum of the click losses of the batch's impressions."""
+    rehearsal: dict[str, float]
+    """Rehearsal's figures, means over the impressions of the stretches that have them."""
+
+
 class Learner(nn.Module):
     """All that is trained: the model, and the rehearsal that is no part of it."""
 
     def __init__(self, model: ClickModel, rehearsal: RehearsalConfig | None) -> None:
         super().__init__()
         self.model = model
-        self.rehearsal = RehearsalObjective(rehearsal, model) if rehearsal is not None else None
+        self.rehearsal = RehearsalObjective(rehearsal, model.memory) if rehearsal is not None else None
+
+    def forward(self, batch: UserBatch, generator: torch.Generator) -> Outcome:
+        """Return a batch's loss, found stretch by stretch; its vectors are looked up once, and go backward once."""
+        vectors = self.model.embed(batch)
+        figures = _Figures()
+        weights = [weight for name, weight in self.named_parameters() if not name.startswith("model.embedding.")]
+
+        def losses(leaves: Sequence[Tensor]) -> Iterator[Tensor]:
+            return self._losses(batch, Embedded(*leaves), generator, figures)
+
+        given = (vectors.events, vectors.content, vectors.targets, vectors.context)
+        loss = sum_of_losses(losses, given, weights)
+        return Outcome(loss, figures.click_loss, figures.means())
+
+    def _losses(
+        self, batch: UserBatch, vectors: Embedded, generator: torch.Generator, figures: "_Figures"
+    ) -> Iterator[Tensor]:
+        memory, rehearsal = self.model.memory, None
+        if self.rehearsal is not None:
+            histories, queries = batch.histories(vectors.events), batch.queries(vectors.targets)
+            rehearsal = self.rehearsal.begin(
+                memory, histories, queries, content=vectors.content, label=batch.label, generator=generator
+            )
+        for output in self.model.stretches(batch, vectors):
+            label = batch.label.index_select(0, output.impression)
+            click_loss = nn.functional.binary_cross_entropy_with_logits(output.logits, label, reduction="sum")
+            loss = click_loss / len(batch.label)
+            share = len(label) / len(batch.label)  # stretches weigh by their impressions, as in the click loss
+            penalty = memory.penalty(output.memory, label > 0.5)
+            if penalty is not None:
+                loss = loss + share * penalty
+            rehearsed = rehearsal.loss(output.memory) if rehearsal is not None else None
+            if rehearsed is not None:
+                loss = loss + share * rehearsed.loss
+            figures.add(click_loss, share, rehearsed.figures if rehearsed is not None else {})
+            yield loss
+
+
+class _Figures:
+    """Adds up what the stretches of a batch came to."""
+
+    def __init__(self) -> None:
+        self.click_loss = 0.0
+        self._sums: Counter[str] = Counter()
+        self._shares: Counter[str] = Counter()
+
+    def add(self, click_loss: Tensor, share: float, rehearsal: Mapping[str, float]) -> None:
+        self.click_loss += click_loss.item()
+        self._sums.update({name: share * value for name, value in rehearsal.items()})
+        self._shares.update(dict.fromkeys(rehearsal, share))
+
+    def means(self) -> dict[str, float]:
+        return {name: value / self._shares[name] for name, value in self._sums.items()}
 
 
 class Fit:
@@ -121,7 +189,7 @@ class Fit:
                     step = training_step(
                         self.learner, self.optimizer, batch.to(self.training.device), self.clip_norm, random
                     )
-                    self.state = self.state.after_batch(step.loss_sum, len(batch.label), step.rehearsal)
+                    self.state = self.state.after_batch(step.click_loss, len(batch.label), step.rehearsal)
                     progress.advance(len(batch.label), note=f"loss {self.state.mean_loss:.4f}")
                     if time.monotonic() - last_saved > 60 * self.training.checkpoint_minutes:
                         save_checkpoint(self.folder, self.learner, self.optimizer, self.state)
@@ -156,45 +224,18 @@ def build_optimizer(learner: Learner, config: OptimizerConfig) -> torch.optim.Op
     return torch.optim.AdamW(groups, lr=config.lr, fused=True)
 
 
-@dataclass(frozen=True)
-class Step:
-    """What one optimiser step came to."""
-
-    loss_sum: float
-    """Of the click losses of the batch's impressions."""
-    rehearsal: dict[str, float] = field(default_factory=dict)
-    """Rehearsal's figures, means over the impressions of the stretches that have them."""
-
-
 def training_step(
     learner: Learner, optimizer: torch.optim.Optimizer, batch: UserBatch, clip_norm: float, generator: torch.Generator
-) -> Step:
-    """Take one optimiser step on a batch, stretch by stretch."""
+) -> Outcome:
+    """Take one optimiser step on a batch."""
     optimizer.zero_grad(set_to_none=True)
-    model, loss_sum = learner.model, 0.0
-    figures: Counter[str] = Counter()
-    shares: Counter[str] = Counter()
-    rehearsal = learner.rehearsal.begin(model, batch, generator) if learner.rehearsal is not None else None
-    for output in model.stretches(batch):
-        label = batch.label.index_select(0, output.impression)
-        click_loss = nn.functional.binary_cross_entropy_with_logits(output.logits, label, reduction="sum")
-        loss_sum += click_loss.item()
-        loss = click_loss / len(batch.label)
-        share = len(label) / len(batch.label)  # stretches weigh by their impressions, as in the click loss
-        penalty = model.memory.penalty(output.trace, output.queries, label > 0.5)
-        if penalty is not None:
-            loss = loss + share * penalty
-        rehearsed = rehearsal.loss(output) if rehearsal is not None else None
-        if rehearsed is not None:
-            loss = loss + share * rehearsed.loss
-            figures.update({name: share * value for name, value in rehearsed.figures.items()})
-            shares.update(dict.fromkeys(rehearsed.figures, share))
-        torch.autograd.backward(loss)
-    nn.utils.clip_grad_norm_(_network(model), clip_norm)
+    outcome: Outcome = learner(batch, generator)
+    outcome.loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
+    nn.utils.clip_grad_norm_(_network(learner.model), clip_norm)
     if learner.rehearsal is not None:
         nn.utils.clip_grad_norm_(learner.rehearsal.parameters(), clip_norm)
     optimizer.step()
-    return Step(loss_sum, {name: value / shares[name] for name, value in figures.items()})
+    return outcome
 
 
 def _network(model: ClickModel) -> list[nn.Parameter]:

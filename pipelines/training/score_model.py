@@ -1,7 +1,7 @@
 """Predictions of a trained model on a log it was not trained on, or was: with its own columns and vocabulary."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,14 @@ from pipelines.training.data import LogData
 from pipelines.training.fit import TrainingConfig, predict
 
 
-def score_log(model: Path, config: DataConfig, split: str | None, out: Path, report: Callable[[str], None]) -> Path:
+def score_log(
+    model: Path,
+    config: DataConfig,
+    split: str | None,
+    out: Path,
+    report: Callable[[str], None],
+    allowed_packages: Collection[str] = (),
+) -> Path:
     """Score one split of a log (None: every impression), as `out/predictions.parquet`; the prepared log lies beside it.
 
     Columns and impressions are those that the model was trained on, unless the config names others. Raises DataError
@@ -26,7 +33,7 @@ def score_log(model: Path, config: DataConfig, split: str | None, out: Path, rep
     """
     if split is not None and split not in SPLITS:
         raise DataError(f"split {split!r}: must be one of {', '.join(SPLITS)}, or null for all")
-    trained = load_model(model)
+    trained = load_model(model, allowed_packages)
     out.mkdir(parents=True, exist_ok=True)
     scored = score(trained, str(model), described(config, trained.card), split, out / "prepared", report)
     path = out / "predictions.parquet"

@@ -1,12 +1,15 @@
 """Memory machines: what folds segments of events into a state of fixed size.
 
-One file a machine, with its settings; one line here (docs/add-a-machine.md).
+One file a machine, one line here, and its settings in rm_rec/config/machines.py (docs/add-a-machine.md).
 """
 
+from collections.abc import Collection
 from typing import Final
 
+from rm_rec.config.base import MachineSettings
+from rm_rec.config.machines import NoMachine
 from rm_rec.machines.associative import AssociativeMachine
-from rm_rec.machines.base import MachineSettings, MemoryMachine, NoMachine
+from rm_rec.machines.base import MemoryMachine
 from rm_rec.machines.count_sketch import CountSketchMachine
 from rm_rec.machines.dnc import DncMachine
 from rm_rec.machines.expire_span import ExpireSpanMachine
@@ -19,6 +22,7 @@ from rm_rec.machines.rehearsal import RehearsalMachine
 from rm_rec.machines.ring_buffer import RingBufferMachine
 from rm_rec.machines.rum import RumMachine
 from rm_rec.machines.transformer_xl import TransformerXLMachine
+from rm_rec.outside import load_outside
 
 # The default, plain ones, then the literature by age; each kind is that of the machine's own settings.
 MACHINES: Final[dict[str, type[MemoryMachine]]] = {
@@ -38,6 +42,17 @@ MACHINES: Final[dict[str, type[MemoryMachine]]] = {
 }
 
 
-def build_machine(config: MachineSettings, token_dim: int) -> MemoryMachine | None:
-    """Make the machine that the config names; None where it names none."""
-    return None if isinstance(config, NoMachine) else MACHINES[config.kind](config, token_dim)
+def build_machine(
+    config: MachineSettings, token_dim: int, allowed_packages: Collection[str] = ()
+) -> MemoryMachine | None:
+    """Make the machine that the config names; None where it names none.
+
+    One of another package, by a kind such as acme.machines:Fading, is imported only if the package is among
+    `allowed_packages`, or the settings are a Python object of that package. Raises ConfigError.
+    """
+    if isinstance(config, NoMachine):
+        return None
+    if config.kind in MACHINES:
+        return MACHINES[config.kind](config, token_dim)
+    machine, settings = load_outside(config, MemoryMachine, allowed_packages, "machine")
+    return machine(settings, token_dim)

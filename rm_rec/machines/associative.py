@@ -11,24 +11,11 @@ Kin: slot attention (Locatello et al. 2020), where slots compete too; linear att
 an additive state too. Suffixes: U user, S segment, N event, K slot, D slot dim.
 """
 
-from typing import Literal
-
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from rm_rec.machines.base import MachineSettings, MemoryMachine, Slots, State, StateSpec, StateTrace
-
-
-class AssociativeMemory(MachineSettings):
-    """Slots that compete for each event and add up what they win."""
-
-    kind: Literal["associative"] = "associative"
-    num_slots: int = Field(31, ge=1, le=1024)
-    slot_dim: int = Field(32, ge=1, le=1024)
-    """num_slots x (slot_dim + 1) numbers a user: 31 x 33 are 2,046 bytes in float16."""
-    keep_bias: float = Field(4.0, ge=-5.0, le=10.0)
-    """A slot keeps sigmoid(keep_bias) of what it holds at each segment, at the start of training."""
+from rm_rec.config.machines import AssociativeMemory
+from rm_rec.machines.base import MemoryMachine, Slots, State, StateSpec, StateTrace
 
 
 class AssociativeMachine(MemoryMachine):

@@ -6,13 +6,13 @@ Suffixes: U user, S segment, N event of a segment, D dim, K slot.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from rm_rec.settings import Settings
+from rm_rec.config.base import MachineSettings
+from rm_rec.outside import name_settings
 
 State = dict[str, Tensor]  # name -> [U, ...]
 StateTrace = dict[str, Tensor]  # name -> [U, S + 1, ...]: the state before the first segment and after each
@@ -21,7 +21,12 @@ StateSpec = dict[str, tuple[int, ...]]  # name -> shape of one user's part, floa
 
 @dataclass(frozen=True)
 class Slots:
-    """What a reader, or rehearsal, can attend to; a slot that is not valid holds nothing yet."""
+    """What a reader, or rehearsal, can attend to; a slot that is not valid holds nothing yet.
+
+    >>> slots = Slots(keys=torch.zeros(2, 3, 8), values=torch.zeros(2, 3, 8), valid=torch.ones(2, 3, dtype=torch.bool))
+    >>> slots.log_weight is None  # all weigh alike
+    True
+    """
 
     keys: Float[Tensor, "user slot key_dim"]
     values: Float[Tensor, "user slot value_dim"]
@@ -29,23 +34,33 @@ class Slots:
     log_weight: Float[Tensor, "user slot"] | None = None  # a reader adds it to its logits; None: all weigh alike
 
 
-class MachineSettings(Settings):
-    """The base of every machine's settings, whose `kind`, a Literal with a default, is the machine's name."""
-
-    kind: str
-
-
-class NoMachine(MachineSettings):
-    """No memory: the window is all that the click head sees of a history (the baselines)."""
-
-    kind: Literal["none"] = "none"
-
-
 class MemoryMachine(nn.Module, ABC):
     """Folds segments of events into a state of fixed size that a reader can attend to.
 
     It is built from its settings and the size of an event's vector: `Machine(config, token_dim)`. A machine has a
-    `write` or a `scan`; the other follows.
+    `write` or a `scan`; the other follows. `rm_rec.testing.check_machine` holds one to all that is promised.
+
+    >>> class LastEvent(MemoryMachine):
+    ...     def __init__(self, config, token_dim):
+    ...         super().__init__()
+    ...         self.slot_dim = token_dim
+    ...     def state_spec(self):
+    ...         return {"last": (self.slot_dim,), "seen": (1,)}
+    ...     def initial(self, num_users):
+    ...         return {name: torch.zeros(num_users, *shape) for name, shape in self.state_spec().items()}
+    ...     def write(self, state, segment, valid):  # segment [user, event, dim], valid [user, event]
+    ...         there = valid.any(dim=1, keepdim=True)
+    ...         place = valid.shape[1] - 1 - valid.flip(1).int().argmax(dim=1)
+    ...         last = segment[torch.arange(len(segment)), place]
+    ...         return {"last": torch.where(there, last, state["last"]), "seen": torch.where(there, 1.0, state["seen"])}
+    ...     def slots(self, state):
+    ...         one = state["last"][:, None]  # [user, slot, dim]
+    ...         return Slots(keys=one, values=one, valid=state["seen"] > 0)
+    >>> machine = LastEvent(None, token_dim=2)
+    >>> events = torch.arange(8.0).view(1, 2, 2, 2)  # [user, segment, event, dim]
+    >>> trace = machine.scan(machine.initial(1), events, torch.tensor([[[True, True], [False, False]]]))
+    >>> trace["last"].tolist()  # before the first segment, and after each
+    [[[0.0, 0.0], [2.0, 3.0], [2.0, 3.0]]]
     """
 
     config_type: type[MachineSettings]  # what its settings are
@@ -56,6 +71,7 @@ class MemoryMachine(nn.Module, ABC):
     def __init_subclass__(cls) -> None:
         """Raise TypeError for a machine with neither `write` nor `scan`, which would call each other for ever."""
         super().__init_subclass__()
+        name_settings(cls)
         if cls.write is MemoryMachine.write and cls.scan is MemoryMachine.scan:
             raise TypeError(f"{cls.__name__} has neither write nor scan: how does it fold a segment into its state?")
 

@@ -18,28 +18,13 @@ Suffixes: U user, S segment, N event, B bucket, D dim.
 """
 
 import math
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from rm_rec.machines.base import MachineSettings, MemoryMachine, Slots, State, StateSpec, StateTrace
-
-
-class CountSketch(MachineSettings):
-    """Fading counts in hashed buckets, without a network: the honest baseline for repeat behaviour."""
-
-    kind: Literal["count_sketch"] = "count_sketch"
-    num_buckets: int = Field(256, ge=1, le=4096)
-    """256 counts are 1 KB: in float32, for in float16 a count in the thousands stands still."""
-    sharpness: float = Field(32.0, gt=0.0, le=1000.0)
-    """How far an event's count goes to the one bucket whose direction is nearest."""
-    half_life: float = Field(1000.0, gt=0.0)
-    """Events after which one counts half."""
-    seed: int = Field(0, ge=0)
-    """Of the buckets' directions."""
+from rm_rec.config.machines import CountSketch
+from rm_rec.machines.base import MemoryMachine, Slots, State, StateSpec, StateTrace
 
 
 class CountSketchMachine(MemoryMachine):

@@ -26,35 +26,18 @@ Suffixes: U user, T event, H head (the readers, then the writer), R read head, K
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize, softplus
 
+from rm_rec.config.machines import DncMemory
 from rm_rec.machines.addressing import SMALLEST_NORM, erase_and_add, likeness
-from rm_rec.machines.base import MachineSettings, Slots, State, StateSpec
+from rm_rec.machines.base import Slots, State, StateSpec
 from rm_rec.machines.recurrence import EventLoopMachine
 
 _SMALLEST_USAGE = 1e-30  # before a logarithm
-
-
-class DncMemory(MachineSettings):
-    """A Differentiable Neural Computer's rows: content and free rows, temporal links (Graves et al. 2016)."""
-
-    kind: Literal["dnc"] = "dnc"
-    num_slots: int = Field(29, ge=1, le=1024)
-    slot_dim: int = Field(32, ge=1, le=1024)
-    """num_slots x (slot_dim + 2 + read_heads) numbers a user: 29 x 35 are 2,030 bytes in float16."""
-    controller_dim: int = Field(32, ge=1, le=1024)
-    controller_reads: bool = False
-    """The paper's feedback of what was read to the controller: slower."""
-    read_heads: int = Field(1, ge=1, le=8)
-    temporal_links: bool = False
-    """Which row was written after which; num_slots x (num_slots + 1) numbers a user more."""
-    keep_bias: float = Field(2.0, ge=-5.0, le=10.0)
-    """An event erases sigmoid(-keep_bias) of the rows it writes to, at the start of training."""
 
 
 class _Steering(NamedTuple):

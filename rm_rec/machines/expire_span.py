@@ -19,31 +19,14 @@ Suffixes: U user, S segment, N event of a segment, K slot, J slot or event, X wh
 """
 
 import math
-from typing import Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rm_rec.machines.base import MachineSettings, MemoryMachine, Slots, State, StateSpec, StateTrace
-
-
-class ExpireSpan(MachineSettings):
-    """Events with learned spans of life; those with most left are kept (Expire-Span, ICML 2021)."""
-
-    kind: Literal["expire_span"] = "expire_span"
-    num_slots: int = Field(29, ge=1, le=4096)
-    """Events kept: 29 x (32 + 1) numbers, and ages and counts in float32, are 2,038 bytes in float16."""
-    max_span: int = Field(512, ge=1)
-    """The longest span that an event can have, in events."""
-    ramp: int = Field(128, ge=1)
-    """Events over which one expires; only there does its span learn from clicks."""
-    span_bias: float = Field(-2.0, ge=-10.0, le=10.0)
-    """Spans are about max_span x sigmoid(span_bias) at the start of training."""
-    span_weight: float = Field(1e-5, ge=0.0, le=1.0)
-    """Of the mean span, beside the click loss: how short memory should be."""
+from rm_rec.config.machines import ExpireSpan
+from rm_rec.machines.base import MemoryMachine, Slots, State, StateSpec, StateTrace
 
 
 class ExpireSpanMachine(MemoryMachine):

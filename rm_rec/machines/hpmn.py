@@ -17,38 +17,12 @@ Layer j of all users is one pass of PyTorch's GRU over a sequence of T / p_j ste
 Suffixes: U user, S segment, T step of a layer, D slot dim.
 """
 
-from typing import Literal
-
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from rm_rec.machines.base import MachineSettings, MemoryMachine, Slots, State, StateSpec, StateTrace
+from rm_rec.config.machines import HpmnMemory
+from rm_rec.machines.base import MemoryMachine, Slots, State, StateSpec, StateTrace
 from rm_rec.machines.recurrence import begin_by_adding, path, real_events_first, taken
-
-
-class HpmnMemory(MachineSettings):
-    """Stacked recurrent units of growing periods (Ren et al. 2019)."""
-
-    kind: Literal["hpmn"] = "hpmn"
-    num_layers: int = Field(10, ge=1, le=24)
-    """Layer j moves at every growth^j-th event."""
-    slot_dim: int = Field(32, ge=1, le=1024)
-    """num_layers x slot_dim numbers and a count: 10 x 32 are 644 bytes with float16 rows."""
-    growth: int = Field(2, ge=2, le=64)
-    keep_bias: float = Field(3.0, ge=-5.0, le=10.0)
-    """Added to the update gates: how much a layer prefers, at the start of training, what it holds to what is new."""
-    covariance_weight: float = Field(0.01, ge=0.0, le=1000.0)
-    """Of the squared covariances of different layers, beside the click loss."""
-
-    @model_validator(mode="after")
-    def _periods_are_countable(self) -> "HpmnMemory":
-        if self.growth ** (self.num_layers - 1) > 2**24:
-            raise ValueError(
-                f"layer {self.num_layers - 1} would move every {self.growth}^{self.num_layers - 1} events; events are "
-                "counted up to 2^24: take fewer num_layers or a smaller growth"
-            )
-        return self
 
 
 class HpmnMachine(MemoryMachine):

@@ -20,26 +20,13 @@ Suffixes: U user, S segment, N event, K token, J token or event, D dim.
 """
 
 import math
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rm_rec.machines.base import MachineSettings, MemoryMachine, Slots, State, StateSpec, StateTrace
-
-
-class LearnedQueries(MachineSettings):
-    """Learned query tokens that compress segment after segment by attention, and carry over."""
-
-    kind: Literal["learned_queries"] = "learned_queries"
-    num_slots: int = Field(32, ge=1, le=1024)
-    slot_dim: int = Field(32, ge=1, le=1024)
-    """num_slots x slot_dim numbers a user: 32 x 32 are 2 KB in float16."""
-    feedforward_dim: int = Field(64, ge=1)
-    keep_bias: float = Field(4.0, ge=-5.0, le=10.0)
-    """A token keeps sigmoid(keep_bias) of what it has gathered at each segment, at the start of training."""
+from rm_rec.config.machines import LearnedQueries
+from rm_rec.machines.base import MemoryMachine, Slots, State, StateSpec, StateTrace
 
 
 class LearnedQueriesMachine(MemoryMachine):

@@ -1,17 +1,10 @@
 """The mean of all events ever folded: the floor that a memory has to beat."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from rm_rec.machines.base import MachineSettings, MemoryMachine, Slots, State, StateSpec, StateTrace
-
-
-class MeanPool(MachineSettings):
-    """The mean of all events ever folded: the floor that a memory has to beat."""
-
-    kind: Literal["mean_pool"] = "mean_pool"
+from rm_rec.config.machines import MeanPool
+from rm_rec.machines.base import MemoryMachine, Slots, State, StateSpec, StateTrace
 
 
 class MeanPoolMachine(MemoryMachine):

@@ -21,42 +21,18 @@ C controller, I channel that moves.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import normalize, softplus
 
+from rm_rec.config.machines import MimnMemory
 from rm_rec.machines.addressing import SMALLEST_NORM, erase_and_add, likeness
-from rm_rec.machines.base import MachineSettings, Slots, State, StateSpec
+from rm_rec.machines.base import Slots, State, StateSpec
 from rm_rec.machines.recurrence import EventLoopMachine, begin_by_adding, path, real_events_first, taken
 
 _HEADS = 2  # read, write
-
-
-class MimnMemory(MachineSettings):
-    """A memory of many interests: NTM rows, evenly used, and a recurrent unit over each (Pi et al. 2019)."""
-
-    kind: Literal["mimn"] = "mimn"
-    num_slots: int = Field(15, ge=1, le=256)
-    slot_dim: int = Field(32, ge=1, le=1024)
-    controller_dim: int = Field(32, ge=1, le=1024)
-    """num_slots x (2 x slot_dim + 1) + controller_dim numbers a user: with 15, 32, 32 they are 1,007."""
-    controller_reads: bool = False
-    """The paper's feedback of what was read to the controller: slower, and slot_dim numbers a user more."""
-    num_channels: int = Field(3, ge=1, le=256)
-    """How many rows' units an event moves; at most num_slots."""
-    keep_bias: float = Field(2.0, ge=-5.0, le=10.0)
-    """An event erases sigmoid(-keep_bias) of the rows it writes to, at the start of training."""
-    utilization_weight: float = Field(0.01, ge=0.0, le=1000.0)
-    """Of the unevenness with which rows are written to, beside the click loss."""
-
-    @model_validator(mode="after")
-    def _channels_are_rows(self) -> "MimnMemory":
-        if self.num_channels > self.num_slots:
-            raise ValueError(f"num_channels is {self.num_channels}, more than num_slots, which is {self.num_slots}")
-        return self
 
 
 class _Steering(NamedTuple):

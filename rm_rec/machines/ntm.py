@@ -20,34 +20,18 @@ Suffixes: U user, T event, H head, K slot, D slot dim, N shift, C controller.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize, softplus
 
+from rm_rec.config.machines import NtmMemory
 from rm_rec.machines.addressing import erase_and_add, likeness
-from rm_rec.machines.base import MachineSettings, Slots, State, StateSpec
+from rm_rec.machines.base import Slots, State, StateSpec
 from rm_rec.machines.recurrence import EventLoopMachine
 
 _SMALLEST_WEIGHT = 1e-6  # before the logarithm of equation 9: nothing is raised to a power from zero
-
-
-class NtmMemory(MachineSettings):
-    """A Neural Turing Machine's rows: content and location addressing, erase and add (Graves et al. 2014)."""
-
-    kind: Literal["ntm"] = "ntm"
-    num_slots: int = Field(31, ge=1, le=1024)
-    slot_dim: int = Field(32, ge=1, le=1024)
-    """num_slots x (slot_dim + 1) numbers a user (+ 2 if controller_reads): 31 x 33 are 2,046 bytes in float16."""
-    controller_dim: int = Field(32, ge=1, le=1024)
-    controller_reads: bool = False
-    """The paper's feedback of what was read to the controller: half the speed, and no gain in clicks was seen."""
-    shift_range: int = Field(1, ge=0, le=16)
-    """How many rows a head can move by at an event, either way."""
-    keep_bias: float = Field(2.0, ge=-5.0, le=10.0)
-    """An event erases sigmoid(-keep_bias) of the rows it writes to, at the start of training."""
 
 
 class _Steering(NamedTuple):

@@ -15,24 +15,12 @@ Suffixes: U user, S segment, N event, K slot, D slot dim.
 """
 
 import math
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from rm_rec.machines.base import MachineSettings, MemoryMachine, Slots, State, StateSpec, StateTrace
-
-
-class RehearsalMemory(MachineSettings):
-    """Slot-to-item attention and a gated update (Rehearsal Memory, ICML 2021, as described)."""
-
-    kind: Literal["rehearsal"] = "rehearsal"
-    num_slots: int = Field(32, ge=1, le=1024)
-    slot_dim: int = Field(32, ge=1, le=1024)
-    """num_slots x slot_dim numbers a user: 32 x 32 are 2 KB in float16."""
-    keep_bias: float = Field(1.0, ge=-5.0, le=5.0)
-    """Added to the update gate: how much a slot prefers, at the start of training, what it holds to what is new."""
+from rm_rec.config.machines import RehearsalMemory
+from rm_rec.machines.base import MemoryMachine, Slots, State, StateSpec, StateTrace
 
 
 class RehearsalMachine(MemoryMachine):

@@ -7,22 +7,12 @@ events came after it (in place of MemN2N's temporal encoding, section 4.1, whose
 Rows are kept oldest first, so that a row's place is its age: in memory no pointer goes round, and none is needed.
 """
 
-from typing import Literal
-
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from rm_rec.machines.base import MachineSettings, MemoryMachine, Slots, State, StateSpec, StateTrace
+from rm_rec.config.machines import RingBuffer
+from rm_rec.machines.base import MemoryMachine, Slots, State, StateSpec, StateTrace
 from rm_rec.machines.recent_rows import recent_rows
-
-
-class RingBuffer(MachineSettings):
-    """The last events as they are (what MemNN, MemN2N and ToMMY read)."""
-
-    kind: Literal["ring_buffer"] = "ring_buffer"
-    num_slots: int = Field(31, ge=1, le=4096)
-    """Events kept: 31 x 32 numbers and a count are 1,988 bytes in float16."""
 
 
 class RingBufferMachine(MemoryMachine):

@@ -13,27 +13,13 @@ stretch, K slot, D slot dim.
 """
 
 import math
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
+from rm_rec.config.machines import RumMemory
 from rm_rec.machines.addressing import erase_and_add
-from rm_rec.machines.base import MachineSettings, MemoryMachine, Slots, State, StateSpec, StateTrace
-
-
-class RumMemory(MachineSettings):
-    """Feature-level user memory: rows under keys that all users share, by erase and add (Chen et al. 2018)."""
-
-    kind: Literal["rum"] = "rum"
-    num_slots: int = Field(32, ge=1, le=1024)
-    slot_dim: int = Field(32, ge=1, le=1024)
-    """num_slots x slot_dim numbers a user: 32 x 32 are 2 KB in float16."""
-    sharpness: float = Field(4.0, gt=0.0, le=100.0)
-    """How much an event prefers the features that it fits best (beta; 1 is plain scaled attention)."""
-    keep_bias: float = Field(2.0, ge=-5.0, le=10.0)
-    """An event erases sigmoid(-keep_bias) of the rows it writes to, at the start of training."""
+from rm_rec.machines.base import MemoryMachine, Slots, State, StateSpec, StateTrace
 
 
 class RumMachine(MemoryMachine):

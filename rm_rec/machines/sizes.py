@@ -2,13 +2,17 @@
 
 import math
 from bisect import bisect_right
+from collections.abc import Collection
 
 import torch
 from pydantic import ValidationError
 
+from rm_rec.config.base import MachineSettings
+from rm_rec.config.machines import NoMachine
 from rm_rec.errors import ConfigError
-from rm_rec.machines import build_machine
-from rm_rec.machines.base import MachineSettings, MemoryMachine, NoMachine
+from rm_rec.machines import MACHINES, build_machine
+from rm_rec.machines.base import MemoryMachine
+from rm_rec.outside import load_outside
 
 _LARGEST = 4096  # of what size_setting counts
 
@@ -16,7 +20,7 @@ _LARGEST = 4096  # of what size_setting counts
 def state_bytes(machine: MemoryMachine) -> int:
     """Return the bytes of one user's state in float16, what must be exact in float32.
 
-    >>> from rm_rec.machines.associative import AssociativeMemory
+    >>> from rm_rec.config.machines import AssociativeMemory
     >>> from rm_rec.machines import MACHINES
     >>> state_bytes(MACHINES["associative"](AssociativeMemory(num_slots=31, slot_dim=32), token_dim=32))
     2046
@@ -26,17 +30,24 @@ def state_bytes(machine: MemoryMachine) -> int:
     )
 
 
-def fit_state(config: MachineSettings, token_dim: int, num_bytes: int) -> MachineSettings:
+def fit_state(
+    config: MachineSettings, token_dim: int, num_bytes: int, allowed_packages: Collection[str] = ()
+) -> MachineSettings:
     """Return a machine's settings with as many slots (or what its state grows with) as `num_bytes` a user hold.
 
-    A machine whose state cannot grow keeps its settings. ConfigError where its smallest state is larger.
+    A machine whose state cannot grow keeps its settings. ConfigError where its smallest state is larger, and where the
+    machine is of a package that is not allowed.
 
-    >>> from rm_rec.machines.associative import AssociativeMemory
+    >>> from rm_rec.config.machines import AssociativeMemory
     >>> fit_state(AssociativeMemory(slot_dim=32), token_dim=32, num_bytes=1024).num_slots
     15
     """
     if isinstance(config, NoMachine):
         return config
+    if config.kind not in MACHINES:
+        _, own = load_outside(config, MemoryMachine, allowed_packages, "machine")
+        assert isinstance(own, MachineSettings)
+        config = own
     machine = _machine(config, token_dim)
     setting = machine.size_setting
     if setting is None:
@@ -44,6 +55,11 @@ def fit_state(config: MachineSettings, token_dim: int, num_bytes: int) -> Machin
         if smallest <= num_bytes:
             return fitted
         raise _too_large(config, smallest, num_bytes)
+    if setting not in type(config).model_fields:
+        raise ConfigError(
+            f"machine {config.kind} has size_setting {setting!r}, which its settings lack; name the setting that "
+            "its state grows with, or None"
+        )
     now = getattr(config, setting)
 
     def bytes_at(size: int) -> int:

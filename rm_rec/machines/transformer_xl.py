@@ -17,27 +17,14 @@ of a head.
 """
 
 import math
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rm_rec.machines.base import MachineSettings, MemoryMachine, Slots, State, StateSpec, StateTrace
+from rm_rec.config.machines import TransformerXL
+from rm_rec.machines.base import MemoryMachine, Slots, State, StateSpec, StateTrace
 from rm_rec.machines.recent_rows import RecentRows, recent_rows
-
-
-class TransformerXL(MachineSettings):
-    """A cache of the last hidden states of each layer (Transformer-XL, ACL 2019)."""
-
-    kind: Literal["transformer_xl"] = "transformer_xl"
-    cache_length: int = Field(15, ge=1, le=4096)
-    """Events kept, at each of num_layers + 1 levels: 2 x 15 x 32 numbers and a count are 1,924 bytes in float16."""
-    num_layers: int = Field(1, ge=1, le=8)
-    num_heads: int = Field(2, ge=1)
-    """Must divide token_dim."""
-    feedforward_dim: int = Field(64, ge=1)
 
 
 class TransformerXLMachine(MemoryMachine):

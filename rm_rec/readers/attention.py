@@ -1,22 +1,12 @@
 """The target attends to the slots of its user's memory."""
 
-from typing import Literal
-
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from rm_rec.attention import NullAttention
+from rm_rec.config.readers import AttentionReader
 from rm_rec.machines.base import Slots
-from rm_rec.readers.base import Reader, ReaderSettings
-
-
-class AttentionReader(ReaderSettings):
-    """The target attends to the slots."""
-
-    kind: Literal["attention"] = "attention"
-    num_heads: int = Field(1, ge=1)
-    """Must divide token_dim."""
+from rm_rec.readers.base import Reader
 
 
 class SlotAttention(Reader):

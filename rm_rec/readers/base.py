@@ -8,25 +8,36 @@ from abc import ABC, abstractmethod
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from rm_rec.config.base import ReaderSettings
 from rm_rec.machines.base import Slots
-from rm_rec.settings import Settings
-
-
-class ReaderSettings(Settings):
-    """The base of every reader's settings, whose `kind`, a Literal with a default, is the reader's name."""
-
-    kind: str
+from rm_rec.outside import name_settings
 
 
 class Reader(nn.Module, ABC):
     """Answers each block's queries from the block's memory; a memory with no valid slot answers zero.
 
     A valid slot's `log_weight` is added to its logit (or score), whatever the reader. It is built from its settings and
-    the sizes of queries and slots: `Reader(config, token_dim, slot_dim)`.
+    the sizes of queries and slots: `Reader(config, token_dim, slot_dim)`. `rm_rec.testing.check_reader` holds one to
+    all that is promised.
+
+    >>> import torch
+    >>> class BestSlot(Reader):
+    ...     num_features, attended = 8, [slice(0, 8)]
+    ...     def forward(self, queries, slots, recent=None):
+    ...         fit = (queries @ slots.keys.transpose(1, 2)).masked_fill(~slots.valid[:, None], -torch.inf)
+    ...         best = fit.argmax(dim=-1)[..., None].expand(-1, -1, 8)
+    ...         return slots.values.gather(1, best).masked_fill(~slots.valid.any(dim=1)[:, None, None], 0.0)
+    >>> slots = Slots(keys=torch.eye(8)[None], values=2 * torch.eye(8)[None], valid=torch.ones(1, 8, dtype=torch.bool))
+    >>> BestSlot()(torch.eye(8)[None, 3:4], slots).argmax().item()  # one block of one query
+    3
     """
 
     config_type: type[ReaderSettings]  # what its settings are
     needs_labels: bool = False  # whether `penalty` is anything: it costs reading once more
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        name_settings(cls)
 
     @property
     @abstractmethod

@@ -13,23 +13,14 @@ slots', projected once for all queries. W_1 begins by asking for the target, W_2
 mean of both with some noise, lest they stay alike; all else begins as the identity.
 """
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 
 from rm_rec.attention import NullAttention, attend, key_bias
+from rm_rec.config.readers import HierarchicalReader
 from rm_rec.machines.base import Slots
-from rm_rec.readers.base import Reader, ReaderSettings
-
-
-class HierarchicalReader(ReaderSettings):
-    """Several queries from the target and the recent trajectory, whose answers are attended to again (ToMMY)."""
-
-    kind: Literal["hierarchical"] = "hierarchical"
-    num_queries: int = Field(4, ge=1, le=64)
+from rm_rec.readers.base import Reader
 
 
 class Hierarchical(Reader):

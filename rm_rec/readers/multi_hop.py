@@ -15,26 +15,15 @@ words, of which a slot has none; temporal encoding is the machine's; the paper's
 softmax at first, and its random noise in time indices are left out.
 """
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from rm_rec.attention import attend, key_bias
+from rm_rec.config.readers import MultiHopReader
 from rm_rec.machines.base import Slots
-from rm_rec.readers.base import Reader, ReaderSettings
-
-
-class MultiHopReader(ReaderSettings):
-    """Several reads, each asking with what those before have found (MemN2N, NeurIPS 2015)."""
-
-    kind: Literal["multi_hop"] = "multi_hop"
-    num_hops: int = Field(3, ge=1, le=8)
-    tying: Literal["adjacent", "layer_wise"] = "adjacent"
-    """Which weights hops share: each one's output with the next one's input, or all with all, like a recurrent net."""
+from rm_rec.readers.base import Reader
 
 
 class MultiHop(Reader):

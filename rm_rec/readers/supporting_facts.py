@@ -18,27 +18,15 @@ Suffixes: B block, Q query of a block, K slot, D dim, H hop.
 """
 
 import math
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rm_rec.config.readers import SupportingFactsReader
 from rm_rec.machines.base import Slots
-from rm_rec.readers.base import Reader, ReaderSettings
-
-
-class SupportingFactsReader(ReaderSettings):
-    """Each hop picks the one slot that supports the answer best (MemNN, ICLR 2015), taught by weak labels."""
-
-    kind: Literal["supporting_facts"] = "supporting_facts"
-    num_hops: int = Field(2, ge=1, le=8)
-    margin: float = Field(0.1, gt=0.0, le=10.0)
-    """By how much the slot that supports should outscore the others."""
-    support_weight: float = Field(0.1, ge=0.0, le=1000.0)
-    """Of the hinge loss, beside the click loss; its labels are weak: the slots most like what was clicked."""
+from rm_rec.readers.base import Reader
 
 
 class SupportingFacts(Reader):

@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from rm_rec.config.readers import AttentionReader
 from rm_rec.encoder import TransformerBlock
 from rm_rec.machines.base import Slots
-from rm_rec.readers.attention import AttentionReader, SlotAttention
+from rm_rec.readers.attention import SlotAttention
 
 
 class FragmentDecoder(nn.Module):

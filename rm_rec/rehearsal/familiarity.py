@@ -9,8 +9,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rm_rec.batch import UserBatch
-
 
 class Familiarity(nn.Module):
     """Says from what [CLS] came to whether the memory knows a fragment."""
@@ -28,15 +26,13 @@ class Familiarity(nn.Module):
 
 
 def others_events(
-    batch: UserBatch, user: Int[Tensor, " fragment"], per_fragment: int, generator: torch.Generator
+    lengths: Int[Tensor, " user"], user: Int[Tensor, " fragment"], per_fragment: int, generator: torch.Generator
 ) -> Int[Tensor, "fragment replaced"] | None:
-    """Draw events of other users, each of the batch's as likely; None if the batch has but one user with events."""
-    total = int(batch.event_lengths.sum())
-    others = total - batch.event_lengths.index_select(0, user)
+    """Draw events of other users, each as likely, given how many each user has; None if but one user has any."""
+    total = int(lengths.sum())
+    others = total - lengths.index_select(0, user)
     if not len(user) or int(others.min()) == 0:
         return None
     share = torch.rand(len(user), per_fragment, generator=generator, device=user.device, dtype=torch.float64)
-    behind = batch.event_lengths.cumsum(0).index_select(
-        0, user
-    )  # the others' events, in a ring, begin behind the user's
+    behind = lengths.cumsum(0).index_select(0, user)  # the others' events, in a ring, begin behind the user's
     return (behind[:, None] + (share * others[:, None]).long()) % total

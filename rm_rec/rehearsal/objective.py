@@ -9,11 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rm_rec.batch import UserBatch
 from rm_rec.config import RehearsalConfig
-from rm_rec.errors import ConfigError
+from rm_rec.errors import BatchError, ConfigError
+from rm_rec.histories import Histories, Queries, expect_rows, take
 from rm_rec.machines.base import Slots
-from rm_rec.model import ClickModel, StretchOutput
 from rm_rec.rehearsal.decoder import FragmentDecoder
 from rm_rec.rehearsal.familiarity import Familiarity, others_events
 from rm_rec.rehearsal.fragments import (
@@ -27,6 +26,8 @@ from rm_rec.rehearsal.fragments import (
 from rm_rec.rehearsal.masking import at_places, draw_masking, replaced
 from rm_rec.rehearsal.recollection import Recollection, event_keys
 from rm_rec.rehearsal.sampler import Clicks, HistorySampler, draw_uniform
+from rm_rec.sources.slots import SlotSource
+from rm_rec.user_memory import StretchAnswers, UserMemory
 
 
 @dataclass(frozen=True)
@@ -48,20 +49,32 @@ class _Part:
 class RehearsalObjective(nn.Module):
     """Recollection and familiarity on fragments that a sampler draws, asked of states that have folded them.
 
-    It attaches to any machine through its slots; without a machine (the baselines) masked events are predicted from
-    their fragment alone. It has weights of its own, for training only.
+    It attaches to any memory through its slots, in anyone's training loop; without a machine (the baselines) masked
+    events are predicted from their fragment alone. It has weights of its own, for training only.
+
+    >>> from rm_rec import MemoryConfig
+    >>> memory = UserMemory(MemoryConfig(token_dim=8, segment_length=4))
+    >>> rehearsal = RehearsalObjective(RehearsalConfig(fragment_length=4), memory)
+    >>> events = Histories.padded(torch.randn(2, 12, 8), torch.arange(24).view(2, 12))
+    >>> queries = Queries(tokens=torch.randn(2, 8), user=torch.tensor([0, 1]), time=torch.tensor([99, 99]))
+    >>> of_batch = rehearsal.begin(memory, events, queries)
+    >>> for stretch in memory.stretches(events, queries):
+    ...     loss = stretch.answers.sum()  # a click loss, as the model has it
+    ...     rehearsed = of_batch.loss(stretch)
+    ...     if rehearsed is not None:
+    ...         loss = loss + rehearsed.loss
     """
 
-    def __init__(self, config: RehearsalConfig, model: ClickModel) -> None:
+    def __init__(self, config: RehearsalConfig, memory: UserMemory) -> None:
         super().__init__()
-        dim, machine = model.config.token_dim, model.memory.machine
+        dim, slots = memory.config.token_dim, memory.slots
         if dim % config.num_heads:
             raise ConfigError(f"rehearsal.num_heads is {config.num_heads}, which does not divide token_dim {dim}")
         self.config = config
-        self.segment_length = model.config.segment_length
+        self.segment_length = memory.config.segment_length
         self.decoder = FragmentDecoder(
             token_dim=dim,
-            slot_dim=machine.slot_dim if machine is not None else None,
+            slot_dim=slots.machine.slot_dim if slots is not None else None,
             fragment_length=config.fragment_length,
             num_layers=config.num_layers,
             num_heads=config.num_heads,
@@ -75,16 +88,38 @@ class RehearsalObjective(nn.Module):
         self.steps_done: Tensor
         self.register_buffer("steps_done", torch.zeros((), dtype=torch.int64))
 
-    def begin(self, model: ClickModel, batch: UserBatch, generator: torch.Generator) -> "Rehearsal":
-        """Begin to rehearse one batch; in training, count a step of the warm-up."""
+    def begin(
+        self,
+        memory: UserMemory,
+        histories: Histories,
+        queries: Queries,
+        *,
+        content: Float[Tensor, "event dim"] | None = None,
+        label: Float[Tensor, " query"] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> "Rehearsal":
+        """Begin to rehearse what a memory is to keep of some histories; in training, count a step of the warm-up.
+
+        `content` are the vectors of what happened, to be recollected: the events' own where they are left out. `label`
+        says which queries were clicked, which a sampler with a teacher learns from. `generator` draws what is asked.
+        Raises BatchError where one of them is missing or too short.
+        """
+        content = histories.tokens if content is None else content
+        if content is None:
+            raise BatchError("rehearsal needs vectors of the events: histories with tokens, or content")
+        expect_rows("content", content, len(histories.time), "as many as histories have events")
         grid = None
         if self.sampler.teacher is not None:
+            if label is None:
+                raise BatchError("the history sampler has a teacher, which learns from clicks: give label")
             with torch.no_grad():
-                grid = fragment_grid(batch, model.embedding.content(batch.events), self.config.fragment_length)
+                grid = fragment_grid(histories, queries, content, self.config.fragment_length)
+        if generator is None:
+            generator = torch.Generator(content.device).manual_seed(int(torch.randint(2**31, ())))
         warmth = min(1.0, (int(self.steps_done) + 1) / (self.config.warm_up_steps + 1))
         if self.training:
             self.steps_done += 1
-        return Rehearsal(self, model, batch, grid, warmth, generator)
+        return Rehearsal(self, memory.slots, histories, queries, content, label, grid, warmth, generator)
 
 
 class Rehearsal:
@@ -93,27 +128,34 @@ class Rehearsal:
     def __init__(
         self,
         objective: RehearsalObjective,
-        model: ClickModel,
-        batch: UserBatch,
+        slots: SlotSource | None,
+        histories: Histories,
+        queries: Queries,
+        content: Tensor,
+        label: Tensor | None,
         grid: FragmentGrid | None,
         warmth: float,
         generator: torch.Generator,
     ) -> None:
-        self.objective, self.config = objective, objective.config
-        self.model, self.batch, self.grid = model, batch, grid
-        self.warmth, self.generator = warmth, generator
+        self.objective, self.config, self.slots = objective, objective.config, slots
+        self.histories, self.queries, self.content, self.label = histories, queries, content, label
+        self.grid, self.warmth, self.generator = grid, warmth, generator
+        # Numbers that events with the same keys share; without keys no two events are the same.
+        self.event_key = torch.arange(len(content), device=content.device)
+        if histories.keys:
+            self.event_key = event_keys(histories.keys)
 
-    def loss(self, output: StretchOutput) -> RehearsalLoss | None:
+    def loss(self, stretch: StretchAnswers) -> RehearsalLoss | None:
         """Rehearse with the states of one stretch; None if no state of it has folded a whole fragment."""
         weights, sampler_loss = None, None
         if self.grid is not None:
-            weights, sampler_loss = self.objective.sampler(self.grid, self._clicks(output), self.generator)
-        fragments = self._draw(output, weights)
+            weights, sampler_loss = self.objective.sampler(self.grid, self._clicks(stretch), self.generator)
+        fragments = self._draw(stretch, weights)
         if not len(fragments):
             return None
         slots = None
-        if self.model.memory.machine is not None:
-            slots = self.model.memory.slots(output.trace, fragments.user, fragments.boundary - output.start)
+        if self.slots is not None:
+            slots = self.slots.slots(stretch.trace, fragments.user, fragments.boundary - stretch.start)
         parts = self._ask(fragments, slots)
         figures = {f"{part.name}_loss": part.loss.item() for part in parts}
         figures |= {f"{part.name}_accuracy": part.accuracy.item() for part in parts}
@@ -123,29 +165,30 @@ class Rehearsal:
             figures["sampler_loss"] = sampler_loss.item()
         return RehearsalLoss(torch.stack(losses).sum(), figures) if losses else None
 
-    def _clicks(self, output: StretchOutput) -> Clicks:
-        rows = output.impression
+    def _clicks(self, stretch: StretchAnswers) -> Clicks:
+        assert self.label is not None
+        seen = self.histories.lengths[self.queries.user]
         return Clicks(
-            user=output.queries.user,
-            target=output.queries.tokens.detach(),
-            num_earlier=self.batch.num_earlier.index_select(0, rows),
-            label=self.batch.label.index_select(0, rows),
+            user=stretch.user,
+            target=stretch.targets.detach(),
+            num_earlier=(seen if self.queries.num_earlier is None else self.queries.num_earlier)[stretch.query],
+            label=self.label.index_select(0, stretch.query),
         )
 
-    def _draw(self, output: StretchOutput, weights: Tensor | None) -> Fragments:
+    def _draw(self, stretch: StretchAnswers, weights: Tensor | None) -> Fragments:
         """Draw, for each user, states of the stretch and older fragments to ask them for."""
         segment_length, length = self.objective.segment_length, self.config.fragment_length
-        end = output.start + output.stretch.tokens.shape[1] - output.stretch.num_folded
+        end = stretch.start + stretch.num_boundaries - 1
         # The state that came in has no gradient, and no state before `whole` has folded a whole fragment.
         whole = -(-length // segment_length)
-        first = max(output.start + 1, whole)
-        last_U = (known_events(self.batch) // segment_length).clamp(max=end)
+        first = max(stretch.start + 1, whole)
+        last_U = (known_events(self.histories, self.queries) // segment_length).clamp(max=end)
         user_F = (last_U >= first).nonzero().squeeze(1).repeat_interleave(self.config.fragments_per_user)
         boundary_F = first + draw_uniform(last_U.index_select(0, user_F) - first + 1, self.generator)
         available_F = count_fragments(boundary_F * segment_length, length)
         weight_FG = weights.index_select(0, user_F) if weights is not None else None
         place_F = self.objective.sampler.draw(weight_FG, available_F, self.generator)
-        return Fragments(user_F, boundary_F, place_F, locate(self.batch, user_F, place_F, length))
+        return Fragments(user_F, boundary_F, place_F, locate(self.histories, user_F, place_F, length))
 
     def _ask(self, fragments: Fragments, slots: Slots | None) -> list[_Part]:
         """Mask fragments; ask what is masked, and, of copies with strange events in them, which are true."""
@@ -161,7 +204,7 @@ class Rehearsal:
             loss, picked = objective.recollection(answers_FMD, true_FMD, true_key_FM, candidates, candidate_keys)
             parts.append(_Part("recollection", self.config.recollection_weight, loss, picked.float().mean()))
         if objective.familiarity is not None:
-            strange = others_events(self.batch, fragments.user, objective.num_replaced, self.generator)
+            strange = others_events(self.histories.lengths, fragments.user, objective.num_replaced, self.generator)
             if strange is not None:
                 places_FR = masking.shown[:, : objective.num_replaced]
                 mixed_FBD = replaced(content_FBD, places_FR, self._content(strange)[0])
@@ -172,9 +215,7 @@ class Rehearsal:
 
     def _content(self, position_FB: Tensor) -> tuple[Tensor, Tensor]:
         """Return the vectors of events, and their keys."""
-        events = {name: ids.index_select(0, position_FB.flatten()) for name, ids in self.batch.events.items()}
-        content = self.model.embedding.content(events)
-        return content.view(*position_FB.shape, -1), event_keys(events).view(position_FB.shape)
+        return take(self.content, position_FB), self.event_key[position_FB]
 
     def _candidates(self, true_FMD: Tensor, true_key_FM: Tensor) -> tuple[Tensor, Tensor]:
         """Return what true events are to be told from: [F or 1, C, D] and their keys."""
@@ -186,6 +227,6 @@ class Rehearsal:
                 : self.config.num_candidates
             ]
             return vectors[chosen][None], keys[chosen][None]
-        num_events = int(self.batch.event_lengths.sum())
+        num_events = len(self.content)
         drawn = torch.full((1, self.config.num_candidates), num_events, device=true_key_FM.device)
         return self._content(draw_uniform(drawn, self.generator))

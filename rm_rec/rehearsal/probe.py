@@ -92,13 +92,13 @@ class RecollectionProbe(nn.Module):
 
     def __init__(self, model: ClickModel, seed: int, *, reads_memory: bool = True) -> None:
         super().__init__()
-        dim, machine = model.config.token_dim, model.memory.machine
-        assert machine is not None, "without a machine there is no memory to ask"
+        dim, slots = model.config.token_dim, model.memory.slots
+        assert slots is not None, "without a machine there is no memory to ask"
         with torch.random.fork_rng(devices=[]):  # the same start for every model, and no draw of the caller's is used
             torch.manual_seed(seed)
             self.decoder = FragmentDecoder(
                 token_dim=dim,
-                slot_dim=machine.slot_dim if reads_memory else None,
+                slot_dim=slots.machine.slot_dim if reads_memory else None,
                 fragment_length=FRAGMENT_LENGTH,
                 num_layers=1,
                 num_heads=math.gcd(4, dim),
@@ -147,9 +147,12 @@ def _states(
         **{name: getattr(batch, name).index_select(0, impression_U) for name in _OF_IMPRESSIONS},
     )
     users, slots = [], []
-    for output in model.stretches(asked):
-        users.append(output.queries.user)
-        slots.append(model.memory.slots(output.trace, output.queries.user, output.queries.boundary))
+    assert model.memory.slots is not None, "without a machine there is no memory to ask"
+    for part in model.stretches(asked):
+        stretch = part.memory
+        boundary = asked.num_earlier[stretch.query] // model.config.segment_length - stretch.start
+        users.append(stretch.user)
+        slots.append(model.memory.slots.slots(stretch.trace, stretch.user, boundary))
     order_U = torch.cat(users).argsort()  # stretch after stretch, users come by the length of their histories
     joined = Slots(*(part.index_select(0, order_U) for part in _parts(_joined(slots))))
     return joined, asked.num_earlier // model.config.segment_length
@@ -161,7 +164,7 @@ _OF_IMPRESSIONS = ("impression_time", "num_earlier", "context_dense", "label")
 def _questions(
     model: ClickModel, batch: UserBatch, slots: Slots, boundary_U: Tensor, user_F: Tensor, place_F: Tensor
 ) -> Questions:
-    position_FB = locate(batch, user_F, place_F, FRAGMENT_LENGTH)
+    position_FB = locate(batch.histories(), user_F, place_F, FRAGMENT_LENGTH)
     within_FB = place_F[:, None] * FRAGMENT_LENGTH + torch.arange(FRAGMENT_LENGTH, device=place_F.device)
     events = {name: ids.index_select(0, position_FB.flatten()) for name, ids in batch.events.items()}
     return Questions(

@@ -3,6 +3,8 @@
 Suffixes: F fragment, M masked event of a fragment, C candidate, D dim.
 """
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -39,7 +41,7 @@ class Recollection(nn.Module):
         return loss, right_FM1.squeeze(-1) > wrong_FMC.amax(dim=-1)
 
 
-def event_keys(events: dict[str, Int[Tensor, " event"]]) -> Int[Tensor, " event"]:
+def event_keys(events: Mapping[str, Int[Tensor, " event"]]) -> Int[Tensor, " event"]:
     """Return a number that events with the same features share, and others all but never do."""
     key = torch.zeros_like(next(iter(events.values())))
     for ids in events.values():

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from rm_rec.config import LearntSampler, Sampler, StudentSampler
 from rm_rec.rehearsal.fragments import FragmentGrid, count_fragments
-from rm_rec.segments import NUM_TIME_BINS, time_bins
+from rm_rec.time_bins import NUM_TIME_BINS, time_bins
 
 
 @dataclass(frozen=True)

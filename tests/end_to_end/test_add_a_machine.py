@@ -5,7 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,9 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from small_runs import ROOT, Ended, environment
 
+import rm_rec.testing
+from rm_rec.testing import MACHINE_CHECKS, READER_CHECKS, SOURCE_CHECKS
+
 PAGE = (ROOT / "docs" / "add-a-machine.md").read_text()
 MACHINE, TABLE = "rm_rec/machines/fading_mean.py", "rm_rec/machines/__init__.py"
+SETTINGS = "rm_rec/config/machines.py"
 PARITY = "tests/parity/test_fading_mean_formula.py"
+OUTSIDE = "acme/machines.py"
 FILES = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE, re.DOTALL))
 
 
@@ -32,10 +37,19 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = (copy / TABLE).read_text()
     table = table.replace("\nfrom rm_rec.machines.", f"\n{imported}\nfrom rm_rec.machines.", 1)
     (copy / TABLE).write_text(table.replace("\n}\n", f"\n{line}\n}}\n", 1))
+    write_settings(copy, FILES[SETTINGS])
     return copy
 
 
-def run(checkout: Path, *arguments: object) -> Ended:
+def write_settings(checkout: Path, shown: str) -> None:
+    """Put the settings class and its line where the page says."""
+    settings, line = shown.rstrip().rsplit("\n", 1)
+    text = (ROOT / SETTINGS).read_text()
+    text = text.replace("\n\nif TYPE_CHECKING:", f"\n\n{settings.rstrip()}\n\n\nif TYPE_CHECKING:", 1)
+    (checkout / SETTINGS).write_text(text.replace("\n        NoMachine,", f"\n{line}\n        NoMachine,", 1))
+
+
+def run(checkout: Path, *arguments: object, path: str | None = None) -> Ended:
     """Run a module of the copied code in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", *map(str, arguments)],
@@ -43,7 +57,7 @@ def run(checkout: Path, *arguments: object) -> Ended:
         text=True,
         check=False,
         cwd=checkout,
-        env=environment() | {"PYTHONPATH": str(checkout)},
+        env=environment() | {"PYTHONPATH": path or str(checkout)},
         timeout=500,
     )
 
@@ -53,34 +67,79 @@ def kept(checkout: Path, *tests: str, chosen: str = "fading_mean") -> Ended:
 
 
 def test_the_page_shows_each_file() -> None:
-    assert set(FILES) == {MACHINE, TABLE, PARITY}
-    named = set(re.findall(r"`(?:…)?(test_\w+|is_\w+)…?`", PAGE))
+    assert set(FILES) == {SETTINGS, MACHINE, TABLE, PARITY, OUTSIDE}
+
+
+@pytest.mark.parametrize("checks", [MACHINE_CHECKS, READER_CHECKS, SOURCE_CHECKS], ids=["machine", "reader", "source"])
+def test_the_page_names_every_check_and_no_other(checks: Mapping[str, object]) -> None:
+    (kind,) = (name for name, value in vars(rm_rec.testing).items() if value is checks)
+    (table,) = re.findall(rf"held by \(`{kind}`\) \|\n((?:\|.*\n)+)", PAGE)
+    named = {name for row in table.splitlines()[1:] for name in re.findall(r"`(\w+)`", row.split(" | ")[-1])}
+    assert named == set(checks)
+
+
+def test_the_page_names_tests_that_there_are() -> None:
     tests = "".join(path.read_text() for path in (ROOT / "tests" / "contracts").glob("*.py"))
-    assert len(named) > 10
-    assert all(name in tests for name in named), [name for name in named if name not in tests]
+    named = set(re.findall(r"`(test_\w+)`", PAGE))
+    assert len(named) == 2
+    assert all(f"def {name}(" in tests for name in named)
+
+
+def test_the_pages_own_test_passes(checkout: Path) -> None:
+    (shown,) = re.findall(r"```python\n(import pytest\n.*?)```", PAGE, re.DOTALL)
+    (checkout / "test_fading_mean.py").write_text(shown)
+    ended = run(checkout, "pytest", "-q", "-p", "no:cacheprovider", "test_fading_mean.py")
+    assert ended.returncode == 0, ended.stdout
+    assert f"{len(MACHINE_CHECKS) + 1} passed" in ended.stdout
 
 
 def test_the_example_keeps_the_contract(checkout: Path) -> None:
-    ended = kept(checkout, "tests/contracts", PARITY, "tests/rm_rec/test_memories.py", "tests/rm_rec/machines")
+    ended = kept(checkout, "tests/contracts", PARITY, "tests/rm_rec/test_memory_state.py", "tests/rm_rec/machines")
     assert ended.returncode == 0, ended.stdout
     assert int(re.findall(r"(\d+) passed", ended.stdout)[0]) > 150
-    assert run(checkout, "ruff", "check", MACHINE, PARITY).returncode == 0
-    assert run(checkout, "ruff", "format", "--check", MACHINE, PARITY).returncode == 0
+    assert run(checkout, "ruff", "check", MACHINE, SETTINGS, PARITY).returncode == 0
+    assert run(checkout, "ruff", "format", "--check", MACHINE, SETTINGS, PARITY).returncode == 0
+
+
+def test_the_same_machine_in_a_package_of_its_own_is_trained_as_the_page_says(
+    checkout: Path, quickstart: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """Put the page's settings and machine together in a package, each as the section without a fork shows it."""
+    head, _, _ = FILES[OUTSIDE].partition("class FadingMeanMachine")
+    _, _, machine = FILES[MACHINE].partition("class FadingMeanMachine")
+    imports = "import math\nimport torch\nfrom torch import Tensor, nn\n"
+    imports += "from rm_rec.machines.base import Slots, State, StateSpec\n"
+    settings = head.replace("Field(8, ge=1, le=1024)", "Field(8, ge=1, le=1024)\n    longest: float = 64.0")
+    (tmp_path / "acme").mkdir()
+    (tmp_path / "acme" / "__init__.py").write_text("")
+    (tmp_path / "acme" / "machines.py").write_text(imports + settings + "class FadingMeanMachine" + machine)
+    (recipe,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "acme.yaml").write_text(recipe)
+    argv = quickstart(tmp_path / "run", "--training.epochs", "1", "--config", str(tmp_path / "acme.yaml"))
+    for option in ("--model.machine.num_slots", "--model.machine.slot_dim"):
+        del argv[argv.index(option) : argv.index(option) + 2]
+    path = f"{tmp_path}:{ROOT}"
+    refused = run(ROOT, "pipelines.train_ctr", *argv, path=path)
+    assert (refused.returncode, "--allow-package acme" in refused.stderr) == (2, True)
+    ended = run(ROOT, "pipelines.train_ctr", *argv, "--allow-package", "acme", path=path)
+    assert ended.returncode == 0, ended.stderr
+    assert '"acme.machines:FadingMeanMachine"' in (tmp_path / "run" / "model" / "model.json").read_text()
 
 
 @pytest.mark.parametrize(
-    ("right", "wrong", "caught_by"),
+    ("file", "right", "wrong", "caught_by"),
     [
-        ("segment.masked_fill(~valid[..., None], 0.0)", "segment", "what_padding_holds"),
-        ('Literal["fading_mean"] = "fading_mean"', 'Literal["fading"] = "fading"', "configured_by_the_name"),
+        (MACHINE, "segment.masked_fill(~valid[..., None], 0.0)", "segment", "padding_does_not_matter"),
+        (SETTINGS, 'Literal["fading_mean"] = "fading_mean"', 'Literal["fading"] = "fading"', "configured_by_the_name"),
     ],
     ids=["padding", "kind"],
 )
-def test_an_example_gone_wrong_is_caught(checkout: Path, right: str, wrong: str, caught_by: str) -> None:
-    assert right in FILES[MACHINE]
-    (checkout / MACHINE).write_text(FILES[MACHINE].replace(right, wrong))
+def test_an_example_gone_wrong_is_caught(checkout: Path, file: str, right: str, wrong: str, caught_by: str) -> None:
+    assert right in FILES[file]
+    before = (checkout / file).read_text()
+    (checkout / file).write_text(before.replace(right, wrong))
     ended = kept(checkout, "tests/contracts/test_machines.py", chosen=caught_by)
-    (checkout / MACHINE).write_text(FILES[MACHINE])
+    (checkout / file).write_text(before)
     assert ended.returncode == 1, ended.stdout
     assert re.search(rf"FAILED .*{caught_by}", ended.stdout)
 

@@ -185,7 +185,7 @@ def test_before_anything_is_trained_it_says_so(folder: Path, arguments: list[str
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (("--candidates", "nmt"), "nmt: no such candidate; expected a YAML file, or one of "),
+        (("--candidates", "nmt"), "nmt: no such candidate; expected a YAML file, package.module:Class, or one of "),
         (("--baselines", "din_5"), "din_5: no such candidate"),
         (("--logs", "quikstart"), "quikstart: no such recipe; expected one of "),
         (("--logs", "movielens"), "the log of movielens is not there; expected "),

@@ -58,7 +58,7 @@ def test_a_frozen_writer_keeps_space_and_states_and_changes_the_scores(
     assert before.card.model == after.card.model
     changed = {name for name, weight in weights(before).items() if not torch.equal(weight, weights(after)[name])}
     assert not changed & before.model.writing_weights().keys()
-    assert any(name.startswith("memory.reader.") for name in changed)
+    assert any(name.startswith("memory.slots.reader.") for name in changed)
     assert any(name.startswith("head.") for name in changed)
     assert not json.loads((out / "metrics.json").read_text())["epochs"][0]["rehearsal"]
 

@@ -12,7 +12,7 @@ from small_logs import silent
 from feature_store.event_log import prepare
 from feature_store.prepared_log import PreparedLog
 from feature_store.schema import DataConfig
-from feature_store.sequences import UserSequences, iterate_sequences
+from feature_store.sequences import UserSequences, load_sequences
 from feature_store.vocabularies import Vocabularies
 
 
@@ -38,6 +38,10 @@ def load(tmp_path: Path) -> Callable[..., tuple[PreparedLog, Vocabularies, list[
     ) -> tuple[PreparedLog, Vocabularies, list[UserSequences]]:
         prepared = prepare(config, tmp_path / name, report=silent)
         vocabularies = Vocabularies.fit(prepared, config)
-        return prepared, vocabularies, list(iterate_sequences(prepared, vocabularies, config))
+        return (
+            prepared,
+            vocabularies,
+            [load_sequences(prepared, bucket, vocabularies, config) for bucket in prepared.buckets()],
+        )
 
     return from_config

@@ -184,7 +184,8 @@ def test_a_killed_prepare_is_redone(tmp_path: Path, write: Write, moment: str) -
         PreparedLog.open(out)
     prepared = prepare(DataConfig(log=path), out, report=silent)
     assert prepared.manifest.events + sum(prepared.manifest.rejects.values()) == random_log().num_rows
-    assert sorted(file.name for file in out.iterdir()) == ["events", "manifest.json", "rejects.parquet"]
+    tables = ["events", "impression-splits", "timeline-users"]
+    assert sorted(file.name for file in out.iterdir()) == sorted([*tables, "manifest.json", "rejects.parquet"])
     assert PreparedLog.open(out).manifest == prepared.manifest
 
 

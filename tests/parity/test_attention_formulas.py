@@ -12,10 +12,11 @@ from torch import Tensor
 from rm_rec.attention import NullAttention
 from rm_rec.config import Window
 from rm_rec.machines.base import Slots
+from rm_rec.query_blocks import group_queries
 from rm_rec.readers import build_reader
 from rm_rec.readers.attention import AttentionReader
-from rm_rec.segments import Queries, Stretch, group_queries
-from rm_rec.window import WindowAttention, _look_up
+from rm_rec.segments import Segments, Stretch
+from rm_rec.sources.window import WindowSource, _look_up
 from tests.fakes import scrambled
 
 DIM, LENGTH, HEADS = 8, 4, 2
@@ -120,33 +121,34 @@ def in_window(config: dict[str, Any], num_visible: int) -> range:
 @pytest.mark.parametrize(("config", "num_folded"), WINDOWS, ids=str)
 def test_window_attention_is_its_formula(config: dict[str, Any], num_folded: int) -> None:
     settings: Window = TypeAdapter(Window).validate_python(config | {"num_heads": HEADS})
-    window = scrambled(WindowAttention(settings, DIM, LENGTH), std=0.3)
+    window = scrambled(WindowSource(settings, DIM, LENGTH), std=0.3)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn(3, 6, LENGTH, DIM, generator=generator)
     time = torch.randint(0, 5000, (3, 6 * LENGTH), generator=generator).cumsum(1)
     seen = [24 - 1, num_folded * LENGTH, 13, 14, 15, 12, 11, 20, 13]
     user = [0, 0, 1, 1, 1, 1, 2, 2, 1]
+    lead = [0, 0, 2 * LENGTH]  # so many first places of the last user are empty
     asked = [int(time[u, n - 1] if n else 0) + late for u, n, late in zip(user, seen, range(9), strict=True)]
-    queries = Queries(
-        tokens=torch.randn(len(seen), DIM, generator=generator),
+    targets = torch.randn(len(seen), DIM, generator=generator)
+    blocks = group_queries(
+        tokens=targets,
         user=torch.tensor(user),
         boundary=torch.tensor(seen) // LENGTH - num_folded,
         num_visible=torch.tensor(seen),
         time=torch.tensor(asked),
+        keys={},
     )
-    stretch = Stretch(
-        tokens=tokens,
-        valid=torch.ones(3, 6, LENGTH, dtype=torch.bool),
-        time=time.view(3, 6, LENGTH),
-        num_folded=num_folded,
+    segments = Segments(
+        tokens=tokens, valid=torch.ones(3, 6, LENGTH, dtype=torch.bool), time=time.view(3, 6, LENGTH), keys={}
     )
-    blocks = group_queries(queries.user, queries.boundary)
-    found = blocks.scatter(window(stretch, queries, blocks))
+    stretch = Stretch(segments=segments, num_folded=num_folded, lead=torch.tensor(lead))
+    found = blocks.layout.scatter(window.answer(blocks, {}, stretch))
     for query in range(len(seen)):
-        events = [tokens[user[query]].flatten(0, 1)[n] for n in in_window(config, seen[query])]
-        ages = [asked[query] - int(time[user[query], n]) for n in in_window(config, seen[query])]
+        visible = [n for n in in_window(config, seen[query]) if n >= lead[user[query]]]
+        events = [tokens[user[query]].flatten(0, 1)[n] for n in visible]
+        ages = [asked[query] - int(time[user[query], n]) for n in visible]
         biases = [window.age_bias[(age + 1).bit_length() - 1].numpy().astype(np.float64) for age in ages]
-        expected = null_attention(window.attention, queries.tokens[query], events, events, biases)
+        expected = null_attention(window.attention, targets[query], events, events, biases)
         np.testing.assert_allclose(found[query].numpy(), expected, atol=1e-5)
 
 

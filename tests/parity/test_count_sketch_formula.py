@@ -5,8 +5,10 @@ import math
 import numpy as np
 import torch
 
-from rm_rec.machines.count_sketch import CountSketch, CountSketchMachine
-from rm_rec.readers.attention import AttentionReader, SlotAttention
+from rm_rec.config.machines import CountSketch
+from rm_rec.config.readers import AttentionReader
+from rm_rec.machines.count_sketch import CountSketchMachine
+from rm_rec.readers.attention import SlotAttention
 from tests.parity.small_histories import DIM, USERS, histories, numpy_of, real_events, softmax
 
 

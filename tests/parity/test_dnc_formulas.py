@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from rm_rec.machines.dnc import DncMachine, DncMemory
+from rm_rec.config.machines import DncMemory
+from rm_rec.machines.dnc import DncMachine
 from tests.fakes import scrambled
 from tests.parity.small_histories import (
     DIM,

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from rm_rec.attention import NullAttention
+from rm_rec.config.machines import ExpireSpan
 from rm_rec.machines.base import State
-from rm_rec.machines.expire_span import ExpireSpan, ExpireSpanMachine
+from rm_rec.machines.expire_span import ExpireSpanMachine
 from tests.fakes import scrambled
 from tests.parity.small_histories import DIM, USERS, histories, numpy_of, real_events, sigmoid
 

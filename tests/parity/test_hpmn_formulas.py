@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from rm_rec.machines.hpmn import HpmnMachine, HpmnMemory
+from rm_rec.config.machines import HpmnMemory
+from rm_rec.machines.hpmn import HpmnMachine
 from tests.fakes import scrambled
 from tests.parity.small_histories import (
     DIM,

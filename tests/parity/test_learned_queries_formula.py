@@ -5,7 +5,8 @@ import math
 import numpy as np
 import torch
 
-from rm_rec.machines.learned_queries import LearnedQueries, LearnedQueriesMachine
+from rm_rec.config.machines import LearnedQueries
+from rm_rec.machines.learned_queries import LearnedQueriesMachine
 from tests.fakes import scrambled
 from tests.parity.small_histories import DIM, USERS, histories, numpy_of, real_events, sigmoid, softmax
 

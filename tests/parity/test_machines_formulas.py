@@ -5,9 +5,10 @@ import math
 import numpy as np
 import torch
 
-from rm_rec.machines.associative import AssociativeMachine, AssociativeMemory
-from rm_rec.machines.mean_pool import MeanPool, MeanPoolMachine
-from rm_rec.machines.rehearsal import RehearsalMachine, RehearsalMemory
+from rm_rec.config.machines import AssociativeMemory, MeanPool, RehearsalMemory
+from rm_rec.machines.associative import AssociativeMachine
+from rm_rec.machines.mean_pool import MeanPoolMachine
+from rm_rec.machines.rehearsal import RehearsalMachine
 from tests.fakes import scrambled
 from tests.parity.small_histories import DIM, USERS, histories, numpy_of, real_events, sigmoid
 

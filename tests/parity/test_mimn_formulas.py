@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from rm_rec.machines.mimn import MimnMachine, MimnMemory
+from rm_rec.config.machines import MimnMemory
+from rm_rec.machines.mimn import MimnMachine
 from tests.fakes import scrambled
 from tests.parity.small_histories import (
     DIM,

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from rm_rec.machines.ntm import NtmMachine, NtmMemory
+from rm_rec.config.machines import NtmMemory
+from rm_rec.machines.ntm import NtmMachine
 from tests.fakes import scrambled
 from tests.parity.small_histories import (
     DIM,

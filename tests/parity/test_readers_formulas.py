@@ -11,11 +11,12 @@ from torch import Tensor
 
 from rm_rec.attention import NullAttention
 from rm_rec.config import Reader as ReaderConfig
+from rm_rec.config.readers import HierarchicalReader, MultiHopReader, SupportingFactsReader
 from rm_rec.machines.base import Slots
 from rm_rec.readers import build_reader
-from rm_rec.readers.hierarchical import Hierarchical, HierarchicalReader
-from rm_rec.readers.multi_hop import MultiHop, MultiHopReader
-from rm_rec.readers.supporting_facts import SupportingFacts, SupportingFactsReader, weak_support
+from rm_rec.readers.hierarchical import Hierarchical
+from rm_rec.readers.multi_hop import MultiHop
+from rm_rec.readers.supporting_facts import SupportingFacts, weak_support
 from tests.fakes import READERS, scrambled
 
 DIM = 6

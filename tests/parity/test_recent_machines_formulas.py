@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from rm_rec.machines.ring_buffer import RingBuffer, RingBufferMachine
-from rm_rec.machines.transformer_xl import TransformerXL, TransformerXLMachine
+from rm_rec.config.machines import RingBuffer, TransformerXL
+from rm_rec.machines.ring_buffer import RingBufferMachine
+from rm_rec.machines.transformer_xl import TransformerXLMachine
 from tests.fakes import scrambled
 from tests.parity.small_histories import DIM, LENGTH, USERS, histories, layer_norm, numpy_of, real_events, softmax
 

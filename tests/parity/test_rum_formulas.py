@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from rm_rec.machines.rum import RumMachine, RumMemory
+from rm_rec.config.machines import RumMemory
+from rm_rec.machines.rum import RumMachine
 from tests.fakes import scrambled
 from tests.parity.small_histories import (
     DIM,

@@ -15,11 +15,19 @@ from feature_store.vocabulary import Vocabulary
 from pipelines.models.artifact import load_model, save_model
 from pipelines.models.tensor_files import read_tensors
 from pipelines.training import fit as training
-from pipelines.training.fit import Fit, Learner, OptimizerConfig, Step, TrainingConfig, build_optimizer, training_step
+from pipelines.training.fit import (
+    Fit,
+    Learner,
+    OptimizerConfig,
+    Outcome,
+    TrainingConfig,
+    build_optimizer,
+    training_step,
+)
 from rm_rec.config import FeatureSpace, RehearsalConfig
 from rm_rec.model import ClickModel
 from tests.fakes import KINDS, model_config, user_batch
-from tests.rehearsed import random, rehearsal_config
+from tests.rehearsed import begun, random, rehearsal_config
 
 SPACE = FeatureSpace(rows={ITEM: 30}, events=(ITEM,), targets=(ITEM,))
 BATCH = user_batch([27, 16, 9, 0], [[27, 11, 3], [16, 8], [5], [0]], features=SPACE)
@@ -34,7 +42,7 @@ def learner(kind: str = "rehearsal", rehearsal: RehearsalConfig | None = WITH, t
     return Learner(model, rehearsal)
 
 
-def stepped(seed: int, kind: str = "rehearsal", rehearsal: RehearsalConfig | None = WITH) -> tuple[Learner, Step]:
+def stepped(seed: int, kind: str = "rehearsal", rehearsal: RehearsalConfig | None = WITH) -> tuple[Learner, Outcome]:
     """A learner without dropout after three steps; what is drawn elsewhere does not matter."""
     made = learner(kind, rehearsal)
     optimizer = build_optimizer(made, OptimizerConfig())
@@ -59,7 +67,8 @@ def test_one_seed_gives_the_same_weights_and_figures_another_gives_others(kind: 
     again, step_again = stepped(5, kind)
     other, _ = stepped(6, kind)
     assert same(weights_of(first), weights_of(again))
-    assert step == step_again
+    assert (step.click_loss, step.rehearsal) == (step_again.click_loss, step_again.rehearsal)
+    assert torch.equal(step.loss, step_again.loss)
     assert not same(weights_of(first.model), weights_of(other.model))
     assert int(first.state_dict()["rehearsal.steps_done"]) == 3
 
@@ -97,8 +106,8 @@ def test_figures_are_means_over_the_impressions_that_were_rehearsed() -> None:
     found = []
     assert made.rehearsal is not None
     with torch.no_grad():
-        rehearsal = made.rehearsal.begin(made.model, batch, random())
-        found = [rehearsal.loss(output) for output in made.model.stretches(batch)]
+        rehearsal, outputs = begun(made.rehearsal, made.model, batch)
+        found = [rehearsal.loss(output.memory) for output in outputs]
     assert [loss is None for loss in found] == [True, False]
     assert found[1] is not None
     step = training_step(made, build_optimizer(made, OptimizerConfig()), batch, 1.0, random())
@@ -115,7 +124,7 @@ def seeds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     step = training.training_step
 
-    def listened(*arguments: Any) -> Step:
+    def listened(*arguments: Any) -> Outcome:
         found.append(arguments[-1].initial_seed())
         return step(*arguments)
 
@@ -148,7 +157,7 @@ def test_a_run_taken_up_again_rehearses_as_if_unbroken(
     with monkeypatch.context() as during:
         step = training.training_step
 
-        def killed_at_the_seventh(*arguments: Any) -> Step:
+        def killed_at_the_seventh(*arguments: Any) -> Outcome:
             if len(seeds) == 6:
                 raise Killed
             return step(*arguments)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rm_rec.config import FeatureSpace
 from rm_rec.embedding import FeatureEmbedding
-from rm_rec.segments import NUM_TIME_BINS
+from rm_rec.time_bins import NUM_TIME_BINS
 from tests.fakes import FEATURES, click_model, model_config, user_batch
 
 
@@ -27,17 +27,17 @@ def table(embedding: FeatureEmbedding, name: str) -> Tensor:
 
 
 def test_tokens_are_sums_of_their_features_rows_and_context_lies_side_by_side(embedding: FeatureEmbedding) -> None:
-    events, targets, context = embedding(
+    found = embedding(
         {"category": ids(0, 6), "item": ids(49, 2)},
         ids(NUM_TIME_BINS, 5),
         {"item": ids(49, 1, 0), "category": ids(3, 4, 5)},
         {"hour": ids(4, 0, 1)},
     )
     item, category, gap, hour = (table(embedding, name) for name in ("item", "category", "time_gap", "hour"))
-    torch.testing.assert_close(events[0], item[49] + category[0] + gap[NUM_TIME_BINS])
-    torch.testing.assert_close(events[1], item[2] + category[6] + gap[5])
-    torch.testing.assert_close(targets, item[[49, 1, 0]] + category[[3, 4, 5]])
-    torch.testing.assert_close(context, hour[[4, 0, 1]])
+    torch.testing.assert_close(found.content, item[[49, 2]] + category[[0, 6]])
+    torch.testing.assert_close(found.events, found.content + gap[[NUM_TIME_BINS, 5]])
+    torch.testing.assert_close(found.targets, item[[49, 1, 0]] + category[[3, 4, 5]])
+    torch.testing.assert_close(found.context, hour[[4, 0, 1]])
 
 
 def test_events_and_targets_share_one_table(embedding: FeatureEmbedding) -> None:
@@ -46,10 +46,17 @@ def test_events_and_targets_share_one_table(embedding: FeatureEmbedding) -> None
         f"collection.embeddings.{name}.weight" for name in ("category", "hour", "item", "time_gap")
     ]
     no_category = {"category": ids(0)}
-    events, targets, _ = embedding(
-        {"item": ids(7)} | no_category, ids(0), {"item": ids(7)} | no_category, {"hour": ids(0)}
-    )
-    torch.testing.assert_close(events - table(embedding, "time_gap")[0], targets)
+    found = embedding({"item": ids(7)} | no_category, ids(0), {"item": ids(7)} | no_category, {"hour": ids(0)})
+    torch.testing.assert_close(found.events - table(embedding, "time_gap")[0], found.targets)
+    torch.testing.assert_close(found.content, found.targets)
+
+
+def test_events_embedded_alone_are_as_they_are_beside_targets(embedding: FeatureEmbedding) -> None:
+    events, gaps = {"category": ids(0, 6), "item": ids(49, 2)}, ids(NUM_TIME_BINS, 5)
+    found = embedding(events, gaps, {"item": ids(49), "category": ids(3)}, {"hour": ids(4)})
+    torch.testing.assert_close(embedding.events(events, gaps), found.events)
+    torch.testing.assert_close(embedding.content(events), found.content)
+    assert not torch.equal(found.events, found.content)
 
 
 def test_an_item_learns_as_an_event_and_as_a_target() -> None:
@@ -79,7 +86,7 @@ def test_ids_beyond_what_float32_can_count_are_exact() -> None:
     wanted = ids(2**24 + 1, 2**24, 2**24 + 2, 2**24 + 3, 2**24 + 7)
     with torch.no_grad():
         weight[-16:, 0] = torch.arange(16.0)
-        _, targets, _ = embedding({"item": wanted}, torch.zeros(5, dtype=torch.int64), {"item": wanted}, {})
+        targets = embedding({"item": wanted}, torch.zeros(5, dtype=torch.int64), {"item": wanted}, {}).targets
     assert targets[:, 0].tolist() == [float(i - rows + 16) for i in wanted.tolist()]
 
 

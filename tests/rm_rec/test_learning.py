@@ -23,9 +23,7 @@ def fit(config: ModelConfig, batches: Callable[[int], UserBatch], steps: int, lr
     for step in range(steps):
         optimizer.zero_grad()
         batch = batches(step)
-        for output in model.stretches(batch):
-            label = batch.label[output.impression]
-            (binary_cross_entropy_with_logits(output.logits, label, reduction="sum") / len(batch.label)).backward()
+        binary_cross_entropy_with_logits(model(batch), batch.label).backward()
         optimizer.step()
     return model.eval()
 

@@ -22,7 +22,7 @@ SET_ASIDE = "pipelines.memory.builder:MemoryBuilder._set_aside"
 # One after the other; each goes on where the last was killed, a few buckets of four further.
 MOMENTS = {
     "nothing is sorted": Kill("pipelines.memory.builder:prepare"),
-    "the log is sorted but not counted": Kill("feature_store.event_log:_count"),
+    "the log is sorted but not counted": Kill("feature_store.event_log:_write_timelines"),
     "the log is sorted": Kill("pipelines.memory.builder:prepare", when="after"),
     "late events are written, the first bucket is not": Kill(SET_ASIDE, when="after"),
     "before the first bucket is written": Kill(WRITE),

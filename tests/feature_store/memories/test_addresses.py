@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from memory_samples import FACTS
 
 from feature_store.errors import DataError
 from feature_store.memories import create_store, open_store
 from feature_store.memories.redis_address import RedisAddress
+from feature_store.testing.sample_memories import FACTS
 
 
 def test_a_plain_path_is_lmdb_when_new_and_else_what_lies_there(tmp_path: Path) -> None:

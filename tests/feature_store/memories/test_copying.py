@@ -10,11 +10,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from child_processes import killed_after
 from conftest import KINDS
-from memory_samples import FACTS, SCHEMA, USERS, by_user, fill, in_bucket, journal_at, killed_after, memories_of
 
 from feature_store.errors import DataError
 from feature_store.memories import MemoryStore, bucket_of, copy, create_store, make_memories, open_store
+from feature_store.testing.sample_memories import (
+    FACTS,
+    SCHEMA,
+    USERS,
+    by_user,
+    fill,
+    in_bucket,
+    journal_at,
+    memories_of,
+)
 
 Place = Callable[..., str]
 

@@ -12,7 +12,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from memory_samples import (
+from child_processes import killed_after
+
+from feature_store.errors import DataError
+from feature_store.memories import MemoryStore, StoreWriter, create_store, open_store
+from feature_store.memories.users import tombstones_of
+from feature_store.testing.sample_memories import (
     FACTS,
     NUM_BUCKETS,
     USERS,
@@ -20,13 +25,8 @@ from memory_samples import (
     fill,
     in_bucket,
     journal_at,
-    killed_after,
     memories_of,
 )
-
-from feature_store.errors import DataError
-from feature_store.memories import MemoryStore, StoreWriter, create_store, open_store
-from feature_store.memories.users import tombstones_of
 
 HERE = [in_bucket(USERS, bucket) for bucket in range(NUM_BUCKETS)]
 

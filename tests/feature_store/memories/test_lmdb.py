@@ -9,10 +9,20 @@ from typing import Any
 import lmdb
 import pyarrow as pa
 import pytest
-from memory_samples import FACTS, SCHEMA, USERS, by_user, fill, in_bucket, in_child, journal_at, memories_of
+from child_processes import in_child
 
 from feature_store.errors import DataError
 from feature_store.memories import MemoryStore, StoreFacts, bucket_of, create_store, open_store
+from feature_store.testing.sample_memories import (
+    FACTS,
+    SCHEMA,
+    USERS,
+    by_user,
+    fill,
+    in_bucket,
+    journal_at,
+    memories_of,
+)
 
 WIDE = SCHEMA.model_copy(update={"state": {"sum": (30, 32), "count": (3,)}})
 TEXT = FACTS.model_copy(update={"memory": SCHEMA.model_copy(update={"user_type": "string"})})

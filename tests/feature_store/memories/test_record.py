@@ -1,7 +1,7 @@
 """Records: their layout, what may be put in, and damage."""
 
 import zlib
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from memory_samples import SCHEMA, arrays, memories_of
 from pydantic import ValidationError
 
 from feature_store.errors import DataError
-from feature_store.memories import Memories, MemorySchema, check, make_memories, seal
+from feature_store.memories import Memories, MemorySchema, PartType, check, make_memories, seal
+from feature_store.testing.sample_memories import SCHEMA, arrays, memories_of
 
 USERS = pa.array([7, -1, 2**62])
 
@@ -58,6 +58,9 @@ def test_the_layout_is_packed_little_endian_and_never_changes() -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
+        ({"types": {"coutn": "int8"}}, "types names .'coutn'., but the state has"),
+        ({"types": {"count": "float32"}}, "both exact and types name .'count'."),
+        ({"types": {"sum": "uint32"}}, "'int64'"),
         ({"state": {"a b": (2,)}, "exact": ()}, "'a b'"),
         ({"state": {"": (2,)}, "exact": ()}, "letters"),
         ({"state": {"a": (2, 0)}, "exact": ()}, "at least 1"),
@@ -93,6 +96,7 @@ def schemas(draw: st.DrawFn) -> MemorySchema:
     return MemorySchema(
         state=dict(zip(names, shapes, strict=False)),
         exact=tuple(names[:1]),
+        types={name: draw(st.sampled_from(get_args(PartType))) for name in names[1:2]},
         dtype=draw(st.sampled_from(["float16", "float32"])),
         window_events=draw(st.integers(0, 6)),
         features=tuple(draw(FEATURES)),
@@ -111,8 +115,8 @@ def test_what_is_put_in_is_read_back(schema: MemorySchema, num_users: int, seed:
     state, window = memories.state(), memories.window()
     assert state.keys() == schema.state.keys()
     for name, values in given["state"].items():
-        kept = values if name in schema.exact or schema.dtype == "float32" else values.astype("f2").astype("f4")
-        assert state[name].dtype == np.float32
+        kept = values.astype("f2").astype("f4") if schema.type_of(name) == "float16" else values
+        assert state[name].dtype == (np.float32 if "float" in schema.type_of(name) else schema.type_of(name))
         np.testing.assert_array_equal(state[name], kept)
     used = np.arange(schema.window_events) < given["num_window"][:, None]
     for name, values in given["window"].items():
@@ -210,6 +214,7 @@ def test_a_state_beyond_float16_names_the_user_and_the_mend() -> None:
         ({"last_time": [1, 2]}, r"last_time has shape \(2,\), expected \(3,\)"),
         ({"window": {"time": np.zeros((3, 5), int)}}, r"window has parts \['time'\], the schema has"),
         ({"state__other": np.zeros((3, 1), "f4")}, r"state has parts \['count', 'other', 'sum'\]"),
+        ({"num_events": [1.0, 2.5, 3.0]}, "num_events is float64, it is kept as int64; give integers"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(changed: dict[str, Any], said: str) -> None:

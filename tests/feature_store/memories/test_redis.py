@@ -9,12 +9,21 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import redis
-from memory_samples import FACTS, SCHEMA, USERS, by_user, fill, in_bucket, journal_at, memories_of
 
 from feature_store.errors import DataError
 from feature_store.memories import MemoryStore, bucket_of, create_store, open_store
 from feature_store.memories.redis import RedisStore
 from feature_store.memories.redis_address import RedisAddress
+from feature_store.testing.sample_memories import (
+    FACTS,
+    SCHEMA,
+    USERS,
+    by_user,
+    fill,
+    in_bucket,
+    journal_at,
+    memories_of,
+)
 from tests.redis_servers import redis_server
 
 

@@ -1,5 +1,6 @@
 """A candidate is a name: what it means, how large its state is, and one line where it means nothing."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -123,7 +124,12 @@ def test_an_unknown_candidate_is_told_what_there_is(name: str, tmp_path: Path) -
     with pytest.raises(SettingsError) as caught:
         check(("quickstart",), ("ntm", name), tmp_path)
     plain = name.removesuffix("+rehearsal")
-    assert_one_line(caught.value, f"{plain}: no such candidate; expected a YAML file, or one of ", "din_50", "ntm")
+    assert_one_line(
+        caught.value,
+        f"{plain}: no such candidate; expected a YAML file, package.module:Class, or one of ",
+        "din_50",
+        "ntm",
+    )
 
 
 def test_an_unknown_log_is_told_what_there_is(tmp_path: Path) -> None:
@@ -166,3 +172,21 @@ def test_the_made_log_is_made_only_where_none_is_given(tmp_path: Path) -> None:
     data.mkdir()
     (data / "synthetic.parquet").touch()
     assert log_file("quickstart", data, out) == data / "synthetic.parquet"
+
+
+FADING = "acme_memory.machines:FadingMeanMachine"
+
+
+def test_a_class_of_another_package_is_a_candidate_where_it_is_allowed(
+    acme: Callable[[], bool], tmp_path: Path
+) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "delicious_tags.parquet").touch()
+    with pytest.raises(SettingsError, match=f"{FADING}: machine.kind {FADING} needs code of package 'acme_memory'"):
+        check_names([LOG], [FADING], tmp_path / "logs", tmp_path, 2048)
+    assert not acme()
+    check_names([LOG], [FADING], tmp_path / "logs", tmp_path, 2048, ["--allow_package=acme_memory,other"])
+    found = settings_of(FADING, 512, "--allow_package", "acme_memory")
+    assert found.model.machine.model_dump() == {"kind": FADING, "num_means": 7, "longest": 64.0}
+    assert found.allow_package == ("acme_memory",)
+    assert settings_of(f"{FADING}+rehearsal", 512, "--allow_package", "acme_memory").rehearsal is not None

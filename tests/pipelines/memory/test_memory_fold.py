@@ -60,7 +60,7 @@ def made(tmp_path: Path, new_store: Callable[[str, Path], str]) -> Callable[...,
     numbers = count()
 
     def store(kind: str, trained: TrainedModel, user_type: str = "int64", dtype: Any = "float32") -> MemoryStore:
-        schema = memory_schema(trained.model, dtype, user_type)
+        schema = memory_schema(trained.model.memory, trained.model.features.events, dtype, user_type)
         facts = StoreFacts(space_id=str(trained.card.memory_space), memory=schema, num_buckets=BUCKETS)
         return create_store(new_store(kind, tmp_path / f"store-{next(numbers)}"), facts)
 

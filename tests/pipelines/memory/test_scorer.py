@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from feature_store.errors import DataError
 from feature_store.memories import MemoryStore, open_store
 from pipelines.memory import scorer
-from pipelines.memory.scorer import CandidateRows, Scorer, Scores
+from pipelines.memory.scorer import Scorer, Scores, encode
 from pipelines.models.artifact import TrainedModel
 from tests.nights import LABELLED, build, random_log, train, write
 
@@ -35,14 +35,14 @@ def score(made: tuple[TrainedModel, MemoryStore]) -> Score:
 
     def some(table: dict[str, Any]) -> Scores:
         columns = {name: pa.chunked_array([pa.array(values)]) for name, values in table.items() if name != "time"}
-        rows = CandidateRows(
-            users=columns["user"],
-            items=columns["item"],
-            time=np.asarray(table["time"], np.int64),
-            context={"position": columns["position"]},
-            context_dense=np.stack([np.asarray(table[name], np.float32) for name in ("price", "age")], axis=1),
+        candidates = encode(
+            made[0],
+            columns["item"],
+            np.asarray(table["time"], np.int64),
+            {"position": columns["position"]},
+            np.stack([np.asarray(table[name], np.float32) for name in ("price", "age")], axis=1),
         )
-        return Scorer(*made).score(rows)
+        return Scorer(*made).score(columns["user"], candidates)
 
     return some
 

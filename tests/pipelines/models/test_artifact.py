@@ -1,6 +1,7 @@
 """A model's folder: it comes back as it was, holds no pickle, and each kind of damage is refused by name."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,10 +26,11 @@ def vocabularies(first: int = 5) -> Vocabularies:
     return Vocabularies(features, (), pa.table({ITEM: items, COUNT: [3, 2, 2]}))
 
 
-def model(seed: int = 0) -> ClickModel:
+def model(seed: int = 0, **settings: object) -> ClickModel:
     torch.manual_seed(seed)
     space = FeatureSpace(rows=vocabularies().num_rows(), events=(ITEM, "action"), targets=(ITEM,))
-    return ClickModel(ModelConfig(token_dim=8), space)
+    config = ModelConfig.model_validate({"token_dim": 8, **settings})
+    return ClickModel(config, space, allowed_packages=["acme_memory"])
 
 
 @pytest.fixture
@@ -90,7 +92,7 @@ def remove(name: str) -> Callable[[Path], None]:
         (lambda folder: (folder / "model.json").write_text("{"), "{folder}/model.json is damaged: it is not JSON"),
         (lambda folder: (folder / "model.json").write_bytes(b"\xff"), "{folder}/model.json is damaged: it is not JSON"),
         (lambda folder: (folder / "model.json").write_text("[]"), "{folder}/model.json cannot be used: "),
-        (rewrite(format=99, novel=1), "{folder}/model.json has format 99, this version reads 2; train again"),
+        (rewrite(format=99, novel=1), "{folder}/model.json has format 99, this version reads 2 and 3; train again"),
         (rewrite(novel=1), "{folder}/model.json cannot be used: novel: Extra inputs are not permitted"),
         (rewrite(memory_space="0" * 16), "{folder}/model.json is damaged: it names memory space 0000000000000000, not"),
         (rewrite(model={"token_dim": 16}), "{folder}/model.safetensors does not fit its model.json: "),
@@ -102,3 +104,76 @@ def test_damage_is_one_line_that_names_the_file(folder: Path, damage: Callable[[
         load_model(folder)
     assert str(caught.value).startswith(said.format(folder=folder))
     assert "\n" not in str(caught.value)
+
+
+def of_version_2(folder: Path) -> None:
+    """Write a card as versions before this one wrote it."""
+    card = json.loads((folder / "model.json").read_text())
+    assert card.pop("packages") == []
+    assert card["model"].pop("sources") == {}
+    (folder / "model.json").write_text(json.dumps(card | {"format": 2}))
+
+
+def test_a_card_without_packages_is_read_as_before(folder: Path) -> None:
+    before = load_model(folder).card
+    of_version_2(folder)
+    assert load_model(folder).card == before.model_copy(update={"format": 2})
+
+
+def save_outside(folder: Path, **keys: object) -> Path:
+    """Write a model with a machine of another package, as it was trained elsewhere: nothing of it is imported here."""
+    machine = {"kind": "acme_memory.machines:FadingMeanMachine", **keys}
+    saved = save_model(folder, model(machine=machine), vocabularies(), COLUMNS, IMPRESSIONS)
+    assert saved.card.packages == ("acme_memory",)
+    return folder
+
+
+@pytest.mark.parametrize("claimed", [["acme_memory"], [], ["elsewhere"]])
+@pytest.mark.parametrize("allowed", [(), ("elsewhere", "acme")])
+def test_a_model_of_a_package_that_is_not_allowed_is_refused_unimported(
+    acme: Callable[[], bool],
+    forget_acme: Callable[[], None],
+    tmp_path: Path,
+    claimed: list[str],
+    allowed: tuple[str, ...],
+) -> None:
+    folder = save_outside(tmp_path / "model")
+    rewrite(packages=claimed)(folder)
+    forget_acme()
+    with pytest.raises(DataError) as caught:
+        load_model(folder, allowed)
+    said = f"{folder}/model.json: machine.kind acme_memory.machines:FadingMeanMachine needs code of package"
+    assert str(caught.value).startswith(said)
+    assert "--allow-package acme_memory" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not acme()
+
+
+def test_a_model_of_an_allowed_package_comes_back_with_every_setting(
+    acme: Callable[[], bool], forget_acme: Callable[[], None], tmp_path: Path
+) -> None:
+    folder = save_outside(tmp_path / "model", num_means=3)
+    rewrite(packages=[])(folder)  # the settings decide
+    forget_acme()
+    trained = load_model(folder, ["acme_memory"])
+    assert acme()
+    kind = "acme_memory.machines:FadingMeanMachine"
+    assert json.loads((folder / "model.json").read_text())["model"]["machine"] == {
+        "kind": kind,
+        "num_means": 3,
+        "longest": 64.0,
+    }
+    assert trained.card.model == trained.model.config
+    assert type(trained.card.model.machine).__name__ == "FadingMean"
+    weights = model(machine={"kind": kind, "num_means": 3}).state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in trained.model.state_dict().items())
+
+
+def test_a_model_whose_package_is_not_here_says_so(
+    acme: Callable[[], bool], forget_acme: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_outside(tmp_path / "model")
+    forget_acme()
+    monkeypatch.setattr("sys.path", [place for place in sys.path if not place.endswith("outside")])
+    with pytest.raises(DataError, match=r"model.json cannot be used here: .* there is no module acme_memory; install"):
+        load_model(folder, ["acme_memory"])

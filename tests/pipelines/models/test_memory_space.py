@@ -1,5 +1,7 @@
 """A memory space is named by all that writes, and by nothing else."""
 
+from collections.abc import Callable
+
 import pyarrow as pa
 import pytest
 import torch
@@ -38,7 +40,8 @@ def model(known: Vocabularies, events: tuple[str, ...] = (ITEM, "action"), **set
     torch.manual_seed(0)
     rows = {name: known.features[name].num_rows for name in (*events, "place")}
     features = FeatureSpace(rows=rows, events=events, targets=(ITEM,), context=("place",))
-    return ClickModel(ModelConfig.model_validate({"token_dim": 8} | settings), features)
+    config = ModelConfig.model_validate({"token_dim": 8} | settings)
+    return ClickModel(config, features, allowed_packages=["acme_memory"])
 
 
 def test_it_is_sixteen_digits_and_the_same_each_time() -> None:
@@ -114,3 +117,56 @@ def test_counts_of_items_leave_the_space() -> None:
 
 def test_a_window_of_the_whole_history_has_no_space() -> None:
     assert space_of(machine={"kind": "none"}, window={"kind": "whole_history"}) is None
+
+
+FADING = "acme_memory.machines:FadingMeanMachine"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"machine": {"kind": FADING, "longest": 65.0}},
+        {"machine": {"kind": "acme_memory.machines:Slower", "num_means": 8}},
+        {"machine": {"kind": FADING}, "encoder": {"kind": "acme_memory.parts:ScaledEncoder"}},
+    ],
+)
+def test_other_peoples_settings_that_write_are_part_of_a_space(
+    acme: Callable[[], bool], settings: dict[str, object]
+) -> None:
+    names = {space_of(), space_of(machine={"kind": FADING}), space_of(**settings)}
+    assert len(names) == 3
+
+
+def test_a_default_and_the_same_value_given_are_one_space(acme: Callable[[], bool]) -> None:
+    assert space_of(machine={"kind": FADING}) == space_of(machine={"kind": FADING, "num_means": 8})
+
+
+def test_weights_of_other_peoples_machines_and_encoders_count(acme: Callable[[], bool]) -> None:
+    known = vocabularies()
+    made = model(known, machine={"kind": FADING}, encoder={"kind": "acme_memory.parts:ScaledEncoder"})
+    assert {"memory.slots.machine.start", "memory.slots.encoder.scale"} <= made.writing_weights().keys()
+    before = space_id(made, known)
+    with torch.no_grad():
+        made.get_parameter("memory.slots.encoder.scale").add_(1e-3)
+    assert space_id(made, known) != before
+
+
+def test_sources_are_part_of_a_space_where_there_are_any() -> None:
+    known = vocabularies()
+    made = model(known)
+    names = [space_id(made, known)]
+    for buckets in (1, 2):
+        sources = {"counts": {"kind": "acme:Counts", "buckets": buckets}}
+        config = {**made.config.model_dump(), "sources": sources}
+        made.config = ModelConfig.model_validate(config)
+        names.append(space_id(made, known))
+    assert len(set(names)) == 3
+
+
+def test_a_model_of_before_there_were_sources_keeps_its_name() -> None:
+    known = vocabularies()
+    made = model(known)
+    with torch.no_grad():
+        for weight in made.state_dict().values():
+            weight.zero_()
+    assert space_id(made, known) == "5f00d2cc69622194"

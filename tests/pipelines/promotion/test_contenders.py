@@ -104,6 +104,7 @@ def test_a_baseline_is_trained_from_nothing_with_the_candidates_settings(
     data = DataConfig(log=log(tmp_path, items=9))
     candidate = contender(tmp_path, "candidate", data)
     own = {"data": {"log": "elsewhere"}, "from": "models:/a@champion", "freeze_writer": True, "optimizer": {"lr": 0.25}}
+    own |= {"allow_package": ["the_candidates"]}
     own |= {"tracking": {"uri": "there", "experiment": "e", "register_as": "a"}, "retention": {"enabled": True}}
     asked: list[list[str]] = []
 
@@ -117,13 +118,14 @@ def test_a_baseline_is_trained_from_nothing_with_the_candidates_settings(
     monkeypatch.setattr("pipelines.train_ctr.main", train)
     for lr in (0.25, 0.25, 0.5):
         settings = own | {"optimizer": {"lr": lr}}
-        found = train_mean_pool(replace(candidate, settings=settings), data, tmp_path, "here", silent)
+        found = train_mean_pool(replace(candidate, settings=settings), data, tmp_path, "here", silent, ("ours",))
         assert found.name.startswith("baseline mean_pool-")
     ours, mean_pool = (yaml.safe_load(Path(file).read_text()) for file in asked[0][1:4:2])
     assert ours == {
         "data": data.model_dump(mode="json"),
         "optimizer": {"lr": 0.25},
         "tracking": {"uri": "here", "experiment": "e", "register_as": None},
+        "allow_package": ["ours"],  # by the user of this job, not by the candidate
     }
     assert mean_pool["model"]["machine"] == {"kind": "mean_pool"}
     folders = [argv[-1] for argv in asked]

@@ -32,7 +32,8 @@ def test_a_machines_penalty_is_trained_on_once_a_batch_however_it_is_cut(monkeyp
         learner = Learner(model, None)
         optimizer = build_optimizer(learner, OptimizerConfig())
         training_step(learner, optimizer, ragged_batch(), clip_norm=1e9, generator=torch.Generator())
-        machine = model.memory.machine
+        assert model.memory.slots is not None
+        machine = model.memory.slots.machine
         assert isinstance(machine, AssociativeMachine)
         assert machine.keep.grad is not None
         return machine.keep.grad
@@ -49,15 +50,16 @@ def test_a_readers_own_loss_is_trained_on_clicks_once_a_batch_however_it_is_cut(
         return click_model(model_config(bptt_segments=bptt_segments, reader=reader))
 
     def gradient(model: ClickModel) -> torch.Tensor:
-        assert isinstance(model.memory.reader, SupportingFacts)
-        found = model.memory.reader.looked_for.weight.grad
+        assert model.memory.slots is not None
+        assert isinstance(model.memory.slots.reader, SupportingFacts)
+        found = model.memory.slots.reader.looked_for.weight.grad
         assert found is not None
         return found
 
     batch = ragged_batch()
     by_hand = model_with(5.0, 32)
     (output,) = by_hand.stretches(batch)
-    penalty = by_hand.memory.penalty(output.trace, output.queries, batch.label.index_select(0, output.impression) == 1)
+    penalty = by_hand.memory.penalty(output.memory, batch.label.index_select(0, output.impression) == 1)
     assert penalty is not None
     penalty.backward()
     for bptt_segments in (2, 32):

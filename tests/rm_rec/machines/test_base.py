@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rm_rec.machines.base import MachineSettings, MemoryMachine, Slots, State, StateSpec, StateTrace
+from rm_rec.config.base import MachineSettings
+from rm_rec.machines.base import MemoryMachine, Slots, State, StateSpec, StateTrace
 
 
 class SumByWriting(MemoryMachine):

@@ -5,9 +5,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from rm_rec.config.machines import DncMemory, NtmMemory
 from rm_rec.machines.base import MemoryMachine, StateTrace
-from rm_rec.machines.dnc import DncMachine, DncMemory
-from rm_rec.machines.ntm import NtmMachine, NtmMemory
+from rm_rec.machines.dnc import DncMachine
+from rm_rec.machines.ntm import NtmMachine
 
 BITS, LONGEST = 4, 5
 TOKEN = BITS + 2  # and whether it is to be written, or recited

@@ -4,9 +4,9 @@ import pytest
 from pydantic import TypeAdapter
 
 from rm_rec.config import Machine
+from rm_rec.config.machines import NoMachine
 from rm_rec.errors import ConfigError
 from rm_rec.machines import build_machine
-from rm_rec.machines.base import NoMachine
 from rm_rec.machines.sizes import fit_state, state_bytes
 from tests.fakes import KINDS
 

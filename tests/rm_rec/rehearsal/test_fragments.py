@@ -62,9 +62,9 @@ def test_each_is_whole_its_users_own_and_older_than_the_state(
     config = rehearsal_config(fragment_length=fragment_length, sampler=sampler)
     known = known_of(batch)
     first = batch.event_lengths.cumsum(0) - batch.event_lengths
-    for output, heard in rehearse(rehearsal_objective(model, config), model, batch, seed, change=named_states):
-        start = output.start
-        last = start + output.trace["slots"].shape[1] - 1
+    for stretch, heard in rehearse(rehearsal_objective(model, config), model, batch, seed, change=named_states):
+        start = stretch.start
+        last = start + stretch.trace["slots"].shape[1] - 1
         asked = [min(last, events // segment_length) for events in known]
         able = [u for u, b in enumerate(asked) if b > start and b * segment_length >= fragment_length]
         if heard is None:
@@ -90,7 +90,7 @@ def test_all_fragments_are_asked_of_all_later_states() -> None:
         assert heard is not None
         found |= set(zip(names_of(heard.slots)[1].tolist(), (heard.position[:, 0] - 3).tolist(), strict=True))
     # 21 events are known: 5 segments of 4. The state at boundary 3 begins a stretch whose gradient ends there.
-    assert [output.start for output, _ in rehearse(objective, model, batch)] == [0, 3]
+    assert [stretch.start for stretch, _ in rehearse(objective, model, batch)] == [0, 3]
     assert found == {(b, first) for b in range(1, 6) for first in range(0, 4 * b - 2, 3)}
 
 
@@ -111,7 +111,8 @@ def test_decoder_and_memory_see_of_a_user_what_they_see_of_it_alone(bptt_segment
             alone = of_users(batch, [int(user)])
             assert set(heard.position[f].tolist()) <= set(alone.events["item"].tolist())
             (output,) = whole.stretches(alone)
-            slots = whole.memory.slots(output.trace, torch.tensor([0]), boundary[None])
+            assert whole.memory.slots is not None
+            slots = whole.memory.slots.slots(output.memory.trace, torch.tensor([0]), boundary[None])
             torch.testing.assert_close(heard.slots.values[f], slots.values[0], atol=1e-5, rtol=0)
             num_asked += 1
     assert num_asked >= 12
@@ -133,13 +134,13 @@ def test_where_there_is_no_memory_the_same_fragments_are_asked_of_nobody(window:
 
 def test_known_events_are_those_of_the_latest_impression() -> None:
     batch = user_batch([9, 5, 4, 0], [[2, 7, 3], [], [0], [0]])
-    assert known_events(batch).tolist() == [7, 0, 0, 0]
+    assert known_events(batch.histories(), batch.queries(torch.zeros(5, 5))).tolist() == [7, 0, 0, 0]
 
 
 def test_a_grid_is_the_mean_of_each_whole_known_fragment() -> None:
     batch = user_batch([11, 0, 3, 8, 7], [[10, 2], [0], [3], [], [7]])
     content = torch.randn(29, 5, generator=torch.Generator().manual_seed(0))
-    grid = fragment_grid(batch, content, 3)
+    grid = fragment_grid(batch.histories(), batch.queries(torch.zeros(5, 5)), content, 3)
     assert grid.count.tolist() == [3, 0, 1, 0, 2]
     assert grid.summary.shape == (5, 3, 5)
     for user, first in enumerate([0, 11, 11, 14, 22]):

@@ -15,7 +15,7 @@ from rm_rec.errors import ConfigError
 from rm_rec.model import ClickModel
 from rm_rec.rehearsal.objective import RehearsalLoss, RehearsalObjective
 from tests.fakes import ENCODERS, KINDS, click_model, model_config, ragged_batch, user_batch
-from tests.rehearsed import random, rehearsal_config, rehearsal_objective
+from tests.rehearsed import begun, rehearsal_config, rehearsal_objective
 
 CANDIDATES = ("fragment", "batch", "sampled")
 SAMPLERS = ("uniform", "teacher", "student")
@@ -25,9 +25,9 @@ PARTS = ("recollection", "familiarity")
 def losses(
     objective: RehearsalObjective, model: ClickModel, batch: UserBatch, seed: int = 0
 ) -> Iterator[RehearsalLoss | None]:
-    rehearsal = objective.begin(model, batch, random(seed))
-    for output in model.stretches(batch):
-        yield rehearsal.loss(output)
+    rehearsal, outputs = begun(objective, model, batch, seed)
+    for output in outputs:
+        yield rehearsal.loss(output.memory)
 
 
 def whole_loss(objective: RehearsalObjective, model: ClickModel, batch: UserBatch, seed: int = 0) -> Tensor:
@@ -53,8 +53,8 @@ def test_all_that_rehearsal_touches_learns(kind: str, candidates: str, sampler: 
     loss = whole_loss(objective, model, ragged_batch())
     assert 0 < loss.item() < math.inf
     loss.backward()
-    machine = model.memory.machine
-    if machine is not None:
+    if model.memory.slots is not None:
+        machine = model.memory.slots.machine
         assert learnt(machine) == {name for name, _ in machine.named_parameters()}
     assert learnt(model.embedding) >= {f"collection.embeddings.{name}.weight" for name in ("item", "category")}
     # A softmax does not see a bias that all its logits share.
@@ -69,7 +69,9 @@ def test_all_that_rehearsal_touches_learns(kind: str, candidates: str, sampler: 
 def test_an_encoder_learns_too(kind: str) -> None:
     model = click_model(model_config(machine=kind, encoder="transformer"))
     whole_loss(rehearsal_objective(model), model, ragged_batch()).backward()
-    assert learnt(model.memory.encoder) == {name for name, _ in model.memory.encoder.named_parameters()}
+    assert model.memory.slots is not None
+    encoder = model.memory.slots.encoder
+    assert learnt(encoder) == {name for name, _ in encoder.named_parameters()}
 
 
 @torch.no_grad()
@@ -198,7 +200,7 @@ def test_something_is_masked_and_something_shown(fragment_length: int, mask_rati
 
 def test_heads_that_do_not_divide_the_models_vectors_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"rehearsal.num_heads is 3, which does not divide token_dim 8"):
-        RehearsalObjective(rehearsal_config(num_heads=3), click_model())
+        RehearsalObjective(rehearsal_config(num_heads=3), click_model().memory)
 
 
 WRONG: list[dict[str, Any]] = [

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rm_rec.model import StretchOutput
+from rm_rec.user_memory import StretchAnswers
 from tests.fakes import KINDS
 from tests.rehearsed import (
     distinct_batch,
@@ -23,14 +23,14 @@ BATCH = distinct_batch([2, 21, 0, 16, 9], [[2], [21, 1, 9, 14], [0], [16, 3], [9
 FIRST = BATCH.event_lengths.cumsum(0) - BATCH.event_lengths
 
 
-def cut_off(output: StretchOutput) -> StretchOutput:
+def cut_off(stretch: StretchAnswers) -> StretchAnswers:
     """The stretch with states that come from nowhere."""
-    return replace(output, trace={name: values.detach().requires_grad_() for name, values in output.trace.items()})
+    return replace(stretch, trace={name: values.detach().requires_grad_() for name, values in stretch.trace.items()})
 
 
-def states_behind(answer: Tensor, output: StretchOutput) -> list[list[int]]:
+def states_behind(answer: Tensor, stretch: StretchAnswers) -> list[list[int]]:
     """Which users' states, at which boundaries of the stretch, an answer depends on."""
-    states = list(output.trace.values())
+    states = list(stretch.trace.values())
     gradients = torch.autograd.grad(answer, states, retain_graph=True, allow_unused=True, materialize_grads=True)
     touched = torch.stack(
         [gradient.flatten(2).any(dim=2) if gradient.dim() > 2 else gradient != 0 for gradient in gradients]
@@ -45,12 +45,12 @@ def test_an_answer_depends_on_one_state_which_is_its_users_and_has_folded_the_fr
 ) -> None:
     model = distinct_model(machine=kind, bptt_segments=bptt_segments)
     users = set()
-    for output, heard in rehearse(rehearsal_objective(model), model, BATCH, change=cut_off):
+    for stretch, heard in rehearse(rehearsal_objective(model), model, BATCH, change=cut_off):
         assert heard is not None
         for f, user in enumerate(heard.user(BATCH).tolist()):
-            ((whose, boundary),) = states_behind(heard.decoded[f].sum(), output)
+            ((whose, boundary),) = states_behind(heard.decoded[f].sum(), stretch)
             assert whose == user
-            assert int(heard.position[f, -1] - FIRST[user]) < (output.start + boundary) * model.config.segment_length
+            assert int(heard.position[f, -1] - FIRST[user]) < (stretch.start + boundary) * model.config.segment_length
             users.add(user)
     assert users == {1, 3, 4}
 
@@ -80,10 +80,10 @@ def test_states_that_no_fragment_is_asked_of_do_not_matter() -> None:
     asked[names_of(told.slots)] = True
     assert 3 < asked.sum() < asked.numel() - 3
 
-    def scribbled(output: StretchOutput) -> StretchOutput:
-        slots = output.trace["slots"]
+    def scribbled(stretch: StretchAnswers) -> StretchAnswers:
+        slots = stretch.trace["slots"]
         kept = asked[:, : slots.shape[1], None, None]
-        return replace(output, trace={"slots": torch.where(kept, slots, torch.full_like(slots, torch.nan))})
+        return replace(stretch, trace={"slots": torch.where(kept, slots, torch.full_like(slots, torch.nan))})
 
     ((_, heard),) = rehearse(objective, model, BATCH, change=scribbled)
     ((_, expected),) = rehearse(objective, model, BATCH)

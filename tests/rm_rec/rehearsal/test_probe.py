@@ -20,6 +20,7 @@ from rm_rec.rehearsal.probe import (
     join,
     last_questions,
 )
+from rm_rec.user_memory import UserMemory
 from tests.fakes import KINDS, click_model, model_config, user_batch
 
 ITEMS = FeatureSpace(rows={"item": 2000}, events=("item",), targets=("item",))
@@ -54,7 +55,7 @@ class PerfectMachine(MemoryMachine):
 def perfect_model() -> ClickModel:
     config = model_config(token_dim=64, segment_length=FRAGMENT_LENGTH, machine="mean_pool", embedding_std=1.0)
     model = ClickModel(config, ITEMS)
-    model.memory.machine = PerfectMachine(64)
+    model.memory = UserMemory(config, machine=PerfectMachine(64))
     return model.eval()
 
 
@@ -163,14 +164,13 @@ def test_drawn_questions_are_of_older_events_of_the_same_user() -> None:
 def test_slots_are_those_of_the_state_that_is_asked(kind: str) -> None:
     """However long the stretches, a user's slots are what folding that user's segments one by one gives."""
     model = click_model(model_config(machine=kind, bptt_segments=2))
-    machine = model.memory.machine
-    assert machine is not None
     slots = last_questions(model, LONG).slots
     whole = click_model(model_config(machine=kind, bptt_segments=64))
     for user, seen in enumerate((70, 9, 33, 64, 15)):
         alone = user_of(LONG, user, seen)
         (output,) = list(whole.stretches(alone))
-        expected = whole.memory.slots(output.trace, torch.tensor([0]), torch.tensor([seen // 4]))
+        assert whole.memory.slots is not None
+        expected = whole.memory.slots.slots(output.memory.trace, torch.tensor([0]), torch.tensor([seen // 4]))
         torch.testing.assert_close(slots.keys[user : user + 1], expected.keys)
         torch.testing.assert_close(slots.values[user : user + 1], expected.values)
         assert torch.equal(slots.valid[user : user + 1], expected.valid)
@@ -184,7 +184,8 @@ def user_of(batch: UserBatch, user: int, seen: int) -> UserBatch:
     first = int(batch.event_lengths[:user].sum())
     alone = user_batch([seen], [[seen]])
     events = {name: ids[first : first + seen] for name, ids in batch.events.items()}
-    return type(batch)(**(vars(alone) | {"event_time": batch.event_time[first : first + seen], "events": events}))
+    time = batch.event_time[first : first + seen]
+    return replace(alone, event_time=time, events=events, impression_time=time[-1:] + 1)
 
 
 def test_joined_questions_ask_each_their_own_memory() -> None:

@@ -13,7 +13,7 @@ from rm_rec.config import FeatureSpace
 from rm_rec.model import ClickModel
 from rm_rec.rehearsal.objective import RehearsalObjective
 from tests.fakes import KINDS, model_config, user_batch
-from tests.rehearsed import of_the_next_user, random, rehearsal_config
+from tests.rehearsed import begun, of_the_next_user, random, rehearsal_config
 
 PLACES, OWN = 4, 6  # of a fragment; items that can be at each place
 SPACE = FeatureSpace(rows={"item": PLACES * OWN}, events=("item",), targets=("item",))
@@ -22,7 +22,7 @@ SIZES: dict[str, dict[str, float]] = {
 }
 SIZES["count_sketch"] = {"num_buckets": 64}
 SIZES["hpmn"] = {"keep_bias": 1.0}  # by default its gates keep too much to take in a history of eight events
-SLOW_TO_LEARN = dict.fromkeys(("dnc", "hpmn", "learned_queries", "ntm", "transformer_xl"), 200)  # steps
+SLOW_TO_LEARN = dict.fromkeys(("dnc", "hpmn", "learned_queries", "mimn", "ntm", "transformer_xl"), 200)  # steps
 Batches = Callable[[int, int], UserBatch]
 WITHOUT_EITHER = {"recollection_weight": 0.0, "familiarity_weight": 0.0}
 
@@ -50,14 +50,13 @@ def learnt(kind: str, batches: Batches, steps: int, **settings: Any) -> tuple[Re
     model = ClickModel(
         model_config(token_dim=16, machine={"kind": kind} | SIZES.get(kind, {}), token_dropout=0.0), SPACE
     )
-    objective = RehearsalObjective(rehearsal_config(**WITHOUT_EITHER | settings), model)
+    objective = RehearsalObjective(rehearsal_config(**WITHOUT_EITHER | settings), model.memory)
     optimizer = torch.optim.Adam([*model.parameters(), *objective.parameters()], lr=1e-2)
     for step in range(steps):
         optimizer.zero_grad()
-        batch = batches(24, step)
-        rehearsal = objective.begin(model, batch, random(step))
-        for output in model.stretches(batch):
-            found = rehearsal.loss(output)
+        rehearsal, outputs = begun(objective, model, batches(24, step), seed=step)
+        for output in outputs:
+            found = rehearsal.loss(output.memory)
             assert found is not None
             found.loss.backward()
         optimizer.step()
@@ -68,10 +67,10 @@ def learnt(kind: str, batches: Batches, steps: int, **settings: Any) -> tuple[Re
 def accuracies(objective: RehearsalObjective, model: ClickModel, batch: UserBatch, part: str) -> list[float]:
     """How often the objective is right with each user's own memory, and with the next user's."""
     found = []
-    for change in (lambda output: output, of_the_next_user):
-        rehearsal = objective.begin(model, batch, random())
-        (output,) = model.stretches(batch)
-        loss = rehearsal.loss(change(output))
+    for change in (lambda stretch: stretch, of_the_next_user):
+        rehearsal, outputs = begun(objective, model, batch)
+        (output,) = outputs
+        loss = rehearsal.loss(change(output.memory))
         assert loss is not None
         found.append(loss.figures[f"{part}_accuracy"])
     return found

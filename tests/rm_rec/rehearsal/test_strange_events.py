@@ -123,7 +123,7 @@ def test_each_place_of_a_fragment_is_masked_and_replaced_as_often() -> None:
 def test_others_events_are_every_others_each_as_likely_and_never_ones_own(lengths: list[int]) -> None:
     batch = user_batch(lengths, [[] for _ in lengths])
     user = torch.tensor([u for u, length in enumerate(lengths) if length])
-    found = others_events(batch, user, 2000, random())
+    found = others_events(batch.event_lengths, user, 2000, random())
     assert found is not None
     owner = torch.arange(len(lengths)).repeat_interleave(batch.event_lengths)
     for row, own in zip(found, user.tolist(), strict=True):
@@ -136,8 +136,8 @@ def test_others_events_are_every_others_each_as_likely_and_never_ones_own(length
 @pytest.mark.parametrize("lengths", [[6], [0, 6, 0]], ids=str)
 def test_where_nobody_else_has_events_there_are_no_others(lengths: list[int]) -> None:
     batch = user_batch(lengths, [[] for _ in lengths])
-    assert others_events(batch, torch.tensor([lengths.index(6)] * 3), 2, random()) is None
-    assert others_events(batch, torch.zeros(0, dtype=torch.int64), 2, random()) is None
+    assert others_events(batch.event_lengths, torch.tensor([lengths.index(6)] * 3), 2, random()) is None
+    assert others_events(batch.event_lengths, torch.zeros(0, dtype=torch.int64), 2, random()) is None
 
 
 def test_a_user_alone_is_asked_to_recollect_and_not_what_is_familiar() -> None:

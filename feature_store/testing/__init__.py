@@ -1,0 +1,12 @@
+"""Contracts that an implementation of one's own can be held to, from one test; nothing here needs pytest.
+
+from feature_store.testing import check_store
+
+def test_my_store_keeps_the_contract(tmp_path):
+    check_store(MyStore, new_place=lambda: str(tmp_path / uuid.uuid4().hex))
+"""
+
+from feature_store.testing.contract import ContractError, StoreCheck
+from feature_store.testing.stores import STORE_CHECKS, check_store
+
+__all__ = ["STORE_CHECKS", "ContractError", "StoreCheck", "check_store"]

@@ -1,0 +1,46 @@
+"""The bases of every block of a model's settings."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+
+class Settings(BaseModel):
+    """A frozen block of settings; a key it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class NamedSettings(Settings):
+    """Settings of one of several classes, which `kind` names: a name of rm-rec's own, or package.module:Class.
+
+    rm-rec's own give `kind` a Literal with a default. Those of other packages leave it out: it becomes the place of the
+    class that has them as its `config_type`.
+    """
+
+    class_kind: ClassVar[str] = ""
+    kind: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_class(cls, values: Any) -> Any:
+        if cls.class_kind and isinstance(values, Mapping) and "kind" not in values:
+            return {"kind": cls.class_kind, **values}
+        return values
+
+
+class MachineSettings(NamedSettings):
+    """The base of every machine's settings."""
+
+
+class ReaderSettings(NamedSettings):
+    """The base of every reader's settings."""
+
+
+class EncoderSettings(NamedSettings):
+    """The base of every encoder's settings."""
+
+
+class SourceSettings(NamedSettings):
+    """The base of every answer source's settings."""

@@ -1,0 +1,140 @@
+"""The contract of every source of answers: a state of fixed size or none, what folds events into it, and what answers.
+
+Suffixes: U user, S segment, B block, Q query of a block.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from rm_rec.config.base import SourceSettings
+from rm_rec.machines.base import State, StateTrace
+from rm_rec.outside import name_settings
+from rm_rec.query_blocks import QueryBlocks
+from rm_rec.segments import Segments, Stretch
+
+
+@dataclass(frozen=True)
+class StatePart:
+    """One named part of a user's state: its shape, its type in a model, and how it is kept at rest.
+
+    A float part is rounded at rest to the store's type, float16 by default; an `exact` one stays float32. An integer
+    part is kept in its own type.
+
+    >>> StatePart((31, 32)).bytes_at_rest, StatePart((31,), exact=True).bytes_at_rest
+    (1984, 124)
+    >>> StatePart((512,), torch.uint8).bytes_at_rest
+    512
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    exact: bool = False
+
+    @property
+    def bytes_at_rest(self) -> int:
+        """Bytes of one user's part where floats are rounded to float16."""
+        rounded = self.dtype.is_floating_point and not self.exact
+        return math.prod(self.shape) * (2 if rounded else self.dtype.itemsize)
+
+
+class AnswerSource(nn.Module, ABC):
+    """Answers queries about users' histories, from a state of fixed size, from the recent raw events, or from both.
+
+    A source with a state has `state_parts`, `initial` and `fold`; all have `answer`. What a source reads of other users
+    (a state that is no user's) must be older than `queries.time`, query by query. A source that a config names is built
+    from its settings and the sizes of vectors and segments: `Source(config, token_dim, segment_length)`.
+    `rm_rec.testing.check_source` holds one to all that is promised.
+
+    >>> class HowMany(AnswerSource):
+    ...     num_features = 1
+    ...     def state_parts(self):
+    ...         return {"events": StatePart((1,), torch.int64)}
+    ...     def initial(self, num_users):
+    ...         return {"events": torch.zeros(num_users, 1, dtype=torch.int64)}
+    ...     def fold(self, state, segments):
+    ...         counts = segments.valid.sum(dim=2)[..., None]  # [user, segment, 1]
+    ...         return {"events": torch.cat([state["events"][:, None], counts], dim=1).cumsum(dim=1)}
+    ...     def answer(self, queries, state, recent):
+    ...         return state["events"][:, None].expand(-1, queries.time.shape[1], -1).float().log1p()
+    >>> from rm_rec import Histories, MemoryConfig, UserMemory
+    >>> memory = UserMemory(MemoryConfig(token_dim=8, segment_length=4), sources={"count": HowMany()})
+    >>> kept = memory.fold(memory.initial(1), Histories.padded(torch.randn(1, 10, 8), torch.arange(10)[None]))
+    >>> kept.state["count_events"].tolist()  # two full segments; the rest waits in the window
+    [[8]]
+    """
+
+    config_type: type[SourceSettings]  # what its settings are, where a config may name it
+    keys: tuple[str, ...] = ()  # the integer keys of events, and of targets, that it reads
+
+    def __init_subclass__(cls) -> None:
+        """Let the settings know the class that they are of."""
+        super().__init_subclass__()
+        name_settings(cls)
+
+    @property
+    @abstractmethod
+    def num_features(self) -> int:
+        """Size of an answer."""
+
+    @property
+    def attended(self) -> list[slice]:
+        """Where, in an answer, lie vectors of the tokens' space, each of token_dim: a head compares them to targets."""
+        return []
+
+    @property
+    def needs_boundaries(self) -> bool:
+        """Whether an answer depends on the boundary of a query, beside the events that it may see."""
+        return bool(self.state_parts())
+
+    def state_parts(self) -> dict[str, StatePart]:
+        """Say what is kept of a user: it does not depend on how much was folded."""
+        return {}
+
+    def writing_modules(self) -> tuple[str, ...]:
+        """Name the modules, among this one's, whose weights decide what is kept; "" is all of it.
+
+        The others only read: they may be trained further while memories that were built stay valid.
+        """
+        return ("",) if self.state_parts() else ()
+
+    def initial(self, num_users: int) -> State:
+        """Return the state of users with no history; the same at each call."""
+        return {}
+
+    def fold(self, state: State, segments: Segments) -> StateTrace:
+        """Return the state before the first segment and after each: [U, S + 1, ...].
+
+        A segment is valid as a whole or not at all; one that is not leaves its user's state as it was, bit by bit.
+        """
+        return {}
+
+    @abstractmethod
+    def answer(self, queries: QueryBlocks, state: State, recent: Stretch) -> Float[Tensor, "block query features"]:
+        """Answer each block's queries from the block's state [B, ...] and the raw events of a stretch.
+
+        Of the stretch's places a query may see its user's first `num_visible`, and of those no more than the tail and
+        the window's segments before the block's boundary are sure to be there.
+        """
+
+    def penalty(
+        self, queries: QueryBlocks, clicked: Bool[Tensor, "block query"], trace: StateTrace
+    ) -> Float[Tensor, ""] | None:
+        """Return what training adds to the loss for a stretch, weighted; None: nothing.
+
+        What is of queries is a mean over them, what is of states is of those at the stretch's end.
+        """
+        return None
+
+
+def states_at(trace: StateTrace, user: Int[Tensor, " asked"], boundary: Int[Tensor, " asked"]) -> State:
+    """Pick the states of users at boundaries of a trace."""
+    if not trace:
+        return {}
+    num_boundaries = next(iter(trace.values())).shape[1]
+    row = user * num_boundaries + boundary
+    return {name: values.flatten(0, 1).index_select(0, row) for name, values in trace.items()}
