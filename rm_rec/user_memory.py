@@ -25,6 +25,7 @@ from rm_rec.resolved import resolved_config
 from rm_rec.segments import Cut, Embed, Stretch, Timeline, lay_windows
 from rm_rec.sources import build_source
 from rm_rec.sources.base import AnswerSource, StatePart, states_at
+from rm_rec.sources.part_names import PartNames
 from rm_rec.sources.slots import SlotSource
 from rm_rec.sources.window import WindowSource
 
@@ -90,7 +91,8 @@ class UserMemory(nn.Module):
             self.slots = SlotSource(encoder, machine, reader)
         built = {name: build_source(block, dim, config.segment_length) for name, block in config.sources.items()}
         self.others = nn.ModuleDict(built | dict(sources or {}))
-        self._names = self._part_names()
+        self._check_names()
+        self._parts = PartNames(self.sources, plain=SLOTS)
 
     @property
     def sources(self) -> dict[str, AnswerSource]:
@@ -138,8 +140,7 @@ class UserMemory(nn.Module):
 
     def state_parts(self) -> dict[str, StatePart]:
         """Say what the sources keep of a user, beside the window of raw events."""
-        found = {name: source.state_parts() for name, source in self.sources.items()}
-        return {full: found[name][part] for name, parts in self._names.items() for part, full in parts.items()}
+        return self._parts.spec(self.sources)
 
     def initial(self, num_users: int, keys: tuple[str, ...] = ()) -> MemoryState:
         """Return the memories of users with no history; ConfigError where the window is the whole history.
@@ -219,9 +220,11 @@ class UserMemory(nn.Module):
         timeline = join(state, histories, self.cut, self.keys_read)
         carried = state.state
         for segments in timeline.to_fold(embed, self.config.bptt_segments):
-            traces = {name: source.fold(self._own(name, carried), segments) for name, source in self.sources.items()}
+            traces = {
+                name: source.fold(self._parts.own(name, carried), segments) for name, source in self.sources.items()
+            }
             # A copy, so that the states at all other boundaries are not kept with the last.
-            carried = {name: values.clone() for name, values in last_state(self._joined(traces)).items()}
+            carried = {name: values.clone() for name, values in last_state(self._parts.joined(traces)).items()}
         return remembered(state, timeline, carried)
 
     def answer(
@@ -258,7 +261,7 @@ class UserMemory(nn.Module):
             return None
         of_blocks = stretch.blocks.layout.gather(clicked)
         found = [
-            source.penalty(stretch.blocks, of_blocks, self._own(name, stretch.trace))
+            source.penalty(stretch.blocks, of_blocks, self._parts.own(name, stretch.trace))
             for name, source in self.sources.items()
         ]
         there = [penalty for penalty in found if penalty is not None]
@@ -274,19 +277,19 @@ class UserMemory(nn.Module):
         )
 
     def _initial(self, num_users: int) -> State:
-        return self._joined({name: source.initial(num_users) for name, source in self.sources.items()})
+        return self._parts.joined({name: source.initial(num_users) for name, source in self.sources.items()})
 
     def _fold(self, state: State, stretch: Stretch) -> StateTrace:
         segments = stretch.to_fold()
-        return self._joined(
-            {name: source.fold(self._own(name, state), segments) for name, source in self.sources.items()}
+        return self._parts.joined(
+            {name: source.fold(self._parts.own(name, state), segments) for name, source in self.sources.items()}
         )
 
     def _answer(self, blocks: QueryBlocks, trace: StateTrace, recent: Stretch) -> Float[Tensor, "query features"]:
         states = states_at(trace, blocks.user, blocks.boundary)
         answers = []
         for name, source in self.sources.items():
-            answers.append(source.answer(blocks, self._own(name, states), recent))
+            answers.append(source.answer(blocks, self._parts.own(name, states), recent))
             if name == WINDOW:  # which the sources after it may look at
                 blocks = replace(blocks, recent=answers[0][..., : self.config.token_dim])
         answered: Tensor = blocks.layout.scatter(torch.cat(answers, dim=-1))
@@ -320,28 +323,10 @@ class UserMemory(nn.Module):
                 f"{what} have no key {missing[0]!r}, which a source of answers reads; found {sorted(keys)}"
             )
 
-    def _part_names(self) -> dict[str, dict[str, str]]:
-        """Name each source's parts among all: source -> part -> full name; the slots' keep their own names."""
+    def _check_names(self) -> None:
         for name in self.others:
             if not name.isidentifier() or name in (WINDOW, SLOTS):
                 raise ConfigError(f"a source is called {name!r}; use a name of letters and digits, not window or slots")
-        names = {
-            name: {part: part if name == SLOTS else f"{name}_{part}" for part in source.state_parts()}
-            for name, source in self.sources.items()
-        }
-        full = [whole for parts in names.values() for whole in parts.values()]
-        twice = sorted({name for name in full if full.count(name) > 1})
-        if twice:
-            raise ConfigError(f"two sources keep a part called {twice[0]!r}; give one of them another name")
-        return names
-
-    def _own(self, source: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Pick a source's own parts."""
-        return {part: state[full] for part, full in self._names[source].items()}
-
-    def _joined(self, states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Lay the parts of all sources in one dictionary."""
-        return {full: states[name][part] for name, parts in self._names.items() for part, full in parts.items()}
 
 
 def in_order(parts: list[Tensor], rows: list[Tensor]) -> Tensor:
