@@ -90,9 +90,8 @@ class Comparison:
         again = self.before.train(log, "nudged", *on, *NUDGED)
         noise = [finding.difference for finding in trained("noise", runs[0], again, (0.0, 0.0))]
         bounds = [min(MOST_NOISE, max(LEAST_NOISE, TIMES_NOISE * value)) for value in noise]
-        for finding, floor in zip(
-            trained(f"{self.epochs} epochs of few steps more", *runs, bounds), noise, strict=True
-        ):
+        found = trained(f"{self.epochs} epochs of few steps more", *runs, bounds)
+        for finding, floor in zip(found, noise, strict=True):
             yield Finding(finding.what, finding.difference, finding.tolerance, finding.note or f"noise {floor:.1e}")
 
 

@@ -70,6 +70,10 @@ def test_a_schema_keeps_integers_in_the_models_own_type(memory: UserMemory) -> N
     }
 
 
+def test_a_source_with_a_state_writes_unless_it_says_otherwise(memory: UserMemory) -> None:
+    assert memory.writing_modules() == ("others.kept",)
+
+
 def test_integers_go_to_a_store_and_come_back(memory: UserMemory) -> None:
     schema = memory_schema(memory, ("item",), "float16", "int64")
     seen = torch.tensor([[1, -2, 32_767], [4, 5, -32_768]], dtype=torch.int16)
