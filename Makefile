@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 SETUP := $(VENV)/.ready
+# Files of tests are shared out among the cores, each whole, since what a file's tests share is made once in it.
+CORES := -n logical --maxprocesses 4 --dist loadfile
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .PHONY: help setup train test test-all lint ui clean
@@ -26,10 +28,10 @@ train: $(SETUP)  ## make a synthetic log, train on it, evaluate, register
 	$(RUN) -m pipelines.train_ctr --config pipelines/recipes/quickstart.yaml --data.log data/synthetic.parquet --out runs/quickstart
 
 test: $(SETUP)  ## the tests, without the slow ones
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q $(CORES)
 
 test-all: $(SETUP)  ## every test
-	$(RUN) -m pytest -q -m 'slow or not slow'
+	$(RUN) -m pytest -q $(CORES) -m 'slow or not slow'
 
 lint: $(SETUP)  ## style, types, and which package may import which
 	$(RUN) -m ruff check .

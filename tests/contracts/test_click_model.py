@@ -34,12 +34,12 @@ MODELS = {f"{kind}-{window}": (kind, "none", window, "attention") for kind in ("
 MODELS |= {
     f"{kind}-{encoder}-tail+1": (kind, encoder, "tail+1", "attention")
     for kind in KINDS
-    for encoder in set(ENCODERS) - {"none"}
+    for encoder in sorted(set(ENCODERS) - {"none"})
 }
 MODELS |= {
     f"{kind}-{reader}-tail+1": (kind, "none", "tail+1", reader)
     for kind in ("associative", "rehearsal")
-    for reader in set(READERS) - {"attention"}
+    for reader in sorted(set(READERS) - {"attention"})
 }
 
 
