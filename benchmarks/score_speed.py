@@ -31,7 +31,7 @@ from feature_store.parquet_source import ParquetSource
 from pipelines.build_memory import BuildMemory, build_all
 from pipelines.memory.build_plan import event_source
 from pipelines.memory.candidate_files import CandidateNames
-from pipelines.memory.scorer import CandidateRows, click_probability, encode
+from pipelines.memory.scorer import click_probability, encode
 from pipelines.memory.user_memories import memory_schema, to_model
 from pipelines.models.artifact import TrainedModel
 from pipelines.score_batch import ScoreBatch, ScoringJob
@@ -51,15 +51,13 @@ def one_user(trained: TrainedModel, store: MemoryStore, user: int) -> Callable[[
     """Return what scores 100 candidates of a user whose record is loaded."""
     memories, found = store.get(pa.array([user]))
     items = np.random.default_rng(0).integers(0, NUM_ITEMS, 100)
-    rows = CandidateRows(
-        users=pa.chunked_array([pa.array(np.full(100, user))]),
-        items=pa.chunked_array([pa.array(items)]),
-        time=np.full(100, LATER),
-        context={},
-        context_dense=np.zeros((100, 0), np.float32),
-    )
-    place = np.zeros(100, np.int64)
-    return lambda: click_probability(trained, to_model(trained.model, memories, found), place, encode(trained, rows))
+    time, dense, place = np.full(100, LATER), np.zeros((100, 0), np.float32), torch.zeros(100, dtype=torch.int64)
+
+    def score() -> object:
+        candidates = encode(trained, pa.chunked_array([pa.array(items)]), time, {}, dense).of_users(place)
+        return click_probability(trained, to_model(trained.model.memory, memories, found), candidates)
+
+    return score
 
 
 def batch_rate(trained: TrainedModel, store: MemoryStore, folder: Path, users: int) -> float:
