@@ -25,6 +25,21 @@ class UserBatch:
     User u owns the next `event_lengths[u]` events and the next `impression_lengths[u]` impressions. An impression's
     history is its user's first `num_earlier` events, and nothing else. Raises BatchError where it contradicts itself;
     values are looked at on the CPU alone, where a batch is made: elsewhere that would wait for the device.
+
+    >>> batch = UserBatch(
+    ...     event_lengths=torch.tensor([2, 0]),  # two users, of whom one has no history
+    ...     event_time=torch.tensor([100, 160]),
+    ...     events={"item": torch.tensor([7, 3])},
+    ...     impression_lengths=torch.tensor([1, 1]),
+    ...     impression_time=torch.tensor([200, 210]),
+    ...     num_earlier=torch.tensor([2, 0]),
+    ...     targets={"item": torch.tensor([3, 7])},
+    ...     context={},
+    ...     context_dense=torch.zeros(2, 0),
+    ...     label=torch.tensor([1.0, 0.0]),
+    ... )
+    >>> batch.impression_user.tolist()
+    [0, 1]
     """
 
     event_lengths: Tensor  # [U] int64
@@ -129,7 +144,13 @@ class UserBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
-    """Items to score for some users; ids are embedding rows."""
+    """Items to score for some users; ids are embedding rows.
+
+    >>> user, time, items = torch.tensor([0, 0, 1]), torch.tensor([9, 9, 9]), {"item": torch.tensor([3, 7, 3])}
+    >>> candidates = Candidates(user=user, time=time, targets=items, context={}, context_dense=torch.zeros(3, 0))
+    >>> len(candidates.take(torch.tensor([2, 0])))
+    2
+    """
 
     user: Tensor  # [I] int64, place among the memories
     time: Tensor  # [I] int64

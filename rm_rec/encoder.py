@@ -17,6 +17,12 @@ class SegmentEncoder(nn.Module, ABC):
     """Changes the vectors of a segment's events before they are folded.
 
     It is built from its settings and the sizes of vectors and segments: `Encoder(config, token_dim, segment_length)`.
+
+    >>> class Halved(SegmentEncoder):
+    ...     def forward(self, tokens, valid):  # [..., event, dim], [..., event]
+    ...         return tokens / 2
+    >>> Halved()(torch.ones(2, 4, 8), torch.ones(2, 4, dtype=torch.bool)).shape
+    torch.Size([2, 4, 8])
     """
 
     config_type: type[EncoderSettings]  # what its settings are

@@ -31,16 +31,40 @@ class NamedSettings(Settings):
 
 
 class MachineSettings(NamedSettings):
-    """The base of every machine's settings."""
+    """The base of every machine's settings.
+
+    >>> class FadingMean(MachineSettings):
+    ...     num_means: int = 8
+    >>> FadingMean(num_means=4).num_means
+    4
+    """
 
 
 class ReaderSettings(NamedSettings):
-    """The base of every reader's settings."""
+    """The base of every reader's settings.
+
+    >>> class BestSlots(ReaderSettings):
+    ...     num_best: int = 3
+    >>> BestSlots().num_best
+    3
+    """
 
 
 class EncoderSettings(NamedSettings):
-    """The base of every encoder's settings."""
+    """The base of every encoder's settings.
+
+    >>> class Scaled(EncoderSettings):
+    ...     start: float = 1.0
+    >>> Scaled(start=0.5).start
+    0.5
+    """
 
 
 class SourceSettings(NamedSettings):
-    """The base of every answer source's settings."""
+    """The base of every answer source's settings.
+
+    >>> class Counts(SourceSettings):
+    ...     num_buckets: int = 64
+    >>> Counts().num_buckets
+    64
+    """

@@ -30,7 +30,15 @@ class ClickHead(Settings):
 
 
 class MemoryConfig(Settings):
-    """What `UserMemory` is built from."""
+    """What `UserMemory` is built from.
+
+    >>> from rm_rec.config.machines import RumMemory
+    >>> config = MemoryConfig(token_dim=16, machine=RumMemory(num_slots=8))
+    >>> MemoryConfig.model_validate_json(config.model_dump_json()) == config
+    True
+    >>> MemoryConfig.model_validate({"machine": {"kind": "ring_buffer"}}).machine.kind
+    'ring_buffer'
+    """
 
     token_dim: int = Field(32, ge=1, le=1024)
     """Size of an event's and a target's vector."""
@@ -57,7 +65,11 @@ class MemoryConfig(Settings):
 
 
 class ModelConfig(MemoryConfig):
-    """What `ClickModel` is built from, but for the features."""
+    """What `ClickModel` is built from, but for the features.
+
+    >>> ModelConfig(segment_length=16, token_dropout=0.0).head.hidden_dims
+    (64, 32)
+    """
 
     embedding_std: float = Field(0.3, gt=0.0, le=1.0)
     """Spread of the embeddings before training."""
@@ -67,7 +79,13 @@ class ModelConfig(MemoryConfig):
 
 
 class FeatureSpace(Settings):
-    """The features that the data has, and the rows of each one's embedding table; events and targets share tables."""
+    """The features that the data has, and the rows of each one's embedding table; events and targets share tables.
+
+    >>> rows = {"item": 5000, "category": 20, "hour": 24}
+    >>> space = FeatureSpace(rows=rows, events=("item", "category"), targets=("item", "category"), context=("hour",))
+    >>> space.num_context_dense
+    0
+    """
 
     rows: dict[str, Annotated[int, Field(ge=1)]]
     """Feature -> rows of its table."""

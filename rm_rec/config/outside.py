@@ -75,7 +75,7 @@ def one_of(base: type[NamedSettings], *members: type[NamedSettings]) -> Any:
     """
     known = {member.model_fields["kind"].default: member for member in members}
     shown = reduce(or_, (*members, OutsideSettings))
-    return Annotated[shown, PlainValidator(_OneOf(base, known)), SerializeAsAny()]  # type: ignore[type-arg]
+    return Annotated[shown, PlainValidator(_OneOf(base, known)), SerializeAsAny()]  # type: ignore[type-arg]  # made while running
 
 
 @dataclass(frozen=True, eq=False)  # types are hashed, and a dict is not

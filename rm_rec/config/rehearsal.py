@@ -38,7 +38,11 @@ Sampler = Annotated[UniformSampler | TeacherSampler | StudentSampler, Field(disc
 
 
 class RehearsalConfig(Settings):
-    """What `RehearsalObjective` is built from; a weight of 0 leaves a part out."""
+    """What `RehearsalObjective` is built from; a weight of 0 leaves a part out.
+
+    >>> RehearsalConfig(familiarity_weight=0.1, sampler=TeacherSampler()).sampler.uniform_share
+    0.5
+    """
 
     recollection_weight: float = Field(0.2, ge=0.0, le=1000.0)
     """Of the loss of picking masked events out from candidates, beside the click loss."""

@@ -50,7 +50,7 @@ def test_the_model_trains_before_and_after(given: dict[str, Any]) -> None:
     (diff,) = blocks("diff")
     for sign in "-+":
         names = dict(given)
-        exec(side(diff, sign), names)
+        exec(side(diff, sign), names)  # the page's own code
         assert torch.isfinite(names["loss"])
     assert diff.count("\n+") <= 25, "what a memory takes fits one screen"
 
@@ -59,7 +59,7 @@ def test_nights_requests_and_stores_run_as_written(given: dict[str, Any]) -> Non
     (diff,) = blocks("diff")
     names = dict(given)
     for code in (side(diff, "+"), *blocks("python")):
-        exec(code, names)
+        exec(code, names)  # the page's own code
     assert names["scores"].shape == (100,)
     assert names["kept"].num_events.tolist() == [73, 0, 73, 200, 5, 65, 31, 1]
     kept, memories = names["kept"], names["memories"]

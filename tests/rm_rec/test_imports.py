@@ -86,6 +86,7 @@ def test_every_name_is_there_and_is_offered() -> None:
         getattr(rm_rec, "Click" + "Models")
 
 
-def test_every_class_that_is_offered_says_what_it_is() -> None:
-    for name in set(rm_rec.__all__) - {"__version__"}:
-        assert getattr(rm_rec, name).__doc__, name
+def test_everything_that_is_offered_shows_an_example() -> None:
+    """Which runs: tests/rm_rec/test_doctests.py."""
+    without = [name for name in rm_rec.__all__ if ">>> " not in (getattr(rm_rec, name).__doc__ or "")]
+    assert without == ["__version__"]
