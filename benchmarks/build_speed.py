@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from serving_model import DAY, START, make_model, write_log
 
-from feature_store.memories import StoreFacts, create_store
+from feature_store.stores import StoreFacts, create_store
 from pipelines.build_memory import BuildMemory, build_all
-from pipelines.memory.build_plan import event_source
-from pipelines.memory.user_memories import memory_schema
+from pipelines.building.plan import event_source
 from pipelines.models.artifact import TrainedModel
+from pipelines.models.memory_records import memory_schema
 from rm_rec.histories import Histories
 
 ACTIVE_SHARE = 0.05  # 10,000 active users of 200,000

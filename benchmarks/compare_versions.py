@@ -35,8 +35,8 @@ from version_differences import Finding, journals, memories, numbers, prediction
 from version_jobs import WORKING_TREE, Log, Version, VersionFailed
 
 from feature_store.errors import DataError
-from feature_store.memories import open_store
-from pipelines.job import DONE, FAILED, result_console, run_job
+from feature_store.stores import open_store
+from pipelines.cli.job import DONE, FAILED, result_console, run_job
 
 RECIPES = Path("pipelines") / "recipes"
 CLOSE = 1e-6

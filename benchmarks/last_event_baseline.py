@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_store.schema import ITEM
-from feature_store.sequences import UserSequences
-from pipelines.settings import load_settings
+from feature_store.data_config import ITEM
+from feature_store.sequences.user_sequences import UserSequences
+from pipelines.cli import load_settings
 from pipelines.train_ctr import TrainCtr
 from pipelines.training.data import TEST, TRAIN, LogData
-from rm_rec.metrics import auc
+from rm_rec.evaluation.metrics import auc
 
 
 def last_events(sequences: UserSequences, features: tuple[str, ...]) -> NDArray[np.int64]:

@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_store.event_log import prepare
-from feature_store.schema import Columns, DataConfig, LabelColumn
+from feature_store.data_config import Columns, DataConfig, LabelColumn
+from feature_store.logs.preparation import prepare
 
 CHUNK = 1_000_000
 

@@ -21,11 +21,11 @@ import statistics
 from pathlib import Path
 
 from feature_store.datasets.synthetic import SyntheticConfig
+from pipelines.cli import load_settings
 from pipelines.comparison.candidates import RECIPES, SYNTHETIC, log_file
 from pipelines.comparison.run_grid import RunGrid
 from pipelines.make_log import write_log
-from pipelines.settings import load_settings
-from pipelines.tracking import TrackingConfig
+from pipelines.runs.tracking import TrackingConfig
 from pipelines.train_ctr import TrainCtr
 
 LOGS = ("delicious_tags", "quickstart", "wikipedia_edits", "foursquare_nyc")

@@ -26,15 +26,15 @@ import pyarrow.parquet as pq
 import torch
 from serving_model import DAY, NUM_ITEMS, START, make_model, write_log
 
-from feature_store.memories import MemoryStore, StoreFacts, create_store
-from feature_store.parquet_source import ParquetSource
+from feature_store.logs.parquet_source import ParquetSource
+from feature_store.stores import MemoryStore, StoreFacts, create_store
 from pipelines.build_memory import BuildMemory, build_all
-from pipelines.memory.build_plan import event_source
-from pipelines.memory.candidate_files import CandidateNames
-from pipelines.memory.scorer import click_probability, encode
-from pipelines.memory.user_memories import memory_schema, to_model
+from pipelines.building.plan import event_source
 from pipelines.models.artifact import TrainedModel
+from pipelines.models.memory_records import memory_schema, to_model
 from pipelines.score_batch import ScoreBatch, ScoringJob
+from pipelines.scoring.candidate_files import CandidateNames
+from pipelines.scoring.scorer import click_probability, encode
 
 LATER = START + 400 * DAY
 LONG_USER = 10_000_000

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from feature_store.schema import ITEM, Columns, NextEvent
-from feature_store.vocabularies import COUNT, Vocabularies
-from feature_store.vocabulary import Vocabulary
+from feature_store.data_config import ITEM, Columns, NextEvent
+from feature_store.vocabulary.vocabularies import COUNT, Vocabularies
+from feature_store.vocabulary.vocabulary import Vocabulary
 from pipelines.models.artifact import TrainedModel, save_model
 from pipelines.training.batches import feature_space
 from rm_rec.config import ModelConfig

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from feature_store.sequences import UserSequences
+from feature_store.sequences.user_sequences import UserSequences
 from pipelines.training.batches import plan_batches, to_batch
 from pipelines.training.fit import Learner, OptimizerConfig, build_optimizer, training_step
 from rm_rec.config import FeatureSpace, ModelConfig, WholeHistory

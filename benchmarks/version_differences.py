@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike
 
-from feature_store.memories import Journal, Memories, MemoryStore
-from feature_store.memories.record import CHECKSUM, STATE
+from feature_store.stores import Journal, Memories, MemoryStore
+from feature_store.stores.record import CHECKSUM, STATE
 
 PREDICTION = "prediction"
 COUNTS = ("events", "users", "late", "skipped_deleted", "rebuilt_users", "first_time", "last_time")

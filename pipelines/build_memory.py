@@ -15,21 +15,21 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
+from feature_store.data_config import Strict
 from feature_store.errors import DataError
-from feature_store.memories import NoMemoriesError, create_store, open_store
-from feature_store.memories.store import Build, MemoryStore, StoreFacts
-from feature_store.memories.users import UserType
-from feature_store.parquet_source import INTEGER, NOTHING, ParquetSource
-from feature_store.row_checks import event_columns
-from feature_store.schema import Strict
-from pipelines.job import DONE, result_console, run_job, this_python
-from pipelines.memory.build_plan import LatePolicy, ReadConfig, data_config, event_source, how_read, plan_builds
-from pipelines.memory.builder import MemoryBuilder
-from pipelines.memory.user_memories import StateType, check_space, memory_schema
+from feature_store.logs.parquet_source import INTEGER, NOTHING, ParquetSource
+from feature_store.logs.row_checks import event_columns
+from feature_store.stores import NoMemoriesError, create_store, open_store
+from feature_store.stores.store import Build, MemoryStore, StoreFacts
+from feature_store.stores.users import UserType
+from pipelines.building.builder import MemoryBuilder
+from pipelines.building.plan import LatePolicy, ReadConfig, data_config, event_source, how_read, plan_builds
+from pipelines.cli import load_settings
+from pipelines.cli.job import DONE, result_console, run_job, this_python
 from pipelines.models.artifact import TrainedModel, load_model
+from pipelines.models.memory_records import StateType, check_space, memory_schema
 from pipelines.models.model_files import find_model
-from pipelines.run_folder import locked, write_json
-from pipelines.settings import load_settings
+from pipelines.runs.run_folder import locked, write_json
 from rm_rec.config.outside import PackageName
 
 PROG = "python -m pipelines.build_memory"

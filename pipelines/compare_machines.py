@@ -11,18 +11,18 @@ from typing import Annotated, Any, Self, final
 
 from pydantic import Field, model_validator
 
+from feature_store.data_config import Strict
 from feature_store.datasets.synthetic import SyntheticConfig
-from feature_store.schema import Strict
-from pipelines import tracking
+from pipelines.cli import load_settings, resolved
+from pipelines.cli.job import DONE, FAILED, result_console, run_job
 from pipelines.comparison.candidates import REHEARSAL, SYNTHETIC, check_names, log_file, short_name
 from pipelines.comparison.outcomes import FinishedRun
 from pipelines.comparison.plan import Plan, Trial
 from pipelines.comparison.results import NUMBERS, REPORT, Results
 from pipelines.comparison.run_grid import RunGrid
-from pipelines.job import DONE, FAILED, result_console, run_job
 from pipelines.make_log import write_log
-from pipelines.settings import load_settings, resolved
-from pipelines.tracking import TrackingConfig
+from pipelines.runs import tracking
+from pipelines.runs.tracking import TrackingConfig
 from rm_rec.config.outside import PackageName
 from rm_rec.machines import MACHINES
 

@@ -13,8 +13,11 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 from pydantic import model_validator
 
+from feature_store.data_config import DataConfig, Strict
 from feature_store.errors import DataError
-from feature_store.schema import DataConfig, Strict
+from pipelines.cli import load_settings, resolved
+from pipelines.cli.job import DONE, result_console, run_job
+from pipelines.evaluation.evaluated import MetricsConfig, evaluate_predictions, figures_of
 from pipelines.evaluation.predictions import (
     PredictionColumns,
     align,
@@ -23,12 +26,9 @@ from pipelines.evaluation.predictions import (
     read_predictions,
     user_codes,
 )
-from pipelines.evaluation.report_text import grids, markdown, print_report
-from pipelines.evaluation.reports import MetricsConfig, evaluate_predictions, figures_of
-from pipelines.job import DONE, result_console, run_job
-from pipelines.settings import load_settings, resolved
+from pipelines.evaluation.tables import grids, markdown, print_report
 from rm_rec.config.outside import PackageName
-from rm_rec.report import Difference, Report, compare
+from rm_rec.evaluation.report import Difference, Report, compare
 
 
 class EvaluateConfig(Strict):
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
     )
     console = result_console()
     if config.model is not None and config.data is not None and config.out is not None:
-        from pipelines.training.score_model import score_log  # takes seconds to import, which predictions do not need
+        from pipelines.training.score_log import score_log  # takes seconds to import, which predictions do not need
 
         scored = score_log(
             Path(config.model), config.data, config.split, Path(config.out), console.print, config.allow_package

@@ -10,10 +10,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from feature_store.data_config import Strict
 from feature_store.datasets.synthetic import SyntheticConfig, best_possible_auc, make_synthetic_log
-from feature_store.schema import Strict
-from pipelines.job import DONE, result_console, run_job
-from pipelines.settings import load_settings
+from pipelines.cli import load_settings
+from pipelines.cli.job import DONE, result_console, run_job
 
 
 class MakeLog(Strict):

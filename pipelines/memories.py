@@ -13,11 +13,11 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
+from feature_store.data_config import Strict
 from feature_store.errors import DataError
-from feature_store.memories import MemoryStore, copy, open_store
-from feature_store.schema import Strict
-from pipelines.job import DONE, result_console, run_job
-from pipelines.settings import SettingsError, load_settings
+from feature_store.stores import MemoryStore, copy, open_store
+from pipelines.cli import SettingsError, load_settings
+from pipelines.cli.job import DONE, result_console, run_job
 
 PROG = "python -m pipelines.memories"
 

@@ -15,13 +15,13 @@ import torch
 from pydantic import Field, model_validator
 from rich.console import Console
 
+from feature_store.data_config import DataConfig, Strict
 from feature_store.errors import DataError
-from feature_store.event_log import log_fingerprint
-from feature_store.schema import DataConfig, Strict
-from pipelines import run_folder
+from feature_store.logs.preparation import log_fingerprint
+from pipelines.cli import load_settings, resolved
+from pipelines.cli.job import DONE, GateRefused, result_console, run_job, this_python
+from pipelines.evaluation.evaluated import MetricsConfig
 from pipelines.evaluation.predictions import PredictionColumns, numbers, user_codes
-from pipelines.evaluation.reports import MetricsConfig
-from pipelines.job import DONE, GateRefused, result_console, run_job, this_python
 from pipelines.promotion.checks import memories_built, not_rolled_back, unseen
 from pipelines.promotion.contenders import Contender, of_folder, of_version, score_both, train_mean_pool
 from pipelines.promotion.gate import Bounds, judge
@@ -37,8 +37,8 @@ from pipelines.registry.model_registry import (
     Version,
     moment,
 )
-from pipelines.settings import load_settings, resolved
-from pipelines.tracking import TrackingConfig, tracked_run
+from pipelines.runs import run_folder
+from pipelines.runs.tracking import TrackingConfig, tracked_run
 from rm_rec.config.outside import PackageName
 
 PROG = "python -m pipelines.promote"

@@ -19,19 +19,19 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import Field
 
+from feature_store.data_config import Strict
 from feature_store.errors import DataError
-from feature_store.memories import open_store
-from feature_store.memories.store import MemoryStore
-from feature_store.parquet_source import ParquetSource
-from feature_store.schema import Strict
-from pipelines.job import DONE, Progress, result_console, run_job
-from pipelines.memory.candidate_files import CandidateColumns, CandidateNames, dense_of, read_pieces, times_of
-from pipelines.memory.scorer import Scorer, encode
-from pipelines.memory.user_memories import check_space
+from feature_store.logs.parquet_source import ParquetSource
+from feature_store.stores import open_store
+from feature_store.stores.store import MemoryStore
+from pipelines.cli import load_settings
+from pipelines.cli.job import DONE, Progress, result_console, run_job
 from pipelines.models.artifact import TrainedModel, load_model
+from pipelines.models.memory_records import check_space
 from pipelines.models.model_files import find_model
-from pipelines.run_folder import locked
-from pipelines.settings import load_settings
+from pipelines.runs.run_folder import locked
+from pipelines.scoring.candidate_files import CandidateColumns, CandidateNames, dense_of, read_pieces, times_of
+from pipelines.scoring.scorer import Scorer, encode
 from rm_rec.config.outside import PackageName
 
 PROG = "python -m pipelines.score_batch"

@@ -17,26 +17,26 @@ import torch
 from pydantic import Field, model_validator
 from rich.console import Console
 
+from feature_store.data_config import SPLITS, DataConfig, NextEvent, Strict
 from feature_store.errors import DataError
-from feature_store.schema import SPLITS, DataConfig, NextEvent, Strict
-from pipelines import run_folder, tracking
+from pipelines.cli import load_settings, resolved
+from pipelines.cli.job import DONE, result_console, run_job, this_python
+from pipelines.evaluation.evaluated import MetricsConfig, evaluate_predictions, figures_of
+from pipelines.evaluation.figures.predictions import training_curves
 from pipelines.evaluation.predictions import PredictionColumns
-from pipelines.evaluation.report_text import grids, markdown, print_training
-from pipelines.evaluation.reports import MetricsConfig, evaluate_predictions, figures_of
 from pipelines.evaluation.retention import DECIDING_AGE, RetentionConfig
-from pipelines.evaluation.retention_report import RetentionStep
-from pipelines.job import DONE, result_console, run_job, this_python
+from pipelines.evaluation.retention_results import RetentionStep
+from pipelines.evaluation.tables import grids, markdown, print_training
 from pipelines.models.artifact import TrainedModel, load_model, save_model
 from pipelines.registry.lineage import headline, held_out
 from pipelines.registry.registration import register
-from pipelines.settings import load_settings, resolved
-from pipelines.tracking import TrackingConfig
+from pipelines.runs import run_folder, tracking
+from pipelines.runs.tracking import TrackingConfig
 from pipelines.training.batches import feature_space
 from pipelines.training.checkpoint import Epoch, FitState
 from pipelines.training.data import TEST, VALIDATION, LogData
 from pipelines.training.fine_tune import data_as_before, freeze_writer, load_start
 from pipelines.training.fit import PREDICTED_COLUMNS, Fit, Learner, OptimizerConfig, TrainingConfig, predict
-from rm_rec import plots
 from rm_rec.config import ModelConfig, RehearsalConfig
 from rm_rec.config.outside import PackageName, outside_packages
 from rm_rec.model import ClickModel
@@ -214,7 +214,7 @@ def _finish(settings: TrainCtr, data: LogData, model: ClickModel, state: FitStat
     best = state.best
     assert best is not None
     tracking.log_once(held_out(metrics))
-    curves = plots.training_curves(
+    curves = training_curves(
         [epoch.loss for epoch in state.epochs], [epoch.validation_auc for epoch in state.epochs], best.number
     )
     figures = figures_of(

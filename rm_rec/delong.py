@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from rm_rec.metrics import checked
+from rm_rec.evaluation.metrics import checked
 
 _COVERED = 1.959963984540054  # standard errors on either side that hold 95 % of a normal distribution
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from feature_store.event_log import prepare
-from feature_store.memories import Journal, Memories, MemoryStore, open_store
-from feature_store.schema import Columns, DataConfig, Impressions, LabelColumn, NextEvent
-from feature_store.vocabularies import Vocabularies
+from feature_store.data_config import Columns, DataConfig, Impressions, LabelColumn, NextEvent
+from feature_store.logs.preparation import prepare
+from feature_store.stores import Journal, Memories, MemoryStore, open_store
+from feature_store.vocabulary.vocabularies import Vocabularies
 from pipelines import build_memory
 from pipelines.models.artifact import TrainedModel, save_model
 from pipelines.training.batches import feature_space

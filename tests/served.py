@@ -7,7 +7,7 @@ import mlflow
 import numpy as np
 import pyarrow as pa
 
-from feature_store.schema import Columns, DataConfig, ImpressionFile, Impressions, LabelColumn
+from feature_store.data_config import Columns, DataConfig, ImpressionFile, Impressions, LabelColumn
 from pipelines.models.artifact import TrainedModel
 from pipelines.registry.mlflow_model import served_types, write_mlflow_model
 from tests import nights

@@ -7,7 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from feature_store.schema import Strict
+from feature_store.data_config import Strict
 
 FIRST_MOMENT = 1_700_000_000  # seconds
 

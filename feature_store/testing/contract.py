@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from feature_store.errors import DataError
-from feature_store.memories.store import MemoryStore
+from feature_store.stores.store import MemoryStore
 
 NewPlace = Callable[[], str]
 _SHOWN = 200  # characters of a value in a message

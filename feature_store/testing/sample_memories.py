@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from feature_store.memories.memory_schema import MemorySchema
-from feature_store.memories.record import Memories, make_memories
-from feature_store.memories.store import Build, Journal, MemoryStore, StoreFacts, UnderWay
-from feature_store.memories.users import bucket_of
+from feature_store.stores.memory_schema import MemorySchema
+from feature_store.stores.record import Memories, make_memories
+from feature_store.stores.store import Build, Journal, MemoryStore, StoreFacts, UnderWay
+from feature_store.stores.users import bucket_of
 from feature_store.testing.contract import expect
 
 SCHEMA = MemorySchema(

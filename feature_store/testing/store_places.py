@@ -1,6 +1,6 @@
 """What a store of memories promises of its place: made once, opened by anyone, given its name when it is whole."""
 
-from feature_store.memories.store import MemoryStore, NoMemoriesError
+from feature_store.stores.store import MemoryStore, NoMemoriesError
 from feature_store.testing.contract import NewPlace, expect, expect_equal, expect_records, refused
 from feature_store.testing.sample_memories import FACTS, by_user, fill, journal_at
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pyarrow as pa
 
-from feature_store.memories.memory_schema import MemorySchema
-from feature_store.memories.store import Journal, MemoryStore, StoreFacts
-from feature_store.memories.users import bucket_of, typed
+from feature_store.stores.memory_schema import MemorySchema
+from feature_store.stores.store import Journal, MemoryStore, StoreFacts
+from feature_store.stores.users import bucket_of, typed
 from feature_store.testing.contract import NewPlace, expect, expect_equal, expect_records, refused
 from feature_store.testing.sample_memories import (
     FACTS,

@@ -2,8 +2,8 @@
 
 import pyarrow as pa
 
-from feature_store.memories.record import Memories
-from feature_store.memories.store import MemoryStore
+from feature_store.stores.record import Memories
+from feature_store.stores.store import MemoryStore
 from feature_store.testing.contract import NewPlace, expect, expect_equal, expect_records, refused
 from feature_store.testing.sample_memories import (
     FACTS,

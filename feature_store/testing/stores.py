@@ -1,6 +1,6 @@
 """The contract of all stores of memories, promise by promise."""
 
-from feature_store.memories.store import MemoryStore
+from feature_store.stores.store import MemoryStore
 from feature_store.testing.contract import ContractError, NewPlace, StoreCheck
 from feature_store.testing.store_deleting import (
     a_deleted_user_is_gone_and_stays_so,

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from feature_store.errors import DataError
-from pipelines.settings import SettingsError, load_settings
+from pipelines.cli import SettingsError, load_settings
 from pipelines.train_ctr import TrainCtr
 from rm_rec.config.outside import is_place
 from rm_rec.errors import ConfigError

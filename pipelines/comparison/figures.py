@@ -9,7 +9,7 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from pipelines.comparison.candidates import REHEARSAL
 from pipelines.comparison.costs import Cost
 from pipelines.comparison.outcomes import LogOutcomes, Outcome, Seeds
-from rm_rec.figure_style import (
+from pipelines.evaluation.figures.style import (
     COLOURS,
     FAINT,
     INK,
@@ -21,7 +21,7 @@ from rm_rec.figure_style import (
     new_figure,
     shift_of,
 )
-from rm_rec.report import Estimate, shortest_of
+from rm_rec.evaluation.report import Estimate, shortest_of
 
 _FEWEST_ROWS = 50  # of a point: fewer would set the scale
 _BASELINE_LINES = ("--", ":", "-.", "-")

@@ -14,17 +14,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from feature_store.data_config import SPLITS
 from feature_store.errors import DataError
-from feature_store.schema import SPLITS
 from pipelines.evaluation.predictions import PredictionColumns, align, numbers, user_codes
 from pipelines.evaluation.retention import DECIDING_AGE, events_since_items
 from pipelines.train_ctr import TrainCtr
 from pipelines.training.data import TEST, LogData
+from rm_rec.evaluation.by_age import AGE_BINS, NEVER, ages_in_segments, ranking_by_age
+from rm_rec.evaluation.metrics import auc
+from rm_rec.evaluation.report import Estimate, bootstrap, bucket_names, bucket_of, interval
 from rm_rec.machines import build_machine
 from rm_rec.machines.sizes import state_bytes
-from rm_rec.metrics import auc
-from rm_rec.report import Estimate, bootstrap, bucket_names, bucket_of, interval
-from rm_rec.retention import AGE_BINS, NEVER, ages_in_segments, ranking_by_age
 
 POPULARITY_BINS = (0, 1, 10, 100, 1000)  # how often an item was met in the training events
 _COLUMNS = PredictionColumns()

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from pipelines import run_folder, tracking
 from pipelines.comparison import figures
 from pipelines.comparison.candidates import REHEARSAL, short_name
 from pipelines.comparison.costs import Cost, kept_costs
 from pipelines.comparison.outcomes import FinishedRun, LogOutcomes, measure_log
-from pipelines.comparison.report import report
+from pipelines.comparison.tables import report
+from pipelines.runs import run_folder, tracking
 
 COSTS, NUMBERS, REPORT = "costs.json", "comparison.json", "report.md"
 

@@ -18,12 +18,12 @@ from typing import Any, final
 
 import mlflow
 
-from feature_store.event_log import log_fingerprint
-from feature_store.schema import DataConfig
-from pipelines import run_folder
-from pipelines.job import run_job
-from pipelines.settings import resolved
-from pipelines.tracking import TrackingConfig
+from feature_store.data_config import DataConfig
+from feature_store.logs.preparation import log_fingerprint
+from pipelines.cli import resolved
+from pipelines.cli.job import run_job
+from pipelines.runs import run_folder
+from pipelines.runs.tracking import TrackingConfig
 from pipelines.train_ctr import TrainCtr, fingerprint_of, train
 
 _LOG = "log.txt"

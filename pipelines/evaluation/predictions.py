@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from feature_store.data_config import SPLITS, Strict
 from feature_store.errors import DataError
-from feature_store.schema import SPLITS, Strict
 
 
 class PredictionColumns(Strict):

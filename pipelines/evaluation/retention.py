@@ -12,19 +12,17 @@ import pyarrow as pa
 import torch
 from pydantic import Field, model_validator
 
-from feature_store.ages import events_since_item
+from feature_store.data_config import Strict
 from feature_store.ragged import Ids
-from feature_store.schema import Strict
+from feature_store.sequences.ages import events_since_item
+from pipelines.cli.job import Progress
+from pipelines.evaluation.evaluated import MetricsConfig
 from pipelines.evaluation.predictions import PredictionColumns, numbers, user_codes
-from pipelines.evaluation.reports import MetricsConfig
-from pipelines.job import Progress
 from pipelines.training.batches import iterate_batches
 from pipelines.training.data import TEST, TRAIN, VALIDATION, LogData
 from rm_rec.batch import UserBatch
 from rm_rec.config import RecentSegments
-from rm_rec.model import ClickModel
-from rm_rec.rehearsal.probe import NUM_MASKED, Questions, RecollectionProbe, draw_questions, join, last_questions
-from rm_rec.retention import (
+from rm_rec.evaluation.by_age import (
     AGE_BINS,
     Answers,
     RankingByAge,
@@ -33,6 +31,8 @@ from rm_rec.retention import (
     ranking_by_age,
     share_by_age,
 )
+from rm_rec.model import ClickModel
+from rm_rec.rehearsal.probe import NUM_MASKED, Questions, RecollectionProbe, draw_questions, join, last_questions
 
 DECIDING_AGE = "deciding_age"  # what the synthetic log calls it
 # The probe is the same for all models, so that what it finds compares.

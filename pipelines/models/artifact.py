@@ -18,9 +18,9 @@ import pyarrow as pa
 from pydantic import ValidationError
 from torch import Tensor
 
+from feature_store.data_config import Columns, Impressions, Strict
 from feature_store.errors import DataError
-from feature_store.schema import Columns, Impressions, Strict
-from feature_store.vocabularies import Vocabularies
+from feature_store.vocabulary.vocabularies import Vocabularies
 from pipelines.models.memory_space import space_id
 from pipelines.models.tensor_files import read_tensors, write_tensors
 from rm_rec.config import FeatureSpace, ModelConfig

@@ -6,7 +6,7 @@ import json
 from torch import Tensor
 
 from feature_store.hashing import stable_hash
-from feature_store.vocabularies import Vocabularies
+from feature_store.vocabulary.vocabularies import Vocabularies
 from rm_rec.model import ClickModel
 
 FORMAT = 1

@@ -2,10 +2,10 @@
 
 from collections.abc import Collection, Sequence
 
-from feature_store.event_log import log_fingerprint
-from feature_store.memories import NoMemoriesError, open_store
-from feature_store.schema import DataConfig
-from pipelines.job import this_python
+from feature_store.data_config import DataConfig
+from feature_store.logs.preparation import log_fingerprint
+from feature_store.stores import NoMemoriesError, open_store
+from pipelines.cli.job import this_python
 from pipelines.promotion.contenders import Contender, on_log
 from pipelines.promotion.gate import Check
 from pipelines.registry.model_registry import ROLLED_BACK_AT, Version

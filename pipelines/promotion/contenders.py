@@ -12,16 +12,17 @@ import pyarrow.parquet as pq
 import yaml
 from pydantic import ValidationError
 
+from feature_store.data_config import DataConfig, ImpressionFile, NextEvent
 from feature_store.errors import DataError
-from feature_store.event_log import log_fingerprint
-from feature_store.prepared_log import MANIFEST, read_manifest
-from feature_store.schema import DataConfig, ImpressionFile, NextEvent
-from pipelines import run_folder, train_ctr
+from feature_store.logs.preparation import log_fingerprint
+from feature_store.logs.prepared_log import MANIFEST, read_manifest
+from pipelines import train_ctr
 from pipelines.evaluation.predictions import PredictionColumns, align
 from pipelines.models.artifact import TrainedModel, load_model
 from pipelines.models.model_files import find_model
 from pipelines.registry.model_registry import Registry, Version
-from pipelines.training.score_model import score
+from pipelines.runs import run_folder
+from pipelines.training.score_log import score
 
 _LEFT_OUT = ("from", "freeze_writer", "retention", "out")  # of the candidate's settings, for a baseline from nothing
 _MEAN_POOL = Path(__file__).parent.parent / "recipes" / "models" / "mean_pool.yaml"

@@ -9,7 +9,7 @@ from jaxtyping import Float, Shaped
 
 from feature_store.errors import DataError
 from rm_rec.delong import DelongTest, delong
-from rm_rec.report import Difference, Scores, compare, score
+from rm_rec.evaluation.report import Difference, Scores, compare, score
 
 
 @dataclass(frozen=True)

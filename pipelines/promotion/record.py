@@ -12,15 +12,15 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from pipelines import run_folder
+from pipelines.evaluation.evaluated import MetricsConfig, evaluate_predictions, figures_of
 from pipelines.evaluation.predictions import PredictionColumns
-from pipelines.evaluation.report_text import grids, markdown, print_report
-from pipelines.evaluation.reports import MetricsConfig, evaluate_predictions, figures_of
+from pipelines.evaluation.tables import grids, markdown, print_report
 from pipelines.promotion.contenders import Contender
 from pipelines.promotion.gate import Check, Judgement
 from pipelines.registry.model_registry import MOVED, Version
-from pipelines.tracking import log_once
-from rm_rec.report import Report
+from pipelines.runs import run_folder
+from pipelines.runs.tracking import log_once
+from rm_rec.evaluation.report import Report
 
 
 @dataclass(frozen=True)

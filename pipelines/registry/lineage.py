@@ -6,8 +6,8 @@ from typing import Any
 
 from pipelines.models.artifact import ModelCard
 from pipelines.registry.model_registry import SPACE
-from pipelines.tracking import code_version
-from rm_rec.report import Report
+from pipelines.runs.tracking import code_version
+from rm_rec.evaluation.report import Report
 
 _HEADER = ("", "impressions", "AUC", "95 % interval", "AUC within users", "logloss")
 

@@ -21,8 +21,8 @@ from mlflow.types import ColSpec, DataType, Schema
 import feature_store
 import pipelines
 import rm_rec
-from feature_store.parquet_source import BOOLEAN, DATE, FLOAT, INTEGER, MOMENT, ZONED, ParquetSource
-from feature_store.schema import DataConfig, ImpressionFile
+from feature_store.data_config import DataConfig, ImpressionFile
+from feature_store.logs.parquet_source import BOOLEAN, DATE, FLOAT, INTEGER, MOMENT, ZONED, ParquetSource
 from pipelines.models.artifact import ModelCard, TrainedModel
 from pipelines.registry import served_columns
 from pipelines.registry.served_columns import MODEL, PREDICTION, ServedColumns

@@ -18,9 +18,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from feature_store.errors import DataError
-from feature_store.memories import MemoryStore, shared_store
-from pipelines.memory.user_memories import check_space
+from feature_store.stores import MemoryStore, shared_store
 from pipelines.models.artifact import TrainedModel, load_model
+from pipelines.models.memory_records import check_space
 from pipelines.registry.served_columns import ALLOWED, MEMORIES, MODEL, MOMENT, PREDICTION, ServedColumns
 from rm_rec.errors import RmRecError
 

@@ -12,8 +12,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.types import DataType
 
+from feature_store.data_config import DataConfig
 from feature_store.errors import DataError
-from feature_store.schema import DataConfig
 from pipelines.models.artifact import TrainedModel, load_model
 from pipelines.registry.lineage import Lineage
 from pipelines.registry.mlflow_model import served_types, write_mlflow_model

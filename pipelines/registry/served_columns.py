@@ -8,12 +8,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from feature_store.errors import DataError
-from feature_store.memories import MemoryStore
 from feature_store.ragged import Ids
-from feature_store.vocabulary import canonical
-from pipelines.memory.candidate_files import CandidateNames, dense_of, times_of
-from pipelines.memory.scorer import Scorer, encode
+from feature_store.stores import MemoryStore
+from feature_store.vocabulary.vocabulary import canonical
 from pipelines.models.artifact import ModelCard, TrainedModel
+from pipelines.scoring.candidate_files import CandidateNames, dense_of, times_of
+from pipelines.scoring.scorer import Scorer, encode
 
 MODEL = "model"  # the artifact of an MLflow model that holds the files of `pipelines.models.artifact`
 MEMORIES, MOMENT, ALLOWED = "memories", "at", "allow_packages"  # the keys of a served model's config

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from feature_store.data_config import ITEM, Columns, Impressions, NextEvent
 from feature_store.ragged import Ids
-from feature_store.schema import ITEM, Columns, Impressions, NextEvent
-from feature_store.sequences import UserSequences
-from feature_store.vocabularies import Vocabularies
+from feature_store.sequences.user_sequences import UserSequences
+from feature_store.vocabulary.vocabularies import Vocabularies
 from rm_rec.batch import UserBatch
 from rm_rec.config import FeatureSpace
 

@@ -13,8 +13,8 @@ import torch
 from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
+from feature_store.data_config import Strict
 from feature_store.errors import DataError
-from feature_store.schema import Strict
 from pipelines.models.tensor_files import read_tensors, write_tensors
 
 _WEIGHTS, _OPTIMIZER, _STATE, _BEST = "model.safetensors", "optimizer.safetensors", "state.json", "best.safetensors"

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from feature_store.event_log import prepare
-from feature_store.prepared_log import PreparedLog
-from feature_store.schema import SPLITS, DataConfig, NextEvent
-from feature_store.sequences import UserSequences, load_sequences, resample_negatives
-from feature_store.vocabularies import Vocabularies
+from feature_store.data_config import SPLITS, DataConfig, NextEvent
+from feature_store.logs.preparation import prepare
+from feature_store.logs.prepared_log import PreparedLog
+from feature_store.sequences.user_sequences import UserSequences, load_sequences, resample_negatives
+from feature_store.vocabulary.vocabularies import Vocabularies
 
 TRAIN, VALIDATION, TEST = range(len(SPLITS))
 

@@ -6,12 +6,12 @@ memories that were built: only reader, window attention, click head and context 
 
 from collections.abc import Collection
 
+from feature_store.data_config import DataConfig
 from feature_store.errors import DataError
-from feature_store.schema import DataConfig
 from pipelines.models.artifact import TrainedModel, load_model
 from pipelines.models.model_files import find_model
 from pipelines.training.batches import feature_space
-from pipelines.training.score_model import described
+from pipelines.training.score_log import described
 from rm_rec.config import ModelConfig
 from rm_rec.model import ClickModel
 

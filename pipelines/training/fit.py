@@ -12,16 +12,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from feature_store.schema import SPLITS, Strict
-from feature_store.sequences import UserSequences
-from pipelines.job import Progress
+from feature_store.data_config import SPLITS, Strict
+from feature_store.sequences.user_sequences import UserSequences
+from pipelines.cli.job import Progress
 from pipelines.training.batches import iterate_batches
 from pipelines.training.checkpoint import Epoch, FitState, best_weights, load_checkpoint, save_checkpoint
 from pipelines.training.data import TRAIN, VALIDATION, LogData
 from rm_rec.batch import UserBatch
 from rm_rec.config import RehearsalConfig
 from rm_rec.embedding import Embedded
-from rm_rec.metrics import auc
+from rm_rec.evaluation.metrics import auc
 from rm_rec.model import ClickModel
 from rm_rec.rehearsal.objective import RehearsalObjective
 from rm_rec.stretch_loss import sum_of_losses

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import version_differences
 from benchmarks.version_differences import Finding, distance, journals, memories, numbers, predictions
-from feature_store.memories import (
+from feature_store.stores import (
     Build,
     Journal,
     MemorySchema,

@@ -25,7 +25,7 @@ SMALL_MODEL = (
 )
 _PROGRESS = ("training epoch", "building: ", "scoring: ")
 _JOBS = ("train_ctr", "evaluate", "make_log", "build_memory", "score_batch", "memories", "promote")
-_PRELOAD = [*(f"pipelines.{job}" for job in _JOBS), "feature_store.memories.redis"]
+_PRELOAD = [*(f"pipelines.{job}" for job in _JOBS), "feature_store.stores.redis"]
 
 Ended = subprocess.CompletedProcess[str]
 
@@ -86,7 +86,7 @@ def _job(folder: str, module: str, argv: list[str], kill: Kill | None, largest_f
         _arm(kill)
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-    from pipelines.job import run_job
+    from pipelines.cli.job import run_job
 
     run_job(importlib.import_module(module).main)
 

@@ -11,8 +11,8 @@ import pytest
 from mlflow.entities import Run
 from small_runs import Ended, run_forked
 
+from pipelines.cli.help_text import dotted_keys
 from pipelines.compare_machines import CompareMachines
-from pipelines.settings.schema import dotted_keys
 from pipelines.train_ctr import TrainCtr
 
 NAMES = ("window_only", "small", "rum", "rum+rehearsal")

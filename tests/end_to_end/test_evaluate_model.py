@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_store.errors import DataError
+from pipelines.cli import SettingsError
 from pipelines.evaluate import main
-from pipelines.settings import SettingsError
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])

@@ -10,7 +10,7 @@ import pytest
 from small_runs import Kill, run_forked
 
 from feature_store.errors import DataError
-from feature_store.memories import open_store
+from feature_store.stores import open_store
 from pipelines import memories
 from tests.nights import STORES, assert_same, build, contents, journal, random_log, train, write
 
@@ -212,7 +212,7 @@ def test_a_user_is_deleted_while_a_build_is_broken_off(
     more = more.set_column(2, "timestamp", pc.add(more["timestamp"], 10_000))
     later = write(more, tmp_path / "later.parquet")
     argv = ["--model", model, "--memories", address, "--log", later, "--out", tmp_path / "out"]
-    kill = Kill("feature_store.memories.store:StoreWriter.write", call=2)
+    kill = Kill("feature_store.stores.store:StoreWriter.write", call=2)
     assert run_forked(tmp_path, "pipelines.build_memory", *argv, kill=kill).returncode == -9
     with pytest.raises(DataError, match="is under way; run it to its end, then copy the store"):
         memories.main(["copy", "--memories", address, "--to", f"lmdb:{tmp_path / 'copied'}"])

@@ -11,7 +11,7 @@ from promotions import TRAINED, Decisions, Gate, Register, Standing
 from small_runs import Kill, run_forked
 
 from feature_store.errors import DataError
-from pipelines.job import GateRefused
+from pipelines.cli.job import GateRefused
 from pipelines.models.artifact import load_model
 
 

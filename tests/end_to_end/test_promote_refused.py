@@ -12,9 +12,9 @@ from small_runs import run_forked
 
 from feature_store.errors import DataError
 from pipelines import build_memory, promote
-from pipelines.job import GateRefused
+from pipelines.cli import SettingsError
+from pipelines.cli.job import GateRefused
 from pipelines.models.artifact import load_model, save_model
-from pipelines.settings import SettingsError
 
 
 def test_a_worse_candidate_is_refused_with_the_numbers_that_missed(

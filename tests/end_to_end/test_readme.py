@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from pipelines.build_memory import BuildMemory
+from pipelines.cli import load_settings
 from pipelines.compare_machines import CompareMachines
 from pipelines.evaluate import EvaluateConfig
 from pipelines.make_log import MakeLog
 from pipelines.memories import Inspect
 from pipelines.promote import Promote
 from pipelines.score_batch import ScoreBatch
-from pipelines.settings import load_settings
 from pipelines.train_ctr import TrainCtr
 
 ROOT = Path(__file__).parents[2]

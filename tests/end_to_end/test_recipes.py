@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from small_runs import RECIPES, Ended, run_forked
 
-from feature_store.schema import LabelColumn
+from feature_store.data_config import LabelColumn
+from pipelines.cli import load_settings
 from pipelines.evaluate import main as evaluate
-from pipelines.settings import load_settings
 from pipelines.train_ctr import TrainCtr
 from tests.fakes import KINDS
 

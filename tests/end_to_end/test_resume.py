@@ -17,7 +17,7 @@ from small_runs import Ended, Kill, run_forked
 from pipelines.models.artifact import load_model
 
 MOMENTS = {
-    "the log is written but not counted": Kill("feature_store.event_log:_write_timelines"),
+    "the log is written but not counted": Kill("feature_store.logs.preparation:_write_timelines"),
     "the run is open in MLflow, with nothing kept": Kill("mlflow:start_run", when="after"),
     "before the first checkpoint": Kill("pipelines.training.fit:training_step", call=1, when="after"),
     "in the middle of an epoch": Kill("pipelines.training.fit:training_step", call=3),
@@ -27,7 +27,7 @@ MOMENTS = {
     "while the held-out impressions are scored": Kill("pipelines.train_ctr:predict", call=2),
     "the model is in MLflow without its files": Kill("pipelines.registry.registration:write_mlflow_model"),
     "the model is in MLflow but not registered": Kill("pipelines.registry.registration:_log", when="after"),
-    "the model is registered but metrics.json is not written": Kill("pipelines.run_folder:write_json"),
+    "the model is registered but metrics.json is not written": Kill("pipelines.runs.run_folder:write_json"),
 }
 # A checkpoint after each batch. Dropout, so that the random state counts.
 ARGUMENTS = ("--training.epochs", "3", "--training.checkpoint_minutes", "1e-9", "--model.head.dropout", "0.2")

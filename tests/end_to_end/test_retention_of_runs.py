@@ -112,7 +112,7 @@ def test_the_fit_is_the_same_and_retention_can_be_asked_for_later(
 def test_a_run_killed_while_it_is_measured_goes_on(
     train: Callable[..., Ended], without: Path, folder: Path, tracking_uri: str
 ) -> None:
-    kill = Kill("pipelines.evaluation.retention_report:measure", when="after")
+    kill = Kill("pipelines.evaluation.retention_results:measure", when="after")
     out = folder / "retention" / "killed-retention"
     assert train("killed-retention", *WITHOUT, *ON, kill=kill).returncode == -9
     assert (out / "metrics.json").exists()

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from small_runs import ROOT, Ended, run_forked
 
-from feature_store.memories import open_store
+from feature_store.stores import open_store
 from pipelines import build_memory, evaluate, score_batch
 from pipelines.models.artifact import load_model
 from pipelines.models.memory_space import space_id

@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from small_logs import silent
 
-from feature_store.event_log import prepare
-from feature_store.prepared_log import PreparedLog
-from feature_store.schema import DataConfig
-from feature_store.sequences import UserSequences, load_sequences
-from feature_store.vocabularies import Vocabularies
+from feature_store.data_config import DataConfig
+from feature_store.logs.preparation import prepare
+from feature_store.logs.prepared_log import PreparedLog
+from feature_store.sequences.user_sequences import UserSequences, load_sequences
+from feature_store.vocabulary.vocabularies import Vocabularies
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from feature_store.sequences import UserSequences
+from feature_store.sequences.user_sequences import UserSequences
 
 
 def silent(line: str) -> None:

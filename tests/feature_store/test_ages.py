@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 from small_logs import random_log
 
-from feature_store.ages import events_since_item
-from feature_store.schema import Columns, DataConfig, ImpressionFile, LabelColumn, NextEvent, VocabularySizes
-from feature_store.splits import TEST, VALIDATION
+from feature_store.data_config import Columns, DataConfig, ImpressionFile, LabelColumn, NextEvent, VocabularySizes
+from feature_store.logs.splits import TEST, VALIDATION
+from feature_store.sequences.ages import events_since_item
 
 
 def walked_back(log: pa.Table, user: str, time: int, item: str) -> int:

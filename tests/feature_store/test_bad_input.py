@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from small_logs import silent
 
+from feature_store.data_config import Columns, DataConfig, ImpressionFile, LabelColumn, SplitByTime, SplitByUser
 from feature_store.errors import DataError
-from feature_store.event_log import prepare
-from feature_store.prepared_log import PreparedLog
-from feature_store.schema import Columns, DataConfig, ImpressionFile, LabelColumn, SplitByTime, SplitByUser
+from feature_store.logs.preparation import prepare
+from feature_store.logs.prepared_log import PreparedLog
 
 Write = Callable[..., str]
 LABEL = LabelColumn(column="clicked")

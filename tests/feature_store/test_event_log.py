@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 import pytest
 from small_logs import assert_equal, by_user, random_log, silent
 
-from feature_store import event_log
+from feature_store.data_config import Columns, DataConfig, ImpressionFile, LabelColumn, NextEvent, SplitByUser
 from feature_store.errors import DataError
-from feature_store.event_log import log_fingerprint, prepare
-from feature_store.memories import bucket_of
-from feature_store.parquet_source import ParquetSource
-from feature_store.prepared_log import PreparedLog
-from feature_store.schema import Columns, DataConfig, ImpressionFile, LabelColumn, NextEvent, SplitByUser
+from feature_store.logs import preparation
+from feature_store.logs.parquet_source import ParquetSource
+from feature_store.logs.preparation import log_fingerprint, prepare
+from feature_store.logs.prepared_log import PreparedLog
+from feature_store.stores import bucket_of
 
 Write = Callable[..., str]
 COLUMNS = Columns(event_features=("action",), item_features=("category",))
@@ -152,7 +152,7 @@ def test_the_same_twice_does_no_work(tmp_path: Path, write: Write, monkeypatch: 
         raise AssertionError("worked")
 
     said: list[str] = []
-    monkeypatch.setattr(event_log, "_write_buckets", work)
+    monkeypatch.setattr(preparation, "_write_buckets", work)
     again = prepare(config_of(path, memory_limit_mb=500), tmp_path / "out", report=said.append)
     assert again.manifest == first.manifest
     assert any("nothing to do" in line for line in said)
@@ -166,8 +166,8 @@ def test_the_same_twice_does_no_work(tmp_path: Path, write: Write, monkeypatch: 
 KILL_BEFORE_MANIFEST = """
 import os, sys
 from pathlib import Path
-from feature_store.event_log import log_fingerprint, prepare
-from feature_store.schema import DataConfig
+from feature_store.logs.preparation import log_fingerprint, prepare
+from feature_store.data_config import DataConfig
 rename = Path.replace
 Path.replace = lambda ours, target: os._exit(9) if target.name == sys.argv[3] else rename(ours, target)
 prepare(DataConfig(log=sys.argv[1]), sys.argv[2])

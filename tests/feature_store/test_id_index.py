@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_store import id_index
-from feature_store.id_index import IdIndex
+from feature_store.vocabulary.id_index import IdIndex
 
 IDS = {"int64": st.integers(-(2**63), 2**63 - 1), "string": st.text(max_size=8)}
 

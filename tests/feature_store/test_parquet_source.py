@@ -9,7 +9,7 @@ import pytest
 
 from feature_store import parquet_source
 from feature_store.errors import DataError
-from feature_store.parquet_source import ParquetSource
+from feature_store.logs.parquet_source import ParquetSource
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_logs import assert_equal, by_user, random_log
 
-from feature_store.ragged import offsets_of
-from feature_store.schema import (
+from feature_store.data_config import (
     Columns,
     DataConfig,
     LabelColumn,
@@ -21,8 +20,9 @@ from feature_store.schema import (
     SplitByUser,
     VocabularySizes,
 )
-from feature_store.sequences import UserSequences
-from feature_store.splits import TEST, TRAIN, VALIDATION
+from feature_store.logs.splits import TEST, TRAIN, VALIDATION
+from feature_store.ragged import offsets_of
+from feature_store.sequences.user_sequences import UserSequences
 
 Load = Callable[..., Any]
 COLUMNS = Columns(event_features=("action",), item_features=("category",))

@@ -12,11 +12,7 @@ import pytest
 from small_logs import random_log, silent
 
 from feature_store import timelines
-from feature_store.errors import DataError
-from feature_store.event_log import log_fingerprint, prepare
-from feature_store.parquet_source import ParquetSource
-from feature_store.prepared_log import FORMAT_VERSION, MANIFEST, PreparedLog, read_manifest
-from feature_store.schema import (
+from feature_store.data_config import (
     Columns,
     DataConfig,
     ImpressionFile,
@@ -26,8 +22,12 @@ from feature_store.schema import (
     SplitByTime,
     SplitByUser,
 )
-from feature_store.splits import assign_splits
-from feature_store.timelines import read_event_split, read_impression_split, read_timeline
+from feature_store.errors import DataError
+from feature_store.logs.parquet_source import ParquetSource
+from feature_store.logs.preparation import log_fingerprint, prepare
+from feature_store.logs.prepared_log import FORMAT_VERSION, MANIFEST, PreparedLog, read_manifest
+from feature_store.logs.splits import assign_splits
+from feature_store.logs.timelines import read_event_split, read_impression_split, read_timeline
 
 Write = Callable[..., str]
 KINDS = ["next_event", "label", "file"]

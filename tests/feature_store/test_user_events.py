@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_logs import random_log, silent
 
-from feature_store.event_log import prepare
-from feature_store.schema import Columns, DataConfig
-from feature_store.user_events import UserEvents, read_user_events
-from feature_store.vocabularies import Vocabularies
+from feature_store.data_config import Columns, DataConfig
+from feature_store.logs.preparation import prepare
+from feature_store.sequences.user_events import UserEvents, read_user_events
+from feature_store.vocabulary.vocabularies import Vocabularies
 
 COLUMNS = Columns(event_features=("action",), item_features=("category",))
 

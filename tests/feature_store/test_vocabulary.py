@@ -11,13 +11,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small_logs import random_log
 
+from feature_store.data_config import Columns, DataConfig, ImpressionFile, NextEvent, SplitByTime, VocabularySizes
 from feature_store.errors import DataError
 from feature_store.hashing import stable_hash
-from feature_store.parquet_source import FLOAT
-from feature_store.row_checks import ReadColumn
-from feature_store.schema import Columns, DataConfig, ImpressionFile, NextEvent, SplitByTime, VocabularySizes
-from feature_store.vocabularies import Vocabularies
-from feature_store.vocabulary import Vocabulary, canonical
+from feature_store.logs.parquet_source import FLOAT
+from feature_store.logs.row_checks import ReadColumn
+from feature_store.vocabulary.vocabularies import Vocabularies
+from feature_store.vocabulary.vocabulary import Vocabulary, canonical
 
 Load = Callable[..., Any]
 SIZES: dict[str, int] = {"min_count": 1, "max_rows": 10**6, "oov_rows": 4}

@@ -14,8 +14,8 @@ from sklearn.metrics import roc_auc_score
 
 from feature_store.errors import DataError
 from pipelines.evaluate import main
+from pipelines.evaluation.evaluated import MetricsConfig, evaluate_predictions
 from pipelines.evaluation.predictions import PredictionColumns, align, distinct_names, read_predictions
-from pipelines.evaluation.reports import MetricsConfig, evaluate_predictions
 
 Save = Callable[..., str]
 

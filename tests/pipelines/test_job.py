@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from feature_store.errors import DataError
-from pipelines.job import GateRefused, Progress, result_console, run_job
-from pipelines.settings import SettingsError
+from pipelines.cli import SettingsError
+from pipelines.cli.job import GateRefused, Progress, result_console, run_job
 from rm_rec.errors import BatchError
 
 

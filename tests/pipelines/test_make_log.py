@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.cli import SettingsError
 from pipelines.make_log import main
-from pipelines.settings import SettingsError
 
 FEW = ("--log.users", "5", "--log.events_per_user", "20")
 

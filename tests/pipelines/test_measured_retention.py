@@ -7,14 +7,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from feature_store.schema import Columns, DataConfig, LabelColumn, NextEvent, VocabularySizes
-from pipelines.evaluation.reports import MetricsConfig
+from feature_store.data_config import Columns, DataConfig, LabelColumn, NextEvent, VocabularySizes
+from pipelines.evaluation.evaluated import MetricsConfig
 from pipelines.evaluation.retention import RetentionConfig, events_since_items, measure
 from pipelines.training.batches import feature_space
 from pipelines.training.data import TEST, LogData
 from pipelines.training.fit import TrainingConfig, predict
+from rm_rec.evaluation.by_age import ages_in_segments
 from rm_rec.model import ClickModel
-from rm_rec.retention import ages_in_segments
 from tests.fakes import model_config, scrambled
 
 USERS, EVENTS = 12, 60

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from feature_store.errors import DataError
-from pipelines.run_folder import METRICS, RUN, claimed, locked, read_metrics, write_json
+from pipelines.runs.run_folder import METRICS, RUN, claimed, locked, read_metrics, write_json
 
 
 def settings(lr: float = 0.1, **training: Any) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import mlflow
 import pytest
 
 from feature_store.errors import DataError
-from pipelines import tracking
-from pipelines.tracking import TrackingConfig, code_version, log_curve, log_once, tracked_run
+from pipelines.runs import tracking
+from pipelines.runs.tracking import TrackingConfig, code_version, log_curve, log_once, tracked_run
 
 Config = Callable[..., TrackingConfig]
 

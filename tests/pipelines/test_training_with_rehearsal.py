@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from feature_store.schema import ITEM, Columns, LabelColumn
-from feature_store.vocabularies import COUNT, Vocabularies
-from feature_store.vocabulary import Vocabulary
+from feature_store.data_config import ITEM, Columns, LabelColumn
+from feature_store.vocabulary.vocabularies import COUNT, Vocabularies
+from feature_store.vocabulary.vocabulary import Vocabulary
 from pipelines.models.artifact import load_model, save_model
 from pipelines.models.tensor_files import read_tensors
 from pipelines.training import fit as training

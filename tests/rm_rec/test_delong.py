@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from rm_rec.delong import DelongTest, delong
-from rm_rec.metrics import MetricError
-from rm_rec.report import compare
+from rm_rec.evaluation.metrics import MetricError
+from rm_rec.evaluation.report import compare
 
 
 def test_equal_rankings_do_not_differ() -> None:

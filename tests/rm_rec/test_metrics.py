@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
-from rm_rec import metrics
 from rm_rec.errors import RmRecError
+from rm_rec.evaluation import metrics
 
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 

@@ -8,9 +8,9 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from rm_rec import plots
-from rm_rec.metrics import calibration_bins
-from rm_rec.report import Estimate, Report, report
+from pipelines.evaluation.figures.predictions import auc_by_history, calibration, comparison, training_curves
+from rm_rec.evaluation.metrics import calibration_bins
+from rm_rec.evaluation.report import Estimate, Report, report
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def drawn(figure: Figure) -> np.ndarray:
 
 
 def test_training_curves_mark_the_best_epoch() -> None:
-    figure = plots.training_curves([0.6, 0.5, 0.45], [None, 0.7, 0.69], best_epoch=2)
+    figure = training_curves([0.6, 0.5, 0.45], [None, 0.7, 0.69], best_epoch=2)
     drawn(figure)
     loss, auc = figure.axes
     np.testing.assert_allclose(loss.lines[0].get_xydata(), [[1, 0.6], [2, 0.5], [3, 0.45]])
@@ -46,13 +46,13 @@ def test_training_curves_mark_the_best_epoch() -> None:
 
 
 def test_training_curves_of_one_epoch_and_no_auc() -> None:
-    drawn(plots.training_curves([0.6], [None], best_epoch=1))
+    drawn(training_curves([0.6], [None], best_epoch=1))
 
 
 def test_calibration_draws_the_bins(rows: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     labels, predictions, _ = rows
     bins = calibration_bins(labels, predictions, 8)
-    figure = plots.calibration(bins, predictions, "mine")
+    figure = calibration(bins, predictions, "mine")
     drawn(figure)
     np.testing.assert_allclose(figure.axes[0].lines[1].get_xdata(), bins.mean_prediction)
     np.testing.assert_allclose(figure.axes[0].lines[1].get_ydata(), bins.click_rate)
@@ -61,11 +61,11 @@ def test_calibration_draws_the_bins(rows: tuple[np.ndarray, np.ndarray, np.ndarr
 
 def test_calibration_of_a_constant_zero() -> None:
     predictions = np.zeros(5)
-    drawn(plots.calibration(calibration_bins(np.zeros(5), predictions), predictions, "mine"))
+    drawn(calibration(calibration_bins(np.zeros(5), predictions), predictions, "mine"))
 
 
 def test_auc_by_history_shows_every_bucket_and_its_rows(reported: Report) -> None:
-    figure = plots.auc_by_history({"memory": reported, "window": reported})
+    figure = auc_by_history({"memory": reported, "window": reported})
     drawn(figure)
     curve, counts = figure.axes
     assert [label.get_text() for label in counts.get_xticklabels()] == list(reported.by_history)
@@ -77,7 +77,7 @@ def test_auc_by_history_shows_every_bucket_and_its_rows(reported: Report) -> Non
 
 def test_comparison_writes_each_value_and_leaves_out_the_undefined() -> None:
     estimates = {"a": Estimate(0.7, 0.65, 0.75), "b": Estimate(0.45, None, None), "c": Estimate(None, None, None)}
-    figure = plots.comparison(estimates, "AUC", baseline=0.5, reference=("best possible", 0.8))
+    figure = comparison(estimates, "AUC", baseline=0.5, reference=("best possible", 0.8))
     drawn(figure)
     axes = figure.axes[0]
     assert [text.get_text() for text in axes.texts] == ["0.7000", "0.4500"]
@@ -86,6 +86,6 @@ def test_comparison_writes_each_value_and_leaves_out_the_undefined() -> None:
 
 
 def test_nothing_is_kept_by_pyplot(reported: Report) -> None:
-    plots.auc_by_history({"memory": reported})
+    auc_by_history({"memory": reported})
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or not pyplot.get_fignums()

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from rm_rec import metrics
-from rm_rec.report import bootstrap, bucket_names, bucket_of, compare, report, score
+from rm_rec.evaluation import metrics
+from rm_rec.evaluation.report import bootstrap, bucket_names, bucket_of, compare, report, score
 
 
 def sample(num_users: int, per_user: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from rm_rec.retention import NEVER, ages_in_segments, ranking_by_age, share_by_age
+from rm_rec.evaluation.by_age import NEVER, ages_in_segments, ranking_by_age, share_by_age
 
 rows = st.lists(st.tuples(st.integers(0, 90), st.integers(0, 90)), min_size=1, max_size=30)
 

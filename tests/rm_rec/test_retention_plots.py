@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from rm_rec.report import Estimate
-from rm_rec.retention import AgePoint, Answers, Curve, RankingByAge, Recollection
-from rm_rec.retention_plots import auc_by_age, recollection_by_age
+from pipelines.evaluation.figures.retention import auc_by_age, recollection_by_age
+from rm_rec.evaluation.by_age import AgePoint, Answers, Curve, RankingByAge, Recollection
+from rm_rec.evaluation.report import Estimate
 
 
 def curve(rows: int = 200, **values: float | None) -> Curve:

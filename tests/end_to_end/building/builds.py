@@ -11,7 +11,7 @@ from small_runs import Kill, run_forked
 from tests.nights import journal
 
 NewStore = Callable[[str, Path], str]
-WRITE, FINISH = "feature_store.memories.store:StoreWriter.write", "feature_store.memories.store:StoreWriter.finish"
+WRITE, FINISH = "feature_store.stores.store:StoreWriter.write", "feature_store.stores.store:StoreWriter.finish"
 
 
 def arguments(model: Path, address: str, log: Path, out: Path, *more: object) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.memory import fold as memory_fold
+from pipelines.building import fold as memory_fold
 from tests.nights import build, random_log, write
 
 

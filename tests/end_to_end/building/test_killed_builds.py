@@ -18,12 +18,12 @@ from small_runs import Kill, one_line, run_forked
 from pipelines import memories
 from tests.nights import STORES, assert_same, build, contents, journal, random_log, write
 
-SET_ASIDE = "pipelines.memory.builder:MemoryBuilder._set_aside"
+SET_ASIDE = "pipelines.building.builder:MemoryBuilder._set_aside"
 # One after the other; each goes on where the last was killed, a few buckets of four further.
 MOMENTS = {
-    "nothing is sorted": Kill("pipelines.memory.builder:prepare"),
-    "the log is sorted but not counted": Kill("feature_store.event_log:_write_timelines"),
-    "the log is sorted": Kill("pipelines.memory.builder:prepare", when="after"),
+    "nothing is sorted": Kill("pipelines.building.builder:prepare"),
+    "the log is sorted but not counted": Kill("feature_store.logs.preparation:_write_timelines"),
+    "the log is sorted": Kill("pipelines.building.builder:prepare", when="after"),
     "late events are written, the first bucket is not": Kill(SET_ASIDE, when="after"),
     "before the first bucket is written": Kill(WRITE),
     "the first bucket is written": Kill(WRITE, when="after"),

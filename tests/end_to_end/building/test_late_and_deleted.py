@@ -11,7 +11,7 @@ import pytest
 from builds import WRITE, NewStore, arguments, late_events, left_behind
 from small_runs import Kill, one_line, run_forked
 
-from feature_store.memories import bucket_of, open_store
+from feature_store.stores import bucket_of, open_store
 from pipelines import build_memory, memories
 from tests.nights import STORES, assert_same, build, contents, journal, write
 
@@ -54,7 +54,7 @@ def test_users_with_late_events_are_built_anew(
     build(model, whole, tmp_path / "log", tmp_path / "out-whole", "--dtype", "float32")
     argv = arguments(model, address, tmp_path / "log", tmp_path / "out", "--late", "rebuild-user")
     if kind != "redis":  # whose writer, once killed, keeps others out for half a minute
-        for kill in (Kill("pipelines.memory.builder:prepare", call=2, when="after"), Kill(WRITE, when="after")):
+        for kill in (Kill("pipelines.building.builder:prepare", call=2, when="after"), Kill(WRITE, when="after")):
             assert run_forked(tmp_path, "pipelines.build_memory", *argv, kill=kill).returncode == -9
     assert build_memory.main(argv) == 0
     assert_same(contents(address), contents(whole), atol=1e-5)

@@ -11,7 +11,7 @@ from builds import NewStore, counts, left_behind
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from feature_store.memories import open_store
+from feature_store.stores import open_store
 from pipelines.models.artifact import save_model
 from tests.fakes import model_config
 from tests.nights import (

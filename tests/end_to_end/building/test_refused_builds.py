@@ -12,8 +12,8 @@ from builds import WRITE, NewStore, arguments, counts, left_behind
 from small_runs import Kill, one_line, run_forked
 
 from feature_store.errors import DataError
-from feature_store.memories import open_store
-from pipelines.run_folder import locked
+from feature_store.stores import open_store
+from pipelines.runs.run_folder import locked
 from tests.fakes import model_config
 from tests.nights import LABELLED, STORES, assert_same, build, contents, journal, random_log, train, write
 

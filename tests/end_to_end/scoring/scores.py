@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from feature_store.schema import DataConfig, Impressions, LabelColumn
+from feature_store.data_config import DataConfig, Impressions, LabelColumn
 from pipelines import score_batch
 from pipelines.models.artifact import TrainedModel
 from pipelines.training.data import LogData

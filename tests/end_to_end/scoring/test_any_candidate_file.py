@@ -11,8 +11,8 @@ import pytest
 from scores import Scored, arguments, score
 from small_runs import one_line, run_forked
 
+from feature_store.data_config import LabelColumn
 from feature_store.errors import DataError
-from feature_store.schema import LabelColumn
 from tests.nights import build, random_log, train, write
 
 

@@ -10,7 +10,7 @@ from scores import CONTEXT, Scored, arguments, score
 from small_runs import Kill, one_line, run_forked
 
 from pipelines import memories, score_batch
-from pipelines.run_folder import locked
+from pipelines.runs.run_folder import locked
 from tests.nights import LABELLED, build, journal, random_log, train, write
 
 
@@ -54,7 +54,7 @@ MOMENTS = {
     "nothing is scored": Kill(f"{PART}.write"),
     "the first part is written": Kill(f"{PART}.write", when="after"),
     "before the third part": Kill(f"{PART}.write", call=2),
-    "in the middle of a part": Kill("pipelines.memory.scorer:Scorer.score", call=2),
+    "in the middle of a part": Kill("pipelines.scoring.scorer:Scorer.score", call=2),
     "a part is written but has no name": Kill("os:replace"),
     "all parts but the last": Kill(f"{PART}.write", call=2, when="after"),
     "before the parts are joined": Kill(f"{PART}.join"),
@@ -115,7 +115,7 @@ def test_scores_while_a_build_is_under_way(tmp_path: Path) -> None:
     build(scored.model, scored.memories, write(log.slice(0, 200), tmp_path / "a.parquet"), tmp_path / "out")
     night = write(log.slice(200), tmp_path / "b.parquet")
     argv = ["--model", scored.model, "--memories", scored.memories, "--log", night, "--out", tmp_path / "out"]
-    kill = Kill("feature_store.memories.store:StoreWriter.write", call=3, when="after")
+    kill = Kill("feature_store.stores.store:StoreWriter.write", call=3, when="after")
     assert run_forked(tmp_path, "pipelines.build_memory", *argv, kill=kill).returncode == -9
     path = write(log.select(["user_id", "item_id", *CONTEXT]), tmp_path / "candidates.parquet")
     found = score(scored, path, tmp_path / "scores.parquet")

@@ -25,11 +25,11 @@ from scores import (
 )
 from small_runs import one_line, run_forked
 
+from feature_store.data_config import ImpressionFile, Impressions, NextEvent
 from feature_store.errors import DataError
-from feature_store.schema import ImpressionFile, Impressions, NextEvent
 from pipelines import build_memory, evaluate, memories, score_batch
-from pipelines.memory import scorer
 from pipelines.models.artifact import load_model, save_model
+from pipelines.scoring import scorer
 from tests.fakes import KINDS, model_config
 from tests.nights import COLUMNS, LABELLED, build, random_log, train, write
 

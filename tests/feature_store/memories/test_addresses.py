@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from feature_store.errors import DataError
-from feature_store.memories import create_store, open_store
-from feature_store.memories.redis_address import RedisAddress
+from feature_store.stores import create_store, open_store
+from feature_store.stores.redis_address import RedisAddress
 from feature_store.testing.sample_memories import FACTS
 
 
@@ -66,7 +66,7 @@ def test_without_redis_the_message_names_the_extra(monkeypatch: pytest.MonkeyPat
 
     original = builtins.__import__
     for name in ("redis", "redis_connection"):
-        monkeypatch.delitem(sys.modules, f"feature_store.memories.{name}", raising=False)
+        monkeypatch.delitem(sys.modules, f"feature_store.stores.{name}", raising=False)
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(DataError, match=r"pip install 'rm-rec\[redis\]'"):
         open_store("redis://localhost")

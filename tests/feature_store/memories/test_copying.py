@@ -14,7 +14,7 @@ from child_processes import killed_after
 from conftest import KINDS
 
 from feature_store.errors import DataError
-from feature_store.memories import MemoryStore, bucket_of, copy, create_store, make_memories, open_store
+from feature_store.stores import MemoryStore, bucket_of, copy, create_store, make_memories, open_store
 from feature_store.testing.sample_memories import (
     FACTS,
     SCHEMA,
@@ -142,12 +142,12 @@ def test_a_source_that_changes_meanwhile_is_noticed(
 def test_a_killed_copy_is_not_there_and_can_be_run_again(
     place: Place, kind: str, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("feature_store.memories.redis_connection.LOCK_MILLISECONDS", 1000)
+    monkeypatch.setattr("feature_store.stores.redis_connection.LOCK_MILLISECONDS", 1000)
     with create_store(place("parquet", "source"), FACTS) as source:
         fill(source)
 
         def dying(say: Callable[[str], object]) -> None:
-            from feature_store.memories.store import StoreWriter
+            from feature_store.stores.store import StoreWriter
 
             real, written = StoreWriter.write, []
 

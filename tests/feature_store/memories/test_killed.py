@@ -15,8 +15,8 @@ import pytest
 from child_processes import killed_after
 
 from feature_store.errors import DataError
-from feature_store.memories import MemoryStore, StoreWriter, create_store, open_store
-from feature_store.memories.users import tombstones_of
+from feature_store.stores import MemoryStore, StoreWriter, create_store, open_store
+from feature_store.stores.users import tombstones_of
 from feature_store.testing.sample_memories import (
     FACTS,
     NUM_BUCKETS,
@@ -79,7 +79,7 @@ def unlocked(address: str) -> MemoryStore:
 def test_a_killed_build_is_as_its_last_step_left_it_and_goes_on(
     kind: str, address: str, kills: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("feature_store.memories.redis_connection.LOCK_MILLISECONDS", 500)
+    monkeypatch.setattr("feature_store.stores.redis_connection.LOCK_MILLISECONDS", 500)
     create_store(address, FACTS).close()
     draw = random.Random(7)
     for _ in range(kills):

@@ -12,7 +12,7 @@ import pytest
 from child_processes import in_child
 
 from feature_store.errors import DataError
-from feature_store.memories import MemoryStore, StoreFacts, bucket_of, create_store, open_store
+from feature_store.stores import MemoryStore, StoreFacts, bucket_of, create_store, open_store
 from feature_store.testing.sample_memories import (
     FACTS,
     SCHEMA,
@@ -102,7 +102,7 @@ def test_a_full_disk_leaves_the_store_as_it_was(address: str) -> None:
 
 
 def test_a_store_at_its_largest_size_says_so(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("feature_store.memories.lmdb.MAP_SIZE", 1 << 20)
+    monkeypatch.setattr("feature_store.stores.lmdb.MAP_SIZE", 1 << 20)
     with create_store(address, FACTS.model_copy(update={"memory": WIDE})) as store:
         written = fill(store)
         with pytest.raises(DataError, match="the store is full at 1,048,576 bytes"):

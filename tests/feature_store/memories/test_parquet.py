@@ -15,7 +15,7 @@ import pytest
 from child_processes import in_child
 
 from feature_store.errors import DataError
-from feature_store.memories import Memories, MemoryStore, bucket_of, create_store, open_store
+from feature_store.stores import Memories, MemoryStore, bucket_of, create_store, open_store
 from feature_store.testing.sample_memories import (
     FACTS,
     SCHEMA,
@@ -143,7 +143,7 @@ def test_readers_outlive_one_swap(address: str) -> None:
 def test_a_read_that_meets_a_swap_starts_again(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with create_store(address, FACTS) as store, open_store(address) as reader:
         fill(store)
-        from feature_store.memories import parquet
+        from feature_store.stores import parquet
 
         real, swaps = parquet.read_bucket, []
 

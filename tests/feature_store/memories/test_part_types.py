@@ -13,7 +13,7 @@ import pytest
 from conftest import KINDS
 
 from feature_store.errors import DataError
-from feature_store.memories import Memories, MemorySchema, check, copy, create_store, make_memories, open_store
+from feature_store.stores import Memories, MemorySchema, check, copy, create_store, make_memories, open_store
 from feature_store.testing.sample_memories import FACTS, SCHEMA, USERS, arrays, by_user, fill, memories_of
 
 Place = Callable[..., str]

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from pydantic import ValidationError
 
 from feature_store.errors import DataError
-from feature_store.memories import Memories, MemorySchema, PartType, check, make_memories, seal
+from feature_store.stores import Memories, MemorySchema, PartType, check, make_memories, seal
 from feature_store.testing.sample_memories import SCHEMA, arrays, memories_of
 
 USERS = pa.array([7, -1, 2**62])

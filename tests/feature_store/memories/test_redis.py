@@ -11,9 +11,9 @@ import pytest
 import redis
 
 from feature_store.errors import DataError
-from feature_store.memories import MemoryStore, bucket_of, create_store, open_store
-from feature_store.memories.redis import RedisStore
-from feature_store.memories.redis_address import RedisAddress
+from feature_store.stores import MemoryStore, bucket_of, create_store, open_store
+from feature_store.stores.redis import RedisStore
+from feature_store.stores.redis_address import RedisAddress
 from feature_store.testing.sample_memories import (
     FACTS,
     SCHEMA,
@@ -134,7 +134,7 @@ def test_a_lock_taken_between_look_and_commit_is_noticed(
 def test_the_lock_is_renewed_and_of_a_killed_writer_ends(
     store: MemoryStore, address: str, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("feature_store.memories.redis_connection.LOCK_MILLISECONDS", 300)
+    monkeypatch.setattr("feature_store.stores.redis_connection.LOCK_MILLISECONDS", 300)
     with store.writer() as writer:
         for _ in range(10):
             time.sleep(0.1)

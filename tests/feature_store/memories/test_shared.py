@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from feature_store.errors import DataError
-from feature_store.memories import (
+from feature_store.stores import (
     Journal,
     MemorySchema,
     MemoryStore,
@@ -21,9 +21,9 @@ from feature_store.memories import (
     make_memories,
     shared_store,
 )
-from feature_store.memories.lmdb import LmdbStore
-from feature_store.memories.redis import RedisStore
-from feature_store.memories.users import bucket_of
+from feature_store.stores.lmdb import LmdbStore
+from feature_store.stores.redis import RedisStore
+from feature_store.stores.users import bucket_of
 
 KINDS = ("lmdb", "parquet")
 SCHEMA = MemorySchema(

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from test_record import schemas
 
 from feature_store.errors import DataError
-from feature_store.memories import Journal, StoreFacts, create_store, open_store
-from feature_store.memories.addresses import find_kind
-from feature_store.memories.store import parse
-from feature_store.memories.users import typed
+from feature_store.stores import Journal, StoreFacts, create_store, open_store
+from feature_store.stores.addresses import find_kind
+from feature_store.stores.store import parse
+from feature_store.stores.users import typed
 from feature_store.testing import STORE_CHECKS, StoreCheck
 from feature_store.testing.sample_memories import (
     FACTS,

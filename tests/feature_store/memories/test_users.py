@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_store.errors import DataError
-from feature_store.memories.users import bucket_of, from_texts, texts, tombstones_of, typed
+from feature_store.stores.users import bucket_of, from_texts, texts, tombstones_of, typed
 
 INTEGERS = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=20)
 TEXT = st.lists(st.text(max_size=20), max_size=20)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from feature_store.errors import DataError
-from feature_store.memories import Journal, Memories
+from feature_store.stores import Journal, Memories
 
 PAGE = (Path(__file__).parents[3] / "docs" / "memories.md").read_text()
 STORE, TEST = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from pipelines.comparison.outcomes import LogOutcomes, Outcome, Seeds
-from rm_rec.report import Estimate
+from rm_rec.evaluation.report import Estimate
 
 
 def seeds(*values: float) -> Seeds:

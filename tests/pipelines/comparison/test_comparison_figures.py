@@ -13,7 +13,7 @@ from matplotlib.image import imread
 from pipelines.comparison import figures
 from pipelines.comparison.costs import Cost
 from pipelines.comparison.outcomes import LogOutcomes
-from rm_rec.figure_style import COLOURS, FAINT
+from pipelines.evaluation.figures.style import COLOURS, FAINT
 
 BASELINES, SHOWN = ("window_only",), ("window_only", "ntm")
 

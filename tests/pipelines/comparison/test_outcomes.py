@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from feature_store.data_config import SPLITS
 from feature_store.errors import DataError
-from feature_store.schema import SPLITS
 from pipelines.comparison.outcomes import FinishedRun, LogOutcomes, Seeds, measure_log
 from pipelines.train_ctr import TrainCtr
 from pipelines.training.data import TEST, LogData
-from rm_rec.report import bootstrap, interval
+from rm_rec.evaluation.report import bootstrap, interval
 
 # Ten events a user: four train, two validate, four are tested; segments are of two events.
 USERS = {"u1": "aaabccabcd", "u2": "baaaccabcd", "u3": "baaaccabcd", "u4": "aaabccabcd"}

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from pipelines.cli import resolved
 from pipelines.comparison.plan import Plan, Trial, validation_auc
-from pipelines.settings import resolved
 
 A, B = "delicious_tags", "quickstart"
 RATES, SEEDS = (0.003, 0.006), 3

@@ -18,11 +18,11 @@ import pytest
 
 from feature_store.datasets.synthetic import SyntheticConfig
 from feature_store.errors import DataError
+from pipelines.cli import load_settings
 from pipelines.comparison.run_grid import RunGrid
 from pipelines.make_log import write_log
-from pipelines.run_folder import METRICS, locked
-from pipelines.settings import load_settings
-from pipelines.tracking import TrackingConfig
+from pipelines.runs.run_folder import METRICS, locked
+from pipelines.runs.tracking import TrackingConfig
 from pipelines.train_ctr import TrainCtr
 from tests.end_to_end.small_runs import RECIPES, SMALL_MODEL
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from feature_store.data_config import Columns, ImpressionFile, Impressions, LabelColumn, NextEvent
 from feature_store.errors import DataError
-from feature_store.memories import Build, Journal, SourceFile, UnderWay
-from feature_store.parquet_source import ParquetSource
-from feature_store.schema import Columns, ImpressionFile, Impressions, LabelColumn, NextEvent
-from pipelines.memory.build_plan import ReadConfig, build_id, data_config, event_source, how_read, plan_builds
+from feature_store.logs.parquet_source import ParquetSource
+from feature_store.stores import Build, Journal, SourceFile, UnderWay
+from pipelines.building.plan import ReadConfig, build_id, data_config, event_source, how_read, plan_builds
 from pipelines.models.artifact import ModelCard
 from rm_rec.config import FeatureSpace, ModelConfig
 from tests.nights import write

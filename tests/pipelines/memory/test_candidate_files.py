@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from feature_store.data_config import Columns, DataConfig, ImpressionFile
 from feature_store.errors import DataError
-from feature_store.event_log import prepare
-from feature_store.parquet_source import ParquetSource
-from feature_store.schema import Columns, DataConfig, ImpressionFile
-from pipelines.memory.candidate_files import CandidateColumns, CandidateNames, dense_of, read_pieces, times_of
+from feature_store.logs.parquet_source import ParquetSource
+from feature_store.logs.preparation import prepare
 from pipelines.models.artifact import TrainedModel
+from pipelines.scoring.candidate_files import CandidateColumns, CandidateNames, dense_of, read_pieces, times_of
 from tests.nights import LABELLED, random_log, silent, train, write
 
 Written = Callable[..., ParquetSource]

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from feature_store.memories import Build, Journal, MemorySchema, StoreFacts, create_store, make_memories, open_store
+from feature_store.stores import Build, Journal, MemorySchema, StoreFacts, create_store, make_memories, open_store
 from pipelines import memories
 
 SCHEMA = MemorySchema(

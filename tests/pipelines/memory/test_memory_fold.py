@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from feature_store.memories import Journal, Memories, MemoryStore, StoreFacts, bucket_of, create_store
-from pipelines.memory.fold import Folded, MemoryFold
-from pipelines.memory.user_memories import memory_schema
+from feature_store.stores import Journal, Memories, MemoryStore, StoreFacts, bucket_of, create_store
+from pipelines.building.fold import Folded, MemoryFold
 from pipelines.models.artifact import TrainedModel
+from pipelines.models.memory_records import memory_schema
 from tests.fakes import KINDS, model_config
 from tests.nights import assert_same, of_store, random_log, train
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_store.errors import DataError
-from feature_store.memories import MemoryStore, open_store
-from pipelines.memory import scorer
-from pipelines.memory.scorer import Scorer, Scores, encode
+from feature_store.stores import MemoryStore, open_store
 from pipelines.models.artifact import TrainedModel
+from pipelines.scoring import scorer
+from pipelines.scoring.scorer import Scorer, Scores, encode
 from tests.nights import LABELLED, build, random_log, train, write
 
 Score = Callable[..., Scores]

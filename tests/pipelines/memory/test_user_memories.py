@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from feature_store.errors import DataError
-from pipelines.memory.user_memories import memory_schema, to_model, to_store
+from pipelines.models.memory_records import memory_schema, to_model, to_store
 from rm_rec.histories import TOKENS, Histories
 from rm_rec.machines.base import State, StateTrace
 from rm_rec.memory_state import MemoryState

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 import torch
 
+from feature_store.data_config import ITEM, Columns, LabelColumn
 from feature_store.errors import DataError
-from feature_store.schema import ITEM, Columns, LabelColumn
-from feature_store.vocabularies import COUNT, Vocabularies
-from feature_store.vocabulary import Vocabulary
+from feature_store.vocabulary.vocabularies import COUNT, Vocabularies
+from feature_store.vocabulary.vocabulary import Vocabulary
 from pipelines.models.artifact import TrainedModel, load_model, save_model
 from rm_rec.config import FeatureSpace, ModelConfig
 from rm_rec.model import ClickModel

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from feature_store.schema import ITEM
-from feature_store.vocabularies import COUNT, Vocabularies
-from feature_store.vocabulary import Vocabulary
+from feature_store.data_config import ITEM
+from feature_store.vocabulary.vocabularies import COUNT, Vocabularies
+from feature_store.vocabulary.vocabulary import Vocabulary
 from pipelines.models.memory_space import space_id
 from rm_rec.config import FeatureSpace, ModelConfig
 from rm_rec.model import ClickModel

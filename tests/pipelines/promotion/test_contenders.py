@@ -11,10 +11,10 @@ import pytest
 import torch
 import yaml
 
+from feature_store.data_config import Columns, DataConfig, ImpressionFile, LabelColumn
 from feature_store.errors import DataError
-from feature_store.event_log import prepare
-from feature_store.schema import Columns, DataConfig, ImpressionFile, LabelColumn
-from feature_store.vocabularies import Vocabularies
+from feature_store.logs.preparation import prepare
+from feature_store.vocabulary.vocabularies import Vocabularies
 from pipelines.models.artifact import save_model
 from pipelines.promotion.contenders import Contender, on_log, score_both, train_mean_pool
 from pipelines.training.batches import feature_space

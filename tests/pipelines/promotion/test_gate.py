@@ -7,8 +7,8 @@ import pytest
 
 from feature_store.errors import DataError
 from pipelines.promotion.gate import Bounds, Judgement, judge
-from rm_rec.metrics import MetricError, auc
-from rm_rec.report import compare
+from rm_rec.evaluation.metrics import MetricError, auc
+from rm_rec.evaluation.report import compare
 
 BOUNDS = Bounds(
     min_gain=0.0, max_calibration_loss=0.005, max_ratio_loss=0.02, resamples=200, seed=0, calibration_bins=20

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from feature_store.schema import ImpressionFile, LabelColumn, NextEvent
+from feature_store.data_config import ImpressionFile, LabelColumn, NextEvent
 from pipelines.models.artifact import load_model
 from pipelines.registry.mlflow_model import requirements, served_types
 from tests.served import Served, small_log, train

@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 
 from feature_store.errors import DataError
-from feature_store.memories import Journal
+from feature_store.stores import Journal
 from pipelines import score_batch
 from tests.served import EVENTS, USERS, Served, small_log, train
 

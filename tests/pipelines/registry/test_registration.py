@@ -12,7 +12,7 @@ from feature_store.errors import DataError
 from pipelines.models.model_files import find_model
 from pipelines.registry import registration
 from pipelines.registry.registration import register
-from pipelines.tracking import TrackingConfig, code_version, log_data_set, log_once, tracked_run
+from pipelines.runs.tracking import TrackingConfig, code_version, log_data_set, log_once, tracked_run
 from tests.served import Served, train
 
 SPLIT = {

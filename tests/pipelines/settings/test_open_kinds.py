@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import ConfigDict, Field, PlainValidator
 
-from feature_store.schema import Strict
-from pipelines.settings import SettingsError, load_settings
+from feature_store.data_config import Strict
+from pipelines.cli import SettingsError, load_settings
 
 
 def write(folder: Path, text: str, name: str = "a.yaml") -> str:

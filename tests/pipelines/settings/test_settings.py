@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, model_validator
 
-from feature_store.schema import Strict
-from pipelines.settings import SettingsError, flatten, load_settings, resolved
+from feature_store.data_config import Strict
+from pipelines.cli import SettingsError, flatten, load_settings, resolved
 
 
 class Mean(Strict):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_store.sequences import UserSequences
+from feature_store.sequences.user_sequences import UserSequences
 from pipelines.training.batches import iterate_batches, plan_batches, to_batch
 
 

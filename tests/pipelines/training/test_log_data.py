@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from feature_store.schema import DataConfig, ImpressionFile, LabelColumn, NextEvent, SplitByTime, SplitByUser
+from feature_store.data_config import DataConfig, ImpressionFile, LabelColumn, NextEvent, SplitByTime, SplitByUser
 from pipelines.training.data import LogData
 from tests.nights import random_log
 

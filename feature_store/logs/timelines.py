@@ -1,0 +1,153 @@
+"""Who did what when in each bucket of a prepared log, and in which split: found once, kept beside the buckets."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from feature_store.data_config import LABEL, TIME, USER
+from feature_store.logs.prepared_log import EVENT_SPLITS, IMPRESSION_SPLITS, TIMELINE_USERS, PreparedLog
+from feature_store.logs.splits import Splits, assign_splits
+from feature_store.ragged import Ids, count_earlier, count_earlier_in_row, offsets_of, runs
+
+_NUM_EVENTS, _NUM_IMPRESSIONS, _NUM_EARLIER, _SPLIT = "events", "impressions", "num_earlier", "split"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """Who did what when in one bucket, and in which split: everything but the features.
+
+    Event i is row i of `PreparedLog.events`, impression i row i of `PreparedLog.impressions` (of `events`, where each
+    event is an impression).
+    """
+
+    users: pa.Array  # [U] sorted
+    event_offsets: Ids  # [U + 1]
+    event_time: Ids  # [E]
+    event_split: Splits  # [E] training may learn ids, frequencies and item features from TRAIN events alone
+    impression_offsets: Ids  # [U + 1]
+    impression_time: Ids  # [I]
+    num_earlier: Ids  # [I]
+    impression_split: Splits  # [I]
+    label: NDArray[np.float32] | None  # [I], none where the next event is the positive
+
+
+def write_timeline(prepared: PreparedLog, bucket: int) -> Timeline:
+    """Count each impression's earlier events, assign splits, and write both beside the bucket, which is written."""
+    timeline = _find_timeline(prepared, bucket)
+    lengths = {
+        USER: timeline.users,
+        _NUM_EVENTS: np.diff(timeline.event_offsets),
+        _NUM_IMPRESSIONS: np.diff(timeline.impression_offsets),
+    }
+    _write(pa.table(lengths), prepared.file(TIMELINE_USERS, bucket))
+    places = {_NUM_EARLIER: timeline.num_earlier, _SPLIT: timeline.impression_split}
+    _write(pa.table(places), prepared.file(IMPRESSION_SPLITS, bucket))
+    if prepared.has_impressions:
+        _write(pa.table({_SPLIT: timeline.event_split}), prepared.file(EVENT_SPLITS, bucket))
+    return timeline
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    # Numbers of earlier events rise one by one: their differences take next to nothing.
+    rising = [name for name in table.column_names if name == _NUM_EARLIER]
+    others = [name for name in table.column_names if name not in rising]
+    encoding = dict.fromkeys(rising, "DELTA_BINARY_PACKED")
+    pq.write_table(table, path, compression="zstd", use_dictionary=others, column_encoding=encoding)
+
+
+def read_timeline(prepared: PreparedLog, bucket: int) -> Timeline:
+    """Read one bucket's users, times, labels and splits, and how many events are earlier than each impression."""
+    lengths = pq.read_table(prepared.file(TIMELINE_USERS, bucket), partitioning=None)
+    places = pq.read_table(prepared.file(IMPRESSION_SPLITS, bucket), partitioning=None)
+    own_file = prepared.has_impressions
+    labelled = LABEL in prepared.impression_columns
+    impressions = prepared.impressions(bucket, [TIME] + [LABEL] * labelled)
+    impression_split = places[_SPLIT].to_numpy()
+    users = lengths[USER]
+    return Timeline(
+        users=pa.concat_arrays(users.chunks) if users.num_chunks else pa.array([], users.type),
+        event_offsets=offsets_of(lengths[_NUM_EVENTS].to_numpy()),
+        event_time=(prepared.events(bucket, [TIME]) if own_file else impressions)[TIME].to_numpy(),
+        event_split=read_event_split(prepared, bucket) if own_file else impression_split,
+        impression_offsets=offsets_of(lengths[_NUM_IMPRESSIONS].to_numpy()),
+        impression_time=impressions[TIME].to_numpy(),
+        num_earlier=places[_NUM_EARLIER].to_numpy(),
+        impression_split=impression_split,
+        label=impressions[LABEL].to_numpy().astype(np.float32) if labelled else None,
+    )
+
+
+def read_event_split(prepared: PreparedLog, bucket: int) -> Splits:
+    """Read the split of each event [E] of a bucket: an index into `schema.SPLITS`."""
+    return _read_split(prepared, EVENT_SPLITS if prepared.has_impressions else IMPRESSION_SPLITS, bucket)
+
+
+def read_impression_split(prepared: PreparedLog, bucket: int) -> Splits:
+    """Read the split of each impression [I] of a bucket: an index into `schema.SPLITS`."""
+    return _read_split(prepared, IMPRESSION_SPLITS, bucket)
+
+
+def _read_split(prepared: PreparedLog, table: str, bucket: int) -> Splits:
+    split: Splits = pq.read_table(prepared.file(table, bucket), columns=[_SPLIT], partitioning=None)[_SPLIT].to_numpy()
+    return split
+
+
+def _find_timeline(prepared: PreparedLog, bucket: int) -> Timeline:
+    own_file = prepared.has_impressions
+    labelled = LABEL in prepared.impression_columns
+    events = prepared.events(bucket, [USER, TIME] + [LABEL] * (labelled and not own_file))
+    users, event_offsets = runs(events[USER])
+    event_time = events[TIME].to_numpy()
+    if own_file:
+        impressions = prepared.impressions(bucket, [USER, TIME, LABEL])
+        theirs, their_offsets = runs(impressions[USER])
+        everyone = pa.concat_arrays([users, theirs.cast(users.type)]).unique()
+        everyone = everyone.take(pc.array_sort_indices(everyone))
+        event_offsets = _spread(users, event_offsets, everyone)
+        impression_offsets = _spread(theirs, their_offsets, everyone)
+        users, time = everyone, impressions[TIME].to_numpy()
+        num_earlier = count_earlier(event_time, event_offsets, time, impression_offsets)
+    else:
+        impressions, impression_offsets, time = events, event_offsets, event_time
+        num_earlier = count_earlier_in_row(event_time, event_offsets)
+    num_events = np.diff(event_offsets)
+
+    def assign(offsets: Ids, time: Ids, num_earlier: Ids) -> Splits:
+        return assign_splits(
+            prepared.manifest.config.split,
+            users=users,
+            offsets=offsets,
+            time=time,
+            num_earlier=num_earlier,
+            num_events=num_events,
+            moments=prepared.manifest.moments,
+        )
+
+    impression_split = assign(impression_offsets, time, num_earlier)
+    event_split = impression_split
+    if own_file:
+        event_split = assign(event_offsets, event_time, count_earlier_in_row(event_time, event_offsets))
+    return Timeline(
+        users=users,
+        event_offsets=event_offsets,
+        event_time=event_time,
+        event_split=event_split,
+        impression_offsets=impression_offsets,
+        impression_time=time,
+        num_earlier=num_earlier,
+        impression_split=impression_split,
+        label=impressions[LABEL].to_numpy().astype(np.float32) if labelled else None,
+    )
+
+
+def _spread(users: pa.Array, offsets: Ids, everyone: pa.Array) -> Ids:
+    """Give users that are absent an empty row."""
+    lengths = np.zeros(len(everyone), np.int64)
+    lengths[pc.index_in(users, value_set=everyone).to_numpy()] = np.diff(offsets)
+    return offsets_of(lengths)

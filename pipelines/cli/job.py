@@ -1,0 +1,200 @@
+"""What every job does around its work: exit codes, one line for a mistake, and progress.
+
+if __name__ == "__main__":
+    run_job(main)
+"""
+
+import errno
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn, Self, TextIO, final
+
+import rich.progress
+from rich.console import Console
+
+from feature_store.errors import DataError
+from pipelines.cli import SettingsError
+from rm_rec.errors import RmRecError
+
+DONE, FAILED, BAD_INPUT, GATE_REFUSED, INTERRUPTED = 0, 1, 2, 3, 130
+TEXT_WIDTH = 120  # where there is no terminal to ask
+
+_SPACE, _PLACE = "free some space, or name a place that has it", "name a place that can be written"
+# What the system refuses and the user can mend; other system errors are defects of ours.
+_MENDS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _SPACE),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _PLACE),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG), _PLACE),
+    errno.EIO: "check the disk",
+}
+
+
+class GateRefused(Exception):  # noqa: N818 - a refusal is an answer, not an error
+    """A quality gate said no; the message says which number missed which bound."""
+
+
+def result_console() -> Console:
+    """Return where a job prints what it made: no line is torn, and no path is read as rich's markup.
+
+    A table needs `print(table, soft_wrap=False)`, to fit the width.
+    """
+    width = None if sys.stdout.isatty() else TEXT_WIDTH
+    return Console(width=width, soft_wrap=True, markup=False, emoji=False, highlight=False)
+
+
+def run_job(main: Callable[[list[str]], int]) -> NoReturn:
+    """Run a job on the command line's arguments and exit: 0 done, 1 failed, 2 bad input, 3 gate refused, 130 Ctrl-C.
+
+    What a user can mend is one line `error: …` on stderr for each mistake. Anything else is a defect of ours: one
+    line, and the traceback in a file under the job's `--out` folder, or a temporary one.
+    """
+    argv = sys.argv[1:]
+    try:
+        code = main(argv)
+    except (DataError, RmRecError, SettingsError) as error:
+        _say("error", error)
+        code = BAD_INPUT
+    except GateRefused as refusal:
+        _say("refused", refusal)
+        code = GATE_REFUSED
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        code = INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the last floor: nothing above it shows a traceback to a user
+        if isinstance(error, OSError) and error.errno in _MENDS:
+            _say("error", DataError(_refused_by_the_system(error)))
+            code = BAD_INPUT
+        else:
+            message = " ".join(str(error).split())
+            kept = _keep_traceback(argv)
+            sys.stderr.write(
+                f"error: {type(error).__name__}: {message} - this is a defect: please report it; traceback in {kept}\n"
+            )
+            code = FAILED
+    sys.exit(code)
+
+
+def _refused_by_the_system(error: OSError) -> str:
+    assert error.errno is not None
+    where = f"{error.filename2 or error.filename}: " if error.filename else ""
+    return f"{where}{os.strerror(error.errno)}; {_MENDS[error.errno]}"
+
+
+def _say(word: str, error: Exception) -> None:
+    lines = str(error).splitlines() or [type(error).__name__]
+    sys.stderr.writelines(f"{word}: {line}\n" for line in lines)
+
+
+def _keep_traceback(argv: Sequence[str]) -> Path:
+    """Write the current traceback to a file: the out folder may be what is broken, so a temporary one stands in."""
+    text = traceback.format_exc()
+    out = _out_folder(argv)
+    if out is not None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            path = out / "traceback.log"
+            path.write_text(text, encoding="utf-8")
+        except OSError:
+            pass
+        else:
+            return path
+    with tempfile.NamedTemporaryFile("w", prefix="rm-rec-", suffix=".log", delete=False, encoding="utf-8") as file:
+        file.write(text)
+    return Path(file.name)
+
+
+def _out_folder(argv: Sequence[str]) -> Path | None:
+    for position, argument in enumerate(argv):
+        if argument == "--out" and position + 1 < len(argv):
+            return Path(argv[position + 1])
+        if argument.startswith("--out="):
+            return Path(argument.removeprefix("--out="))
+    return None
+
+
+@final
+class Progress:
+    """How far a job is: a bar on a terminal, elsewhere a plain line every few seconds and one at the end.
+
+    `total` and `advance` count the same `unit`; a total of None means it is not known.
+
+        with Progress("train", total=1000, unit="users") as progress:
+            progress.advance(10, note="loss 0.52")
+    """
+
+    def __init__(
+        self,
+        name: str,
+        total: int | None,
+        unit: str,
+        *,
+        every_seconds: float = 5.0,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._name, self._total, self._unit = name, total, unit
+        self._every_seconds, self._clock = every_seconds, clock
+        self._stream = sys.stderr if stream is None else stream
+        self._done, self._note = 0, ""
+        self._started = self._last_line = clock()
+        self._bar: rich.progress.Progress | None = None
+        self._task = rich.progress.TaskID(0)
+
+    def __enter__(self) -> Self:
+        self._started = self._last_line = self._clock()
+        if self._stream.isatty():
+            self._bar = rich.progress.Progress(
+                rich.progress.TextColumn("{task.description}"),
+                rich.progress.BarColumn(),
+                rich.progress.MofNCompleteColumn(),
+                rich.progress.TextColumn(self._unit),
+                rich.progress.TimeElapsedColumn(),
+                rich.progress.TimeRemainingColumn(),
+                rich.progress.TextColumn("{task.fields[note]}", markup=False),
+                console=Console(file=self._stream),
+            )
+            self._task = self._bar.add_task(self._name, total=self._total, note="")
+            self._bar.start()
+        return self
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        """Count `amount` more units as done; a note (the loss) is shown until the next one."""
+        self._done += amount
+        self._note = note or self._note
+        if self._bar is not None:
+            self._bar.update(self._task, advance=amount, note=self._note)
+        elif self._clock() - self._last_line >= self._every_seconds:
+            self._line()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        else:
+            self._line()
+
+    def _line(self) -> None:
+        now = self._clock()
+        self._last_line = now
+        seconds = now - self._started
+        parts = [f"{self._name}: {self._done:,} {self._unit}", f"{seconds:.0f} s"]
+        if self._total:
+            share = self._done / self._total
+            parts[0] = f"{self._name}: {self._done:,} of {self._total:,} {self._unit} ({share:.0%})"
+            if 0 < share < 1:
+                parts.append(f"about {seconds * (1 - share) / share:.0f} s left")
+        self._stream.write(", ".join([*parts, self._note] if self._note else parts) + "\n")
+        self._stream.flush()
+
+
+def this_python() -> str:
+    """Name the running interpreter as one would type it here."""
+    path = Path(sys.executable)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,91 @@
+"""How one value of a config is read: text from the command line stays text where the field is text."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic.fields import FieldInfo
+
+from pipelines.cli.help_text import members_of, sequence_of
+
+COMMAND_LINE = "command line"
+
+
+class SettingsError(ValueError):
+    """The config files or the command line cannot be used; one line for each mistake."""
+
+
+@dataclass(frozen=True)
+class Typed:
+    """What was typed for one key on the command line, unread until the key's type is known."""
+
+    texts: tuple[str | None, ...]
+    """One for each time the key was given; None where no value followed it."""
+
+
+def join_leaf(info: FieldInfo, given: Sequence[tuple[str, Any]], key: str) -> Any:
+    """Return what the layers, given as (source, value), make of one plain field; the last one wins."""
+    if all(isinstance(value, Mapping) for _, value in given):  # a free dictionary: merged like a block
+        return {
+            name: _from_text(value.texts[-1], (), f"{key}.{name}") if isinstance(value, Typed) else value
+            for _, block in given
+            for name, value in block.items()
+        }
+    source, value = given[-1]
+    value = _read(value, info, key) if isinstance(value, Typed) else value
+    members = members_of(info.annotation)
+    if isinstance(value, bool) and bool not in members and {int, float} & set(members):
+        raise SettingsError(f"{key} = {value} ({source}): must be a number")  # pydantic would take true for 1
+    return value
+
+
+def _read(typed: Typed, info: FieldInfo, key: str) -> Any:
+    members, item = members_of(info.annotation), sequence_of(info.annotation)
+    if item is None:
+        return _from_text(typed.texts[-1], members, key)
+    if typed.texts == ("null",) and type(None) in members:
+        return None
+    return [entry for text in typed.texts for entry in _list_from_text(text, item, key)]
+
+
+def _list_from_text(text: str | None, item: tuple[Any, ...], key: str) -> list[Any]:
+    """Read `[a, b]` or `a,b`; elements keep their text where the field holds text."""
+    if text is None:
+        raise SettingsError(f"--{key} needs a value ({COMMAND_LINE}): a list, such as a,b")
+    bracketed = text.strip() if text.strip().startswith("[") else f"[{text}]"
+    if item != (str,):
+        return list(from_yaml(bracketed, key))
+    if not bracketed.endswith("]"):
+        raise SettingsError(f"{key} = {text!r} ({COMMAND_LINE}): the list has no closing bracket")
+    entries = (entry.strip() for entry in bracketed[1:-1].split(","))
+    return [entry.strip("\"'") for entry in entries if entry]
+
+
+def _from_text(text: str | None, members: tuple[Any, ...], key: str) -> Any:
+    """Read one value typed for a field that accepts `members`: text stays text where the field is text."""
+    if text is None:
+        if bool in members:
+            return True
+        raise SettingsError(f"--{key} needs a value ({COMMAND_LINE})")
+    if type(None) in members and text == "null":
+        return None
+    if text in members or (members and set(members) <= {str, Path, type(None)}):
+        return text
+    return from_yaml(text, key)
+
+
+def from_yaml(text: str | None, key: str) -> Any:
+    """Read one typed value as YAML; raises SettingsError."""
+    if text is None:
+        raise SettingsError(f"--{key} needs a value ({COMMAND_LINE})")
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{key} = {text!r} ({COMMAND_LINE}): not YAML: {problem_of(error)}") from error
+
+
+def problem_of(error: yaml.YAMLError) -> str:
+    """Return the first line of what PyYAML found wrong."""
+    return str(getattr(error, "problem", None) or error).splitlines()[0]

@@ -1,0 +1,146 @@
+"""A comparison as people read it: Markdown tables."""
+
+from collections.abc import Mapping, Sequence
+
+from pipelines.comparison.candidates import REHEARSAL
+from pipelines.comparison.costs import NUM_CANDIDATES, NUM_EVENTS, Cost
+from pipelines.comparison.outcomes import LogOutcomes, Outcome, Seeds
+from pipelines.evaluation.tables import markdown_table
+from rm_rec.evaluation.report import Estimate, shortest_of
+
+
+def report(found: Sequence[LogOutcomes], measured: Mapping[str, Cost], segment_length: int) -> str:
+    """Write all tables, one section a log."""
+    parts = [part for outcomes in found for part in _of_log(outcomes, segment_length)]
+    if measured:
+        parts += ["## Cost", _COST_NOTE, _cost_table(found, measured)]
+    return "\n\n".join(["# Memories compared", _NOTE, *parts]) + "\n"
+
+
+_NOTE = (
+    "AUC of the test split at the epoch that was best on validation: mean of the seeds ± half of their range, then the "
+    "95 % interval of that mean over users. A gain is over the model that is named, on the same users, with the "
+    "interval of the paired difference. Rows by validation AUC. `+rehearsal`: the same with the rehearsal loss."
+)
+_COST_NOTE = (
+    f"Process time of one thread, medians, all models measured in turns. Read: {NUM_CANDIDATES} candidates of one user "
+    f"of {NUM_EVENTS:,} events. Train: users of as many events, two impressions after each. Bytes: a user's state in "
+    "float16, without the raw events that a model's window reads."
+)
+
+
+def _of_log(found: LogOutcomes, segment_length: int) -> list[str]:
+    ranked = by_validation(found)
+    parts = [f"## {found.log}", _facts(found), _main_table(ranked)]
+    rehearsed = _rehearsal_table(found)
+    if rehearsed:
+        parts += ["Rehearsal on and off, seed by seed:", rehearsed]
+    unit = f"in segments of {segment_length} events"
+    age = (
+        f"AUC by age of the deciding event, {unit}, among the impressions of that age:"
+        if found.known_age
+        else f"AUC by age of the user's last event on the item, {unit}, of such clicks against all non-clicks:"
+    )
+    popularity = "AUC by how often the training events have the item, among the impressions of such items:"
+    parts += [age, _bins_table(ranked, found.rows_by_age, [o.by_age for o in ranked])]
+    return [*parts, popularity, _bins_table(ranked, found.rows_by_popularity, [o.by_popularity for o in ranked])]
+
+
+def by_validation(found: LogOutcomes) -> list[Outcome]:
+    """Return a log's candidates, the best on validation first."""
+    return sorted(found.outcomes, key=lambda outcome: -outcome.validation.mean)
+
+
+def _facts(found: LogOutcomes) -> str:
+    best = f"; best possible AUC {found.best_possible:.4f}" if found.best_possible is not None else ""
+    first = found.outcomes[0].candidate
+    return f"{found.impressions:,} test impressions of {found.users:,} users{best}. Gains are over {first}."
+
+
+def _main_table(ranked: Sequence[Outcome]) -> str:
+    header = ["", "seeds", "test AUC", "95 % interval", "gain", "AUC inside users", "validation AUC", "learning rate"]
+    rows = [
+        [
+            outcome.candidate,
+            str(len(outcome.test.values)),
+            seeds_text(outcome.test),
+            _ends(outcome.test_interval),
+            _gain(outcome.gain),
+            "" if outcome.grouped is None else seeds_text(outcome.grouped),
+            seeds_text(outcome.validation),
+            f"{outcome.learning_rate:g}",
+        ]
+        for outcome in ranked
+    ]
+    return markdown_table(header, rows)
+
+
+def _rehearsal_table(found: LogOutcomes) -> str:
+    by_name = {outcome.candidate: outcome for outcome in found.outcomes}
+    rows = []
+    for name, rehearsed in by_name.items():
+        plain = by_name.get(name.removesuffix(REHEARSAL))
+        if plain is None or plain is rehearsed:
+            continue
+        test = _gains(plain, plain.test, rehearsed, rehearsed.test)
+        validation = _gains(plain, plain.validation, rehearsed, rehearsed.validation)
+        rows.append(
+            [plain.candidate, seeds_text(plain.test), seeds_text(rehearsed.test), _signed(test), _signed(validation)]
+        )
+    return markdown_table(["", "off", "on", "gain, test", "gain, validation"], rows) if rows else ""
+
+
+def _gains(plain: Outcome, off: Seeds, rehearsed: Outcome, on: Seeds) -> Seeds:
+    """Subtract seed by seed; a seed that only one of them has finished is left out."""
+    without = dict(zip(plain.seeds, off.values, strict=True))
+    pairs = zip(rehearsed.seeds, on.values, strict=True)
+    return Seeds(tuple(value - without[seed] for seed, value in pairs if seed in without))
+
+
+def _bins_table(ranked: Sequence[Outcome], rows: Mapping[str, int], values: Sequence[Mapping[str, Seeds]]) -> str:
+    bins = sorted(rows, key=lambda name: (name == "never", 0 if name == "never" else shortest_of(name)))
+    cells = [
+        [outcome.candidate, *(f"{found[name].mean:.3f}" if name in found else "" for name in bins)]
+        for outcome, found in zip(ranked, values, strict=True)
+    ]
+    return markdown_table(["", *bins], [["rows", *(f"{rows[name]:,}" for name in bins)], *cells])
+
+
+def _cost_table(found: Sequence[LogOutcomes], measured: Mapping[str, Cost]) -> str:
+    sizes = {outcome.candidate: outcome.state_bytes for log in found for outcome in log.outcomes}
+    rows = [
+        [
+            name,
+            f"{sizes[name]:,}",
+            f"{cost.write:.2f}" if cost.write else "",
+            f"{cost.read:.2f}",
+            f"{cost.train:.1f}",
+            f"{1e6 / cost.train:,.0f}",
+        ]
+        for name, cost in measured.items()
+    ]
+    header = ["", "bytes a user", "write, µs an event", "read, ms", "train, µs an impression", "impressions a second"]
+    return markdown_table(header, rows)
+
+
+def seeds_text(seeds: Seeds) -> str:
+    """Write the mean of the seeds, plus and minus half of their range; of one seed, its value."""
+    return f"{seeds.mean:.4f}" + (f" ± {seeds.spread:.4f}" if len(seeds.values) > 1 else "")
+
+
+def _signed(seeds: Seeds) -> str:
+    if not seeds.values:
+        return ""
+    return f"{seeds.mean:+.4f}" + (f" ± {seeds.spread:.4f}" if len(seeds.values) > 1 else "")
+
+
+def _ends(interval: tuple[float | None, float | None]) -> str:
+    low, high = interval
+    return "" if low is None or high is None else f"{low:.4f} to {high:.4f}"
+
+
+def _gain(gain: Estimate) -> str:
+    if not gain.value:
+        return ""
+    ends = "" if gain.low is None or gain.high is None else f" ({gain.low:+.4f} to {gain.high:+.4f})"
+    return f"{gain.value:+.4f}{ends}"

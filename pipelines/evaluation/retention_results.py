@@ -1,0 +1,170 @@
+"""What is kept of a run's retention: retention.json, curves and figures in MLflow, a table; another run's beside it."""
+
+import dataclasses
+from pathlib import Path
+from typing import final
+
+import pyarrow.parquet as pq
+from matplotlib.figure import Figure
+from pydantic import TypeAdapter, ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from feature_store.data_config import SPLITS
+from feature_store.errors import DataError
+from pipelines.evaluation.evaluated import MetricsConfig
+from pipelines.evaluation.figures.retention import auc_by_age, recollection_by_age
+from pipelines.evaluation.predictions import distinct_names
+from pipelines.evaluation.retention import Retention, RetentionConfig, conditions, measure
+from pipelines.runs import run_folder, tracking
+from pipelines.training.data import TEST, LogData
+from rm_rec.evaluation.by_age import AgePoint, Answers, Curve, Recollection
+from rm_rec.evaluation.report import shortest_of
+from rm_rec.model import ClickModel
+
+RETENTION = "retention.json"
+_Points = dict[str, AgePoint | None]
+
+
+@final
+class RetentionStep:
+    """What a training run does about retention, if it is asked to: check before, measure after, keep and print."""
+
+    def __init__(self, config: RetentionConfig, metrics: MetricsConfig, out: Path) -> None:
+        self._config, self._metrics, self._out = config, metrics, out
+        self._other = _read_other(config.compare_with, out) if config.compare_with is not None else None
+
+    def check(self, data: LogData, segment_length: int) -> None:
+        """Raise DataError, before training, where the other run's curves would not compare with this one's."""
+        for key, ours in conditions(self._config, data, segment_length).items():
+            if self._other is not None and (theirs := self._other.conditions.get(key)) != ours:
+                raise DataError(
+                    f"retention.compare_with {self._config.compare_with}: {key} is {theirs} there, {ours} here; curves "
+                    "compare only where log, data settings, model.segment_length and retention settings are the same"
+                )
+
+    def is_due(self, fingerprint: str, data: LogData, segment_length: int) -> bool:
+        """Say whether it is asked for, and the folder does not hold it yet."""
+        wanted = (fingerprint, conditions(self._config, data, segment_length), self._config.compare_with)
+        kept = _read(self._out)
+        return self._config.enabled and (
+            kept is None or (kept.fingerprint, kept.conditions, kept.compared_with) != wanted
+        )
+
+    def run(self, data: LogData, model: ClickModel, fingerprint: str) -> None:
+        """Measure a finished run; keep numbers and figures in the MLflow run that is open, numbers in the folder."""
+        predictions = pq.read_table(self._out / "predictions.parquet", filters=[("split", "=", SPLITS[TEST])])
+        found = measure(self._config, self._metrics, data, model, predictions, fingerprint)
+        values = dataclasses.asdict(found)
+        for name, curve in _curves(found).items():
+            tracking.log_curve(f"retention_{name}", curve)
+        tracking.log_report(values, figures(self._out, found, self._other), file=RETENTION)
+        run_folder.write_json(self._out / RETENTION, values)  # last: it says that all is kept
+
+    def print(self, console: Console) -> None:
+        """Print what the folder holds, if it is asked for."""
+        found = _read(self._out) if self._config.enabled else None
+        if found is not None:
+            print_retention(console, self._out, found, self._other)
+
+
+def _read(folder: Path) -> Retention | None:
+    """Return what a folder's run was measured to retain, None where it was not measured or the file is not whole."""
+    try:
+        return TypeAdapter(Retention).validate_json((folder / RETENTION).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def _read_other(compare_with: str, out: Path) -> Retention:
+    folder = Path(compare_with)
+    if folder.resolve() == out.resolve():
+        raise DataError(f"retention.compare_with {folder}: this is the run's own folder; name another run's")
+    other = _read(folder)
+    if other is None:
+        found = "one that is damaged or of another version" if (folder / RETENTION).exists() else "none"
+        raise DataError(
+            f"retention.compare_with {folder}: expected a {RETENTION}, found {found}; "
+            "run train_ctr on that folder with --retention.enabled true first"
+        )
+    return other
+
+
+def figures(out: Path, ours: Retention, other: Retention | None) -> dict[str, Figure]:
+    """Draw the curves of one run, or of two, by the name of the file each figure is kept in."""
+    measured = _by_name(out, ours, other)
+    length = ours.conditions["model.segment_length"]
+    recollections = {name: found.recollection for name, found in measured.items() if found.recollection is not None}
+    drawn: dict[str, Figure] = {}
+    if recollections:
+        drawn["retention_recollection.png"] = recollection_by_age(recollections, length)
+    rankings = {name: found.ranking for name, found in measured.items()}
+    drawn["retention_auc.png"] = auc_by_age(rankings, length, ours.window_segments)
+    return drawn
+
+
+def print_retention(console: Console, out: Path, ours: Retention, other: Retention | None) -> None:
+    """Print a row for each bin of ages: how many were asked, and what came out."""
+    measured = _by_name(out, ours, other)
+    table = Table(
+        title=f"Retention by age, in segments of {ours.conditions['model.segment_length']} events", title_justify="left"
+    )
+    recollections = {name: found.recollection for name, found in measured.items() if found.recollection is not None}
+    what = "impressions" if ours.ranking.known_age else "clicks"
+    columns = ["age", *(["events asked"] if recollections else []), *(f"{name} recollects" for name in recollections)]
+    for column in [*columns, what, *(f"{name} AUC" for name in measured)]:
+        table.add_column(column, justify="right", overflow="fold")
+    asked: list[_Points] = [{**r.memory.by_age, "all": r.memory.overall} for r in recollections.values()]
+    alone: list[_Points] = [{**r.alone.by_age, "all": r.alone.overall} for r in recollections.values()]
+    ranked: list[_Points] = [{**found.ranking.by_age, "never": found.ranking.never} for found in measured.values()]
+    ages = sorted({age for curve in [*asked, *ranked] for age in curve} - {"all", "never"}, key=shortest_of)
+    for age in [*ages, *(["never"] if any(curve["never"] for curve in ranked) else []), *(["all"] if asked else [])]:
+        cells = [_rows(asked, age)] if asked else []
+        cells += [_share(one.get(age), without.get(age)) for one, without in zip(asked, alone, strict=True)]
+        table.add_row(age, *cells, _rows(ranked, age), *(_auc(curve.get(age)) for curve in ranked))
+    console.print(table, soft_wrap=False)
+    if recollections:
+        console.print("recollects: masked events picked out of 100 candidates; in brackets, from their fragments alone")
+    if ours.recollection is None:
+        console.print("No recollection curve of this run: its model has no memory, or no history is long enough.")
+
+
+def _by_name(out: Path, ours: Retention, other: Retention | None) -> dict[str, Retention]:
+    """Name each run by its folder."""
+    if other is None or ours.compared_with is None:
+        return {out.resolve().name: ours}
+    names = distinct_names((str(out.resolve() / RETENTION), str(Path(ours.compared_with).resolve() / RETENTION)))
+    return dict(zip(names, (ours, other), strict=True))
+
+
+def _curves(found: Retention) -> dict[str, dict[int, float]]:
+    """Name the curves as metrics, whose steps are each bin's youngest age; what has no age has step 0."""
+    curves: dict[str, Curve] = {"auc": found.ranking.by_age}
+    single = {"auc_never": found.ranking.never}
+    if found.recollection is not None:
+        for name, answers in _answers(found.recollection).items():
+            curves[name], single[f"{name}_all"] = answers.by_age, answers.overall
+    points = {name: {shortest_of(age): point for age, point in curve.items()} for name, curve in curves.items()}
+    points |= {name: {0: point} for name, point in single.items() if point is not None}
+    values = {name: {age: p.estimate.value for age, p in curve.items()} for name, curve in points.items()}
+    return {name: {age: v for age, v in curve.items() if v is not None} for name, curve in values.items()}
+
+
+def _answers(found: Recollection) -> dict[str, Answers]:
+    answers = {"recollection": found.memory, "recollection_alone": found.alone}
+    return answers | ({"recollection_another_user": found.another_user} if found.another_user is not None else {})
+
+
+def _rows(curves: list[_Points], age: str) -> str:
+    counts = dict.fromkeys(f"{point.rows:,}" for curve in curves if (point := curve.get(age)) is not None)
+    return " / ".join(counts)
+
+
+def _share(point: AgePoint | None, without: AgePoint | None) -> str:
+    if point is None or without is None:
+        return ""
+    return f"{point.estimate.value:.1%} ({without.estimate.value:.1%})"
+
+
+def _auc(point: AgePoint | None) -> str:
+    return "" if point is None else "undefined" if point.estimate.value is None else f"{point.estimate.value:.4f}"

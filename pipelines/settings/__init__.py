@@ -1,6 +1,0 @@
-"""Jobs' settings: YAML files and the command line, read into pydantic models; `--help` from the same models."""
-
-from pipelines.settings.reader import flatten, load_settings, resolved
-from pipelines.settings.values import SettingsError
-
-__all__ = ["SettingsError", "flatten", "load_settings", "resolved"]
