@@ -2,7 +2,9 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from rm_rec.config.base import Settings
 
 USER, ITEM, TIME, ROW = "user", "item", "time", "row"  # the names inside a prepared log
 LABEL, SPLIT, NUM_EARLIER = "label", "split", "num_earlier"
@@ -27,13 +29,7 @@ def carry_column(name: str) -> str:
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
-class Strict(BaseModel):
-    """A frozen block of a recipe; a key it does not know is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Columns(Strict):
+class Columns(Settings):
     """The log's own column names."""
 
     user: str = "user_id"
@@ -58,7 +54,7 @@ class Columns(Strict):
         return self
 
 
-class NextEvent(Strict):
+class NextEvent(Settings):
     """Every event is a positive impression; negatives are sampled items."""
 
     kind: Literal["next_event"] = "next_event"
@@ -68,7 +64,7 @@ class NextEvent(Strict):
     """How negatives are drawn from the items of the training split."""
 
 
-class LabelColumn(Strict):
+class LabelColumn(Settings):
     """Every event is an impression of its own item, with a label in one of its columns."""
 
     kind: Literal["label"] = "label"
@@ -84,7 +80,7 @@ class LabelColumn(Strict):
     """Numeric columns copied to the predictions for analysis (a known click probability); the model never sees them."""
 
 
-class ImpressionFile(Strict):
+class ImpressionFile(Settings):
     """Impressions in Parquet of their own, beside the log of events."""
 
     kind: Literal["file"] = "file"
@@ -109,7 +105,7 @@ class ImpressionFile(Strict):
 Impressions = Annotated[NextEvent | LabelColumn | ImpressionFile, Field(discriminator="kind")]
 
 
-class _Shares(Strict):
+class _Shares(Settings):
     validation: Fraction = 0.1
     test: Fraction = 0.1
 
@@ -158,7 +154,7 @@ class SplitByUser(_Shares):
 Split = Annotated[SplitByPosition | SplitByTime | SplitByUser, Field(discriminator="kind")]
 
 
-class VocabularySizes(Strict):
+class VocabularySizes(Settings):
     """How ids become embedding rows; counted on training events only."""
 
     min_count: int = Field(2, ge=1)
@@ -169,7 +165,7 @@ class VocabularySizes(Strict):
     """Rows shared by all other ids, known or not, by a hash that never changes."""
 
 
-class DataConfig(Strict):
+class DataConfig(Settings):
     """A log, and what to make of it."""
 
     log: str

@@ -1,5 +1,11 @@
-"""What can be wrong with data at rest, said in one line that names file, column, row and mend."""
+"""Errors about data at rest, each one line that names the file, column or row and says how to fix it."""
+
+from rm_rec.errors import RmRecError
 
 
-class DataError(ValueError):
-    """The data, or what was asked of it, cannot be used; the message names expected, actual and the mend."""
+class DataError(RmRecError, ValueError):
+    """A log, a file or a store cannot be used as asked; the message names expected, actual and the fix."""
+
+
+class LockedError(RmRecError):
+    """Another process holds a folder or a store; the message says which, and what to do."""

@@ -15,8 +15,8 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from feature_store.data_config import Strict
 from feature_store.errors import DataError
+from feature_store.files import write_json
 from feature_store.logs.parquet_source import INTEGER, NOTHING, ParquetSource
 from feature_store.logs.row_checks import event_columns
 from feature_store.stores import NoMemoriesError, create_store, open_store
@@ -29,13 +29,14 @@ from pipelines.cli.job import DONE, result_console, run_job, this_python
 from pipelines.models.artifact import TrainedModel, load_model
 from pipelines.models.memory_records import StateType, check_space, memory_schema
 from pipelines.models.model_files import find_model
-from pipelines.runs.run_folder import locked, write_json
+from pipelines.runs.run_folder import held
+from rm_rec.config.base import Settings
 from rm_rec.config.outside import PackageName
 
 PROG = "python -m pipelines.build_memory"
 
 
-class BuildMemory(Strict):
+class BuildMemory(Settings):
     """What to fold, and where the memories are kept."""
 
     model: str
@@ -79,7 +80,7 @@ def main(argv: list[str]) -> int:
         torch.set_num_threads(settings.threads)
     trained = load_model(find_model(settings.model, settings.tracking_uri), settings.allow_package)
     source = event_source(settings.log)
-    with locked(Path(settings.out)), _open(settings, trained, source) as store:
+    with held(Path(settings.out)), _open(settings, trained, source) as store:
         check_space(trained, store, settings.model)
         builds = build_all(settings, trained, source, store, console.print)
         _finish(settings, store, builds, console)

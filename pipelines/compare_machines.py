@@ -11,7 +11,6 @@ from typing import Annotated, Any, Self, final
 
 from pydantic import Field, model_validator
 
-from feature_store.data_config import Strict
 from feature_store.datasets.synthetic import SyntheticConfig
 from pipelines.cli import load_settings, resolved
 from pipelines.cli.job import DONE, FAILED, result_console, run_job
@@ -23,6 +22,7 @@ from pipelines.comparison.run_grid import RunGrid
 from pipelines.make_log import write_log
 from pipelines.runs import tracking
 from pipelines.runs.tracking import TrackingConfig
+from rm_rec.config.base import Settings
 from rm_rec.config.outside import PackageName
 from rm_rec.machines import MACHINES
 
@@ -35,7 +35,7 @@ MEMORIES = (
 )
 
 
-class CompareMachines(Strict):
+class CompareMachines(Settings):
     """What is compared, and how."""
 
     data: str = "data"

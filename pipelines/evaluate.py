@@ -5,7 +5,6 @@ python -m pipelines.evaluate --predictions old.parquet --predictions new.parquet
 python -m pipelines.evaluate --model runs/mine/model --data.log my_log.parquet --out evaluation
 """
 
-import json
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,8 +12,9 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 from pydantic import model_validator
 
-from feature_store.data_config import DataConfig, Strict
+from feature_store.data_config import DataConfig
 from feature_store.errors import DataError
+from feature_store.files import write_json, write_text
 from pipelines.cli import load_settings, resolved
 from pipelines.cli.job import DONE, result_console, run_job
 from pipelines.evaluation.evaluated import MetricsConfig, evaluate_predictions, figures_of
@@ -27,11 +27,12 @@ from pipelines.evaluation.predictions import (
     user_codes,
 )
 from pipelines.evaluation.tables import grids, markdown, print_report
+from rm_rec.config.base import Settings
 from rm_rec.config.outside import PackageName
 from rm_rec.evaluation.report import Difference, Report, compare
 
 
-class EvaluateConfig(Strict):
+class EvaluateConfig(Settings):
     """What is evaluated, and how."""
 
     predictions: tuple[str, ...] = ()
@@ -147,9 +148,9 @@ def _write(out: Path, figures: dict[str, Figure], text: str, values: dict[str, A
         out.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
             figure.savefig(out / name)
-        (out / "report.md").write_text(text, encoding="utf-8")
+        write_text(out / "report.md", text)
         # Last, so that a metrics.json says the evaluation is whole.
-        (out / "metrics.json").write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(out / "metrics.json", values)
     except OSError as error:
         raise DataError(f"{out}: cannot be written: {error.strerror}") from error
 

@@ -4,19 +4,19 @@ python -m pipelines.make_log --out data/synthetic.parquet
 python -m pipelines.make_log --out data/large.parquet --log.users 20000 --log.events_per_user 1000
 """
 
-import os
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_store.data_config import Strict
 from feature_store.datasets.synthetic import SyntheticConfig, best_possible_auc, make_synthetic_log
+from feature_store.files import replacing
 from pipelines.cli import load_settings
 from pipelines.cli.job import DONE, result_console, run_job
+from rm_rec.config.base import Settings
 
 
-class MakeLog(Strict):
+class MakeLog(Settings):
     """What to make, and where to write it."""
 
     log: SyntheticConfig = SyntheticConfig()
@@ -48,9 +48,8 @@ def write_log(config: SyntheticConfig, out: Path) -> pa.Table:
     """Make a log and write it, whole or not at all."""
     table = make_synthetic_log(config)
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    pq.write_table(table, partial, compression="zstd")
-    os.replace(partial, out)
+    with replacing(out) as partial:
+        pq.write_table(table, partial, compression="zstd")
     return table
 
 

@@ -13,16 +13,16 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from feature_store.data_config import Strict
 from feature_store.errors import DataError
 from feature_store.stores import MemoryStore, copy, open_store
 from pipelines.cli import SettingsError, load_settings
 from pipelines.cli.job import DONE, result_console, run_job
+from rm_rec.config.base import Settings
 
 PROG = "python -m pipelines.memories"
 
 
-class Inspect(Strict):
+class Inspect(Settings):
     """Print what a store is and holds, or what it holds of one user."""
 
     memories: str
@@ -31,7 +31,7 @@ class Inspect(Strict):
     """A user's id."""
 
 
-class Copy(Strict):
+class Copy(Settings):
     """Copy all memories, what was consumed and who was deleted into a new store; killed, run it again."""
 
     memories: str
@@ -42,7 +42,7 @@ class Copy(Strict):
     """Of the new store's states, but for integers and what stays exact; as in the old one unless given."""
 
 
-class DeleteUser(Strict):
+class DeleteUser(Settings):
     """Delete a user's memory for good: later builds skip the user's events."""
 
     memories: str

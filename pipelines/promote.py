@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, model_validator
 from rich.console import Console
 
-from feature_store.data_config import DataConfig, Strict
+from feature_store.data_config import DataConfig
 from feature_store.errors import DataError
 from feature_store.logs.preparation import log_fingerprint
 from pipelines.cli import load_settings, resolved
@@ -39,12 +39,13 @@ from pipelines.registry.model_registry import (
 )
 from pipelines.runs import run_folder
 from pipelines.runs.tracking import TrackingConfig, tracked_run
+from rm_rec.config.base import Settings
 from rm_rec.config.outside import PackageName
 
 PROG = "python -m pipelines.promote"
 
 
-class Promote(Strict):
+class Promote(Settings):
     """Which model, on what evidence, and what it has to reach."""
 
     name: str = Field(min_length=1)

@@ -5,9 +5,7 @@ python -m pipelines.score_batch --model runs/a/model --memories memories --candi
 Every column and the order of the rows are kept; one column is added. A job that was killed goes on where it was.
 """
 
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,8 +17,8 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import Field
 
-from feature_store.data_config import Strict
 from feature_store.errors import DataError
+from feature_store.files import replacing, sha256_of_text
 from feature_store.logs.parquet_source import ParquetSource
 from feature_store.stores import open_store
 from feature_store.stores.store import MemoryStore
@@ -29,9 +27,10 @@ from pipelines.cli.job import DONE, Progress, result_console, run_job
 from pipelines.models.artifact import TrainedModel, load_model
 from pipelines.models.memory_records import check_space
 from pipelines.models.model_files import find_model
-from pipelines.runs.run_folder import locked
+from pipelines.runs.run_folder import held
 from pipelines.scoring.candidate_files import CandidateColumns, CandidateNames, dense_of, read_pieces, times_of
 from pipelines.scoring.scorer import Scorer, encode
+from rm_rec.config.base import Settings
 from rm_rec.config.outside import PackageName
 
 PROG = "python -m pipelines.score_batch"
@@ -39,7 +38,7 @@ _SAID = b"rm_rec_scores"
 _ROWS_AT_ONCE = 131_072
 
 
-class ScoreBatch(Strict):
+class ScoreBatch(Settings):
     """What to score, with what."""
 
     model: str
@@ -121,7 +120,7 @@ class ScoringJob:
         if (finished := _Part.read(self.out)) is not None and finished.fingerprint == self.fingerprint:
             shutil.rmtree(self.parts, ignore_errors=True)  # of a job that was killed as it ended
             return None
-        with locked(self.parts):
+        with held(self.parts):
             return self._run()
 
     def _run(self) -> int:
@@ -187,7 +186,7 @@ class ScoringJob:
             self.settings.columns.prediction,
             self.at,
         ]
-        return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+        return sha256_of_text(json.dumps(what))
 
 
 @dataclass(frozen=True)
@@ -221,11 +220,12 @@ class _Part:
 
     def _write(self, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
         said = {_SAID: json.dumps({"fingerprint": self.fingerprint, "cold": self.cold})}
-        partial = self.path.with_name(self.path.name + ".partial")
-        with pq.ParquetWriter(partial, schema.with_metadata(said), compression="zstd") as writer:
+        with (
+            replacing(self.path) as partial,
+            pq.ParquetWriter(partial, schema.with_metadata(said), compression="zstd") as writer,
+        ):
             for table in tables:
                 writer.write_table(table.replace_schema_metadata(said))
-        os.replace(partial, self.path)
 
 
 def _row_groups(path: Path) -> Iterator[pa.Table]:

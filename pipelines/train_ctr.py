@@ -3,9 +3,7 @@
 python -m pipelines.train_ctr --config pipelines/recipes/quickstart.yaml --data.log data/synthetic.parquet --out runs/a
 """
 
-import hashlib
 import json
-import os
 import time
 from functools import partial
 from pathlib import Path
@@ -17,8 +15,9 @@ import torch
 from pydantic import Field, model_validator
 from rich.console import Console
 
-from feature_store.data_config import SPLITS, DataConfig, NextEvent, Strict
+from feature_store.data_config import SPLITS, DataConfig, NextEvent
 from feature_store.errors import DataError
+from feature_store.files import replacing, sha256_of_text, write_json
 from pipelines.cli import load_settings, resolved
 from pipelines.cli.job import DONE, result_console, run_job, this_python
 from pipelines.evaluation.evaluated import MetricsConfig, evaluate_predictions, figures_of
@@ -38,6 +37,7 @@ from pipelines.training.data import TEST, VALIDATION, LogData
 from pipelines.training.fine_tune import data_as_before, freeze_writer, load_start
 from pipelines.training.fit import PREDICTED_COLUMNS, Fit, Learner, OptimizerConfig, TrainingConfig, predict
 from rm_rec.config import ModelConfig, RehearsalConfig
+from rm_rec.config.base import Settings
 from rm_rec.config.outside import PackageName, outside_packages
 from rm_rec.model import ClickModel
 from rm_rec.resolved import resolved_config
@@ -51,7 +51,7 @@ EXAMPLES = (
 )
 
 
-class TrainCtr(Strict):
+class TrainCtr(Settings):
     """One training run."""
 
     data: DataConfig
@@ -178,7 +178,7 @@ def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console
         uri = register(
             out / "model", settings.tracking.register_as, settings.data, metrics, tags, settings.allow_package
         )
-    run_folder.write_json(out / run_folder.METRICS, metrics)
+    write_json(out / run_folder.METRICS, metrics)
     if retention.is_due(fingerprint, data, settings.model.segment_length):  # killed here, it is taken up as finished
         with tracked():
             retention.run(data, model, fingerprint)
@@ -206,9 +206,8 @@ def _finish(settings: TrainCtr, data: LogData, model: ClickModel, state: FitStat
         name: evaluate_predictions(tables[split], PredictionColumns(), settings.metrics)
         for name, split in (("validation", VALIDATION), ("test", TEST))
     }
-    partial = out / "predictions.parquet.partial"
-    pq.write_table(pa.concat_tables(tables.values()), partial, compression="zstd")
-    os.replace(partial, out / "predictions.parquet")
+    with replacing(out / "predictions.parquet") as file:
+        pq.write_table(pa.concat_tables(tables.values()), file, compression="zstd")
     save_model(out / "model", model, data.vocabularies, settings.data.columns, settings.data.impressions)
     metrics: dict[str, Any] = {name: headline(report) for name, report in reports.items()}
     best = state.best
@@ -245,7 +244,7 @@ def fingerprint_of(settings: TrainCtr, log: str, start: TrainedModel | None = No
 
 
 def _sha256(values: Any) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return sha256_of_text(json.dumps(values, sort_keys=True))
 
 
 def _device(name: str) -> torch.device:

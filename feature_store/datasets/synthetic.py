@@ -7,12 +7,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from feature_store.data_config import Strict
+from rm_rec.config.base import Settings
 
 FIRST_MOMENT = 1_700_000_000  # seconds
 
 
-class SyntheticConfig(Strict):
+class SyntheticConfig(Settings):
     """How much of everything a synthetic log has."""
 
     users: int = Field(1000, ge=1)

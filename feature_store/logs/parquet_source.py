@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_store.errors import DataError
+from feature_store.files import sha256_of_file
 
 INTEGER, FLOAT, TEXT, BOOLEAN, MOMENT, ZONED, DATE, NOTHING = (
     "integers",
@@ -171,11 +172,7 @@ class ParquetSource:
     @cached_property
     def file_hashes(self) -> list[str]:
         """The SHA-256 of each file's content."""
-        hashes = []
-        for file in self.files:
-            with file.open("rb") as stream:
-                hashes.append(hashlib.file_digest(stream, "sha256").hexdigest())
-        return hashes
+        return [sha256_of_file(file) for file in self.files]
 
     @property
     def file_rows(self) -> list[int]:

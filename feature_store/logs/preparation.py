@@ -9,6 +9,7 @@ import numpy as np
 
 from feature_store.data_config import DataConfig, ImpressionFile, NextEvent, SplitByTime
 from feature_store.errors import DataError
+from feature_store.files import sync_tree, write_text
 from feature_store.logs.bucketing import DUPLICATE, Bucketing, open_duckdb, time_at_rank, write_rejects
 from feature_store.logs.parquet_source import ParquetSource
 from feature_store.logs.prepared_log import MANIFEST, TABLES, Manifest, PreparedLog, TimeMoments
@@ -73,8 +74,9 @@ def prepare(
         (work / REJECTS).replace(out / REJECTS)
         prepared = PreparedLog(out, _write_timelines(PreparedLog(out, manifest)))
         _check(prepared, report, for_training)
-        (work / MANIFEST).write_text(prepared.manifest.model_dump_json(indent=2))
-        (work / MANIFEST).replace(out / MANIFEST)
+        for name in tables:
+            sync_tree(out / name)
+        write_text(out / MANIFEST, prepared.manifest.model_dump_json(indent=2))
     finally:
         shutil.rmtree(work, ignore_errors=True)
     done = prepared.manifest

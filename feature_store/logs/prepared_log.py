@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from feature_store.data_config import DataConfig, ImpressionFile, Strict
+from feature_store.data_config import DataConfig, ImpressionFile
 from feature_store.errors import DataError
 from feature_store.logs.bucketing import BUCKET_HASH
+from rm_rec.config.base import Settings
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
@@ -18,14 +19,14 @@ TIMELINE_USERS, IMPRESSION_SPLITS, EVENT_SPLITS = "timeline-users", "impression-
 TABLES = ("events", "impressions", TIMELINE_USERS, IMPRESSION_SPLITS, EVENT_SPLITS)  # folders of one file a bucket
 
 
-class TimeMoments(Strict):
+class TimeMoments(Settings):
     """The first moments of validation and test, where the log is split by time."""
 
     validation_from: int
     test_from: int
 
 
-class Manifest(Strict):
+class Manifest(Settings):
     """What a prepared log holds, and what it was made from."""
 
     format_version: int = FORMAT_VERSION

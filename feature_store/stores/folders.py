@@ -1,14 +1,14 @@
-"""What stores in folders share: one writer at a time, files that appear whole, and errors in one line."""
+"""What stores in folders share: one writer at a time, folders that appear whole, and errors in one line."""
 
 import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from feature_store.errors import DataError
+from feature_store.files import locked, sync_folder
 
 LOCK = "writer.lock"
 _SPACE = "make room and run again: the store is as its last committed step left it"
@@ -36,37 +36,12 @@ def refusals_told(address: str) -> Iterator[None]:
 
 @contextmanager
 def exclusive(folder: Path, address: str) -> Iterator[None]:
-    """Hold the folder's writer lock; the system drops it when the process dies."""
-    with refusals_told(address):
-        file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(f"{address}: another writer is at work; wait for it, or stop it, and run again") from error
+    """Hold the folder's writer lock; LockedError if another process holds it."""
+    lock = locked(folder / LOCK, f"{address}: another writer is at work; wait for it, or stop it, and run again")
+    with ExitStack() as held:
+        with refusals_told(address):
+            held.enter_context(lock)
         yield
-    finally:
-        os.close(file)
-
-
-def write_file(path: Path, content: str) -> None:
-    """Replace a file whole: after a crash it has the old content or the new."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a folder's entries survive a loss of power."""
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def refuse_taken(path: Path, address: str) -> None:

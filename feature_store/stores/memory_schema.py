@@ -5,8 +5,8 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from feature_store.data_config import Strict
 from feature_store.stores.users import UserType
+from rm_rec.config.base import Settings
 
 Dtype = Literal["float16", "float32"]
 PartType = Literal["float16", "float32", "int8", "uint8", "int16", "int32", "int64"]
@@ -14,7 +14,7 @@ CHECKSUM, STATE, WINDOW = "checksum", "state.", "window."
 TIME, TIME_GAP = "time", "time_gap"  # what every window has, beside its features
 
 
-class MemorySchema(Strict):
+class MemorySchema(Settings):
     """What one user's record holds.
 
     >>> schema = MemorySchema(state={"sum": (31, 32), "count": (31,)}, exact=("count",), window_events=63,

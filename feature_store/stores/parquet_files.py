@@ -6,7 +6,6 @@ read by every engine, and its integers as int32 or int64; the values are exactly
 """
 
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from feature_store.data_config import USER
 from feature_store.errors import DataError
+from feature_store.files import sync_file
 from feature_store.stores.memory_schema import CHECKSUM, STATE, MemorySchema
 from feature_store.stores.record import REBUILD, Memories, check, shown
 from feature_store.stores.users import typed
@@ -86,18 +86,16 @@ def write_bucket(path: Path, schema: MemorySchema, memories: Memories) -> None:
     floats = [name for name in schema.state if name not in schema.exact and schema.type_of(name).startswith("float")]
     split = [_leaf(table, _column(STATE + name)) for name in floats]
     others = [_leaf(table, name) for name in table.column_names if _leaf(table, name) not in split]
-    with path.open("wb") as file:
-        pq.write_table(
-            table,
-            file,
-            row_group_size=ROW_GROUP,
-            compression="zstd",
-            use_dictionary=others,
-            use_byte_stream_split=split,
-            write_page_checksum=True,
-        )
-        file.flush()
-        os.fsync(file.fileno())
+    pq.write_table(
+        table,
+        path,
+        row_group_size=ROW_GROUP,
+        compression="zstd",
+        use_dictionary=others,
+        use_byte_stream_split=split,
+        write_page_checksum=True,
+    )
+    sync_file(path)
 
 
 def _leaf(table: pa.Table, name: str) -> str:

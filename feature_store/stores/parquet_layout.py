@@ -22,12 +22,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from feature_store.data_config import Strict
 from feature_store.errors import DataError
+from feature_store.files import sync_folder, write_text
 from feature_store.stores import folders
 from feature_store.stores.parquet_files import num_rows
 from feature_store.stores.store import Journal, StoreFacts, parse
 from feature_store.stores.users import tombstones_of
+from rm_rec.config.base import Settings
 
 FACTS = "_store.json"
 _DELETED, _CURRENT, _SNAPSHOT, _FILE = "_deleted.json", "current", "_snapshot.json", "memories.parquet"
@@ -35,7 +36,7 @@ _BUILDING, _COMMITTED = ".building", "_building.json"
 _RETRIES = 5
 
 
-class Deleted(Strict):
+class Deleted(Settings):
     """Who was deleted."""
 
     tombstones: tuple[str, ...] = ()
@@ -50,7 +51,7 @@ class Deleted(Strict):
         return np.fromiter((hashed.hex() in kept for hashed in tombstones_of(users)), bool, len(users))
 
 
-class Snapshot(Strict):
+class Snapshot(Settings):
     """What a snapshot holds."""
 
     generation: int = 0
@@ -60,7 +61,7 @@ class Snapshot(Strict):
     """Bucket -> users; a bucket without users has no file."""
 
 
-class Building(Strict):
+class Building(Settings):
     """What is committed of the build that goes on from a generation of snapshots."""
 
     generation: int
@@ -82,11 +83,11 @@ class Layout:
     @staticmethod
     def fill(folder: Path, facts: StoreFacts) -> None:
         """Write a store without users."""
-        folders.write_file(folder / FACTS, facts.model_dump_json(indent=2))
-        folders.write_file(folder / _DELETED, Deleted().model_dump_json())
+        write_text(folder / FACTS, facts.model_dump_json(indent=2))
+        write_text(folder / _DELETED, Deleted().model_dump_json())
         first = folder / _snapshot_name(0)
         first.mkdir()
-        folders.write_file(first / _SNAPSHOT, Snapshot().model_dump_json())
+        write_text(first / _SNAPSHOT, Snapshot().model_dump_json())
         (folder / _CURRENT).symlink_to(first.name)
 
     def snapshot(self) -> tuple[Path, Snapshot]:
@@ -122,13 +123,13 @@ class Layout:
 
     def write_deleted(self, deleted: Deleted) -> None:
         """Commit who was deleted."""
-        folders.write_file(self.path / _DELETED, deleted.model_dump_json())
+        write_text(self.path / _DELETED, deleted.model_dump_json())
 
     def commit(self, building: Building) -> None:
         """Commit a step of the build under way; files that it no longer names are removed."""
         self.building_folder.mkdir(exist_ok=True)
-        folders.write_file(self.building_folder / _COMMITTED, building.model_dump_json())
-        folders.sync_folder(self.path)
+        write_text(self.building_folder / _COMMITTED, building.model_dump_json())
+        sync_folder(self.path)
         self.clear_building(building)
 
     def clear_building(self, building: Building | None) -> None:
@@ -152,13 +153,13 @@ class Layout:
             target = self.bucket_file(folder, bucket)
             target.parent.mkdir()
             os.link(made.get(bucket, self.bucket_file(before, bucket)), target)
-            folders.sync_folder(target.parent)
-        folders.write_file(folder / _SNAPSHOT, snapshot.model_copy(update={"rows": rows}).model_dump_json())
+            sync_folder(target.parent)
+        write_text(folder / _SNAPSHOT, snapshot.model_copy(update={"rows": rows}).model_dump_json())
         link = self.path / f".{_CURRENT}"
         link.unlink(missing_ok=True)
         link.symlink_to(folder.name)
         link.replace(self.path / _CURRENT)
-        folders.sync_folder(self.path)
+        sync_folder(self.path)
 
     def remove_snapshots(self, keep: Collection[Path]) -> None:
         """Remove all snapshots but the current one and those to keep."""

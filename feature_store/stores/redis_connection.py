@@ -10,7 +10,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from feature_store.errors import DataError
+from feature_store.errors import DataError, LockedError
 from feature_store.stores.redis_address import RedisAddress
 
 LOCK_MILLISECONDS = 30_000  # how long a killed writer keeps others out; renewed at a third of it
@@ -86,7 +86,7 @@ class WriterLock:
         with redis_told(self._place):
             if not self._client.set(self.key, self.token, nx=True, px=LOCK_MILLISECONDS):
                 left = max(self._client.pttl(self.key), 0) / 1000
-                raise DataError(
+                raise LockedError(
                     f"{self._place.public}: another writer is at work; wait for it, or, if it was killed, run again "
                     f"in {left:.0f} seconds"
                 )
@@ -108,7 +108,7 @@ class WriterLock:
     @contextmanager
     def transaction(self) -> Iterator[Any]:
         """Gather commands that are applied all together, and only if the lock is still ours."""
-        lost = DataError(
+        lost = LockedError(
             f"{self._place.public}: this writer lost its lock, and another may have taken over; what was not committed "
             "is not written: run again"
         )

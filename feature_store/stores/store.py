@@ -11,21 +11,21 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from feature_store.data_config import Strict
 from feature_store.errors import DataError
 from feature_store.stores.memory_schema import MemorySchema
 from feature_store.stores.record import Memories, check, shown
 from feature_store.stores.users import bucket_of, typed
+from rm_rec.config.base import Settings
 
 FORMAT_VERSION = 1
-Block = TypeVar("Block", bound=Strict)
+Block = TypeVar("Block", bound=Settings)
 
 
 class NoMemoriesError(DataError):
     """There is no store at an address: one can be made."""
 
 
-class StoreFacts(Strict):
+class StoreFacts(Settings):
     """What is fixed when a store is made."""
 
     format_version: int = FORMAT_VERSION
@@ -36,7 +36,7 @@ class StoreFacts(Strict):
     """Users are hashed into this many buckets; a write touches one."""
 
 
-class SourceFile(Strict):
+class SourceFile(Settings):
     """A file of events that a build consumed."""
 
     name: str
@@ -44,7 +44,7 @@ class SourceFile(Strict):
     rows: int
 
 
-class Build(Strict):
+class Build(Settings):
     """What one build consumed and wrote."""
 
     id: str
@@ -61,7 +61,7 @@ class Build(Strict):
     last_time: int | None = None
 
 
-class UnderWay(Strict):
+class UnderWay(Settings):
     """A build that is not finished."""
 
     build: Build
@@ -70,7 +70,7 @@ class UnderWay(Strict):
     """How many of its steps are committed."""
 
 
-class Journal(Strict):
+class Journal(Settings):
     """The ledger of what was consumed; it changes in the transaction of the memories it speaks of."""
 
     builds: tuple[Build, ...] = ()
@@ -194,7 +194,7 @@ class MemoryStore(ABC):
     @classmethod
     @abstractmethod
     def discard(cls, place: str) -> None:
-        """Remove a store, if there is one; one that is being written is a DataError."""
+        """Remove a store, if there is one; LockedError where it is being written."""
 
     def get(self, users: pa.Array | pa.ChunkedArray) -> tuple[Memories, NDArray[np.bool_]]:
         """Read the records of the users who have one, in the order asked, and say who has [users].
@@ -248,7 +248,7 @@ class MemoryStore(ABC):
 
     @contextmanager
     def writer(self) -> Iterator[StoreWriter]:
-        """Open the store's one writer; where there is one already, a DataError says so at once."""
+        """Open the store's one writer; LockedError, at once, where another is at work."""
         with self._writer() as writer:
             try:
                 yield writer

@@ -8,6 +8,7 @@ from typing import Any, final
 
 from feature_store.errors import DataError
 from feature_store.stores.store import MemoryStore
+from rm_rec.errors import RmRecError
 
 NewPlace = Callable[[], str]
 _SHOWN = 200  # characters of a value in a message
@@ -84,8 +85,8 @@ def expect_records(what: str, found: Mapping[Any, bytes], *expected: Mapping[Any
 
 
 @contextmanager
-def refused(what: str, naming: str = "", error_type: type[DataError] = DataError) -> Iterator[None]:
-    """Raise a ContractError unless the block ends in a DataError of one line, which has certain words in it."""
+def refused(what: str, naming: str = "", error_type: type[RmRecError] = DataError) -> Iterator[None]:
+    """Raise a ContractError unless the block ends in an `error_type` of one line that contains `naming`."""
     try:
         yield
     except error_type as error:

@@ -2,6 +2,7 @@
 
 import pyarrow as pa
 
+from feature_store.errors import LockedError
 from feature_store.stores.record import Memories
 from feature_store.stores.store import MemoryStore
 from feature_store.testing.contract import NewPlace, expect, expect_equal, expect_records, refused
@@ -135,7 +136,7 @@ def a_second_writer_is_refused_at_once(kind: type[MemoryStore], new_place: NewPl
     """A store has one writer: a second is refused while it is at work, and let in however the first one ends."""
     with kind.create(new_place(), FACTS) as store:
         with store.writer() as writer:
-            with refused("a second writer"), store.writer():
+            with refused("a second writer", error_type=LockedError), store.writer():
                 pass
             writer.write(0, memories_of(in_bucket(USERS, 0)), journal_at(0, 1))  # the first goes on
         try:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from feature_store.data_config import DataConfig
 from feature_store.errors import DataError
+from feature_store.files import replacing
 from feature_store.logs.parquet_source import ParquetSource
 from feature_store.logs.preparation import REJECTS, prepare
 from feature_store.logs.prepared_log import PreparedLog
@@ -80,7 +81,8 @@ class MemoryBuilder:
         if late:
             folder = self.out / "late" / build.id
             folder.mkdir(parents=True, exist_ok=True)
-            pq.write_table(pa.concat_tables(late), folder / f"bucket-{bucket:05d}.parquet", compression="zstd")
+            with replacing(folder / f"bucket-{bucket:05d}.parquet") as partial:
+                pq.write_table(pa.concat_tables(late), partial, compression="zstd")
 
     def prepare(self, files: tuple[SourceFile, ...], folder: Path) -> PreparedLog:
         """Sort some of the log's files by user, in buckets that agree with the store's."""

@@ -1,21 +1,22 @@
 """What a build of memories is: which files are new to a store, how they are read, and what was broken off."""
 
-import hashlib
 import json
 from typing import Literal
 
 from pydantic import Field
 
-from feature_store.data_config import DataConfig, Impressions, LabelColumn, NextEvent, Strict
+from feature_store.data_config import DataConfig, Impressions, LabelColumn, NextEvent
 from feature_store.errors import DataError
+from feature_store.files import sha256_of_text
 from feature_store.logs.parquet_source import ParquetSource
 from feature_store.stores.store import Build, Journal, SourceFile
 from pipelines.models.artifact import ModelCard
+from rm_rec.config.base import Settings
 
 LatePolicy = Literal["set-aside", "rebuild-user"]
 
 
-class ReadConfig(Strict):
+class ReadConfig(Settings):
     """How the log is read."""
 
     bad_rows: Literal["error", "set_aside"] = "set_aside"
@@ -91,7 +92,7 @@ def plan_builds(journal: Journal, source: ParquetSource, how: str) -> list[Build
 def build_id(files: tuple[SourceFile, ...], how: str) -> str:
     """Name a build by its files' contents and the settings that decide what it makes of them."""
     text = json.dumps([how, sorted(file.sha256 for file in files)])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return sha256_of_text(text)[:16]
 
 
 def how_read(space: str, read: ReadConfig) -> str:

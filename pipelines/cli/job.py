@@ -57,7 +57,7 @@ def run_job(main: Callable[[list[str]], int]) -> NoReturn:
     argv = sys.argv[1:]
     try:
         code = main(argv)
-    except (DataError, RmRecError, SettingsError) as error:
+    except (RmRecError, SettingsError) as error:
         _say("error", error)
         code = BAD_INPUT
     except GateRefused as refusal:

@@ -15,7 +15,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from pipelines.runs.run_folder import write_json
+from feature_store.files import write_json
 from pipelines.training.fit import Learner, OptimizerConfig, build_optimizer, training_step
 from rm_rec.batch import Candidates, UserBatch
 from rm_rec.config import FeatureSpace, ModelConfig, RehearsalConfig, WholeHistory

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from feature_store.files import write_json, write_text
 from pipelines.comparison import figures
 from pipelines.comparison.candidates import REHEARSAL, short_name
 from pipelines.comparison.costs import Cost, kept_costs
 from pipelines.comparison.outcomes import FinishedRun, LogOutcomes, measure_log
 from pipelines.comparison.tables import report
-from pipelines.runs import run_folder, tracking
+from pipelines.runs import tracking
 
 COSTS, NUMBERS, REPORT = "costs.json", "comparison.json", "report.md"
 
@@ -55,12 +56,12 @@ class Results:
         for name, figure in drawn.items():
             figure.savefig(out / name)
         text = report(self.logs, self.costs, self.segment_length)
-        (out / REPORT).write_text(text, encoding="utf-8")
+        write_text(out / REPORT, text)
         values = {
             "logs": [asdict(log) for log in self.logs],
             "costs": {name: asdict(cost) for name, cost in self.costs.items()},
         }
-        run_folder.write_json(out / NUMBERS, values)
+        write_json(out / NUMBERS, values)
         tracking.log_report(values, drawn, file=NUMBERS, text=text)
         for log in self.logs:
             for outcome in log.outcomes:

@@ -6,15 +6,15 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 from pydantic import Field
 
-from feature_store.data_config import Strict
 from feature_store.errors import DataError
 from pipelines.evaluation.figures.predictions import auc_by_history, calibration, comparison
 from pipelines.evaluation.predictions import PredictionColumns, numbers, user_codes
+from rm_rec.config.base import Settings
 from rm_rec.evaluation.metrics import MetricError, calibration_bins
 from rm_rec.evaluation.report import HISTORY_BUCKETS, Report, report
 
 
-class MetricsConfig(Strict):
+class MetricsConfig(Settings):
     """How metrics, their intervals and their groups are made."""
 
     resamples: int = Field(200, ge=0, le=100_000)

@@ -7,11 +7,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from feature_store.data_config import SPLITS, Strict
+from feature_store.data_config import SPLITS
 from feature_store.errors import DataError
+from rm_rec.config.base import Settings
 
 
-class PredictionColumns(Strict):
+class PredictionColumns(Settings):
     """The predictions' own column names; only user, label and prediction must be there."""
 
     user: str = "user_id"

@@ -12,7 +12,6 @@ import pyarrow as pa
 import torch
 from pydantic import Field, model_validator
 
-from feature_store.data_config import Strict
 from feature_store.ragged import Ids
 from feature_store.sequences.ages import events_since_item
 from pipelines.cli.job import Progress
@@ -22,6 +21,7 @@ from pipelines.training.batches import iterate_batches
 from pipelines.training.data import TEST, TRAIN, VALIDATION, LogData
 from rm_rec.batch import UserBatch
 from rm_rec.config import RecentSegments
+from rm_rec.config.base import Settings
 from rm_rec.evaluation.by_age import (
     AGE_BINS,
     Answers,
@@ -42,7 +42,7 @@ _FRAGMENTS_A_STEP, _LEARNING_RATE = 128, 3e-3
 _BATCH_EVENTS, _FRAGMENTS_AT_ONCE = 4096, 512  # in memory
 
 
-class RetentionConfig(Strict):
+class RetentionConfig(Settings):
     """How far back the memory reaches: recollection and click AUC by age, to compare with and without rehearsal."""
 
     enabled: bool = False

@@ -12,11 +12,12 @@ from rich.table import Table
 
 from feature_store.data_config import SPLITS
 from feature_store.errors import DataError
+from feature_store.files import write_json
 from pipelines.evaluation.evaluated import MetricsConfig
 from pipelines.evaluation.figures.retention import auc_by_age, recollection_by_age
 from pipelines.evaluation.predictions import distinct_names
 from pipelines.evaluation.retention import Retention, RetentionConfig, conditions, measure
-from pipelines.runs import run_folder, tracking
+from pipelines.runs import tracking
 from pipelines.training.data import TEST, LogData
 from rm_rec.evaluation.by_age import AgePoint, Answers, Curve, Recollection
 from rm_rec.evaluation.report import shortest_of
@@ -59,7 +60,7 @@ class RetentionStep:
         for name, curve in _curves(found).items():
             tracking.log_curve(f"retention_{name}", curve)
         tracking.log_report(values, figures(self._out, found, self._other), file=RETENTION)
-        run_folder.write_json(self._out / RETENTION, values)  # last: it says that all is kept
+        write_json(self._out / RETENTION, values)  # last: it says that all is kept
 
     def print(self, console: Console) -> None:
         """Print what the folder holds, if it is asked for."""

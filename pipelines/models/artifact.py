@@ -5,11 +5,8 @@ model.json         settings, features, the log's columns, versions, and the hash
 vocabulary/        id -> embedding row, for each feature
 """
 
-import hashlib
 import json
-import os
 import re
-import shutil
 from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
@@ -18,12 +15,14 @@ import pyarrow as pa
 from pydantic import ValidationError
 from torch import Tensor
 
-from feature_store.data_config import Columns, Impressions, Strict
+from feature_store.data_config import Columns, Impressions
 from feature_store.errors import DataError
+from feature_store.files import replacing_folder, sha256_of_file, sha256_of_folder
 from feature_store.vocabulary.vocabularies import Vocabularies
 from pipelines.models.memory_space import space_id
 from pipelines.models.tensor_files import read_tensors, write_tensors
 from rm_rec.config import FeatureSpace, ModelConfig
+from rm_rec.config.base import Settings
 from rm_rec.config.outside import outside_packages
 from rm_rec.errors import ConfigError
 from rm_rec.model import ClickModel
@@ -34,7 +33,7 @@ _READ = (2, FORMAT)  # 2 lacks packages: no model had any
 _WEIGHTS, _CARD, _VOCABULARY = "model.safetensors", "model.json", "vocabulary"
 
 
-class ModelCard(Strict):
+class ModelCard(Settings):
     """All that is needed, beside weights and vocabulary, to use a model on a log like the one it was trained on."""
 
     format: int = FORMAT
@@ -74,26 +73,22 @@ def save_model(
             f"{folder}: the model's {model.memory.given[0]} was given as an object, so that it could not be built "
             "again; name its class in the model's settings: kind package.module:Class"
         )
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    write_tensors(model.state_dict(), partial / _WEIGHTS)
-    vocabularies.save(partial / _VOCABULARY)
-    card = ModelCard(
-        rm_rec=version("rm-rec"),
-        torch=version("torch"),
-        model=model.config,
-        features=model.features,
-        columns=columns,
-        impressions=impressions,
-        weights_sha256=_sha256(partial / _WEIGHTS),
-        vocabulary_sha256=_folder_sha256(partial / _VOCABULARY),
-        memory_space=space_id(model, vocabularies),
-        packages=outside_packages(model.config),
-    )
-    (partial / _CARD).write_text(json.dumps(card.model_dump(mode="json"), indent=2))
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    with replacing_folder(folder) as partial:
+        write_tensors(model.state_dict(), partial / _WEIGHTS)
+        vocabularies.save(partial / _VOCABULARY)
+        card = ModelCard(
+            rm_rec=version("rm-rec"),
+            torch=version("torch"),
+            model=model.config,
+            features=model.features,
+            columns=columns,
+            impressions=impressions,
+            weights_sha256=sha256_of_file(partial / _WEIGHTS),
+            vocabulary_sha256=sha256_of_folder(partial / _VOCABULARY),
+            memory_space=space_id(model, vocabularies),
+            packages=outside_packages(model.config),
+        )
+        (partial / _CARD).write_text(json.dumps(card.model_dump(mode="json"), indent=2))
     return TrainedModel(model, vocabularies, card)
 
 
@@ -112,8 +107,8 @@ def load_model(folder: Path, allowed_packages: Collection[str] = ()) -> TrainedM
     except ConfigError as error:
         raise DataError(f"{folder / _CARD}: {error}") from error
     for path, found, expected in (
-        (folder / _WEIGHTS, _sha256(folder / _WEIGHTS), card.weights_sha256),
-        (folder / _VOCABULARY, _folder_sha256(folder / _VOCABULARY), card.vocabulary_sha256),
+        (folder / _WEIGHTS, sha256_of_file(folder / _WEIGHTS), card.weights_sha256),
+        (folder / _VOCABULARY, sha256_of_folder(folder / _VOCABULARY), card.vocabulary_sha256),
     ):
         if found != expected:
             raise DataError(
@@ -160,15 +155,3 @@ def _read_card(path: Path) -> ModelCard:
         raise DataError(f"{path} cannot be used: {where}: {first['msg']}; train again") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is damaged: it is not JSON; copy the model anew, or train again") from error
-
-
-def _folder_sha256(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        digest.update(f"{path.name}\0{_sha256(path)}\0".encode())
-    return digest.hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,5 @@
 """The two models that a gate compares: where they come from, and what each predicts for the same impressions."""
 
-import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 
 from feature_store.data_config import DataConfig, ImpressionFile, NextEvent
 from feature_store.errors import DataError
+from feature_store.files import replacing, sha256_of_text, write_text
 from feature_store.logs.preparation import log_fingerprint
 from feature_store.logs.prepared_log import MANIFEST, read_manifest
 from pipelines import train_ctr
@@ -113,10 +113,10 @@ def train_mean_pool(
     settings["allow_package"] = list(allowed_packages)  # what this job's user allows, not what the candidate's did
     settings["tracking"] = {**settings.get("tracking", {}), "uri": tracking_uri, "register_as": None}
     deciding = json.dumps([run_folder.deciding(settings), log_fingerprint(data)], sort_keys=True)
-    folder = out / f"mean_pool-{hashlib.sha256(deciding.encode()).hexdigest()[:8]}"
+    folder = out / f"mean_pool-{sha256_of_text(deciding)[:8]}"
     recipe = out / f"{folder.name}.yaml"
     out.mkdir(parents=True, exist_ok=True)
-    recipe.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    write_text(recipe, yaml.safe_dump(settings, sort_keys=False))
     report(f"no champion yet: the candidate has to beat mean_pool, trained alike in {folder}")
     train_ctr.main(["--config", str(recipe), "--config", str(_MEAN_POOL), "--out", str(folder)])
     return of_folder(str(folder), tracking_uri, allowed_packages)
@@ -148,7 +148,8 @@ def score_both(
             "they cannot be compared"
         )
     for name, table in zip(("champion", "candidate"), aligned, strict=True):
-        pq.write_table(table, out / f"{name}.parquet", compression="zstd")
+        with replacing(out / f"{name}.parquet") as partial:
+            pq.write_table(table, partial, compression="zstd")
     return aligned
 
 

@@ -1,6 +1,5 @@
 """What is kept of a promotion: a table for the terminal, files in a folder, and a run in MLflow with the evidence."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from feature_store.files import sha256_of_text, write_json, write_text
 from pipelines.evaluation.evaluated import MetricsConfig, evaluate_predictions, figures_of
 from pipelines.evaluation.predictions import PredictionColumns
 from pipelines.evaluation.tables import grids, markdown, print_report
@@ -92,7 +92,7 @@ def reports_of(
 def identity(settings: Mapping[str, Any], decided: Mapping[str, str]) -> str:
     """Name a decision by what it rests on, so that one that was killed is taken up in the same run of MLflow."""
     text = json.dumps([dict(settings), dict(decided)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return sha256_of_text(text)[:16]
 
 
 def show(decision: Decision, console: Console) -> None:
@@ -118,8 +118,8 @@ def keep(decision: Decision, out: Path) -> None:
     for name, figure in decision.figures.items():
         figure.savefig(out / name)
         mlflow.log_artifact(str(out / name), "figures")
-    (out / "report.md").write_text(text, encoding="utf-8")
-    run_folder.write_json(out / run_folder.METRICS, decision.values())
+    write_text(out / "report.md", text)
+    write_json(out / run_folder.METRICS, decision.values())
     mlflow.log_text(text, "report.md")
     mlflow.log_dict(decision.values(), "decision.json")
     if decision.judgement is not None:

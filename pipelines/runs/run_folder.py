@@ -4,15 +4,14 @@ run.json        the settings that decide the run's result
 metrics.json    the result; written last, so that it says the run is whole
 """
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from feature_store.errors import DataError
+from feature_store.files import locked, write_json
 from pipelines.cli import flatten
 
 RUN, METRICS, _LOCK = "run.json", "metrics.json", ".lock"
@@ -33,21 +32,18 @@ def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder, made if it is not there; DataError if another process holds it."""
+def held(folder: Path) -> Iterator[None]:
+    """Hold the folder, which is made if it is not there; LockedError if another process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(f"{folder}: another process is at work here; wait for it, or give another --out") from error
+    refusal = f"{folder}: another process is at work here; wait for it, or give another --out"
+    with locked(folder / _LOCK, refusal):
         yield
 
 
 @contextmanager
 def claimed(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
-    """Hold the folder for a run with these settings; DataError if it holds another, or another process holds it."""
-    with locked(folder):
+    """Hold the folder for a run with these settings; DataError if it holds another run, LockedError if it is held."""
+    with held(folder):
         found = _read(folder / RUN)
         # A start that failed on its data left no more than its settings: the mended command may take the folder.
         if found is not None and any((folder / name).exists() for name in _WORK):
@@ -67,13 +63,6 @@ def result_of(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | Non
     """Return the result of a finished run with these settings, None where there is none."""
     run = _read(folder / RUN)
     return _read(folder / METRICS) if run is not None and run.get("settings") == deciding(settings) else None
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON file, replacing what was there at once."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
-    os.replace(partial, path)
 
 
 def _refuse_another(folder: Path, before: dict[str, Any], settings: dict[str, Any]) -> None:

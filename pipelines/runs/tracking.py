@@ -13,15 +13,16 @@ import mlflow
 from matplotlib.figure import Figure
 from pydantic import Field
 
-from feature_store.data_config import Strict
 from feature_store.errors import DataError
+from feature_store.files import write_text
 from pipelines.cli import flatten
+from rm_rec.config.base import Settings
 
 _KEY_FILE, _KEY_TAG = "mlflow_run_key", "run_key"
 _MAX_PARAM = 6000  # MLflow refuses longer values
 
 
-class TrackingConfig(Strict):
+class TrackingConfig(Settings):
     """Where MLflow keeps runs and models."""
 
     uri: str = "sqlite:///mlflow.db"
@@ -117,9 +118,7 @@ def _key(out: Path) -> str:
     """Return the key of the folder's run, drawn before there is one: a kill while it is made leaves no second run."""
     file = out / _KEY_FILE
     if not file.exists() or not file.read_text().strip():
-        partial = file.with_name(file.name + ".partial")
-        partial.write_text(uuid.uuid4().hex)
-        partial.replace(file)
+        write_text(file, uuid.uuid4().hex)
     return file.read_text().strip()
 
 

@@ -11,17 +11,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from feature_store.data_config import ITEM, TIME, USER, ImpressionFile, NextEvent, Strict, dense_column, feature_column
+from feature_store.data_config import ITEM, TIME, USER, ImpressionFile, NextEvent, dense_column, feature_column
 from feature_store.errors import DataError
 from feature_store.logs.parquet_source import BOOLEAN, INTEGER, NOTHING, TEXT, ParquetSource
 from feature_store.logs.row_checks import read_column
 from feature_store.ragged import Ids
 from pipelines.models.artifact import ModelCard, TrainedModel
+from rm_rec.config.base import Settings
 
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # how Hive names the folder of nulls
 
 
-class CandidateColumns(Strict):
+class CandidateColumns(Settings):
     """The candidates' own column names, where they are not those of the model's log."""
 
     user: str | None = None

@@ -4,7 +4,6 @@ current         a link to the checkpoint to go on from
 step-E-B/       after E epochs and B batches: weights, optimiser, random state, progress, the best epoch's weights
 """
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,16 +12,17 @@ import torch
 from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
-from feature_store.data_config import Strict
 from feature_store.errors import DataError
+from feature_store.files import sync_folder, sync_tree
 from pipelines.models.tensor_files import read_tensors, write_tensors
+from rm_rec.config.base import Settings
 
 _WEIGHTS, _OPTIMIZER, _STATE, _BEST = "model.safetensors", "optimizer.safetensors", "state.json", "best.safetensors"
 
 _RNG, _CUDA_RNG = "rng", "rng_cuda"
 
 
-class Epoch(Strict):
+class Epoch(Settings):
     """What one epoch came to."""
 
     number: int
@@ -33,7 +33,7 @@ class Epoch(Strict):
     """Rehearsal's losses and successes, where there is one."""
 
 
-class FitState(Strict):
+class FitState(Settings):
     """How far a fit is; a new one for each step."""
 
     fingerprint: str
@@ -107,11 +107,13 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
     # A link to a folder can be replaced at once, a folder that is not empty cannot.
     name = f"step-{len(state.epochs)}-{state.batches_done}"
     shutil.rmtree(folder / name, ignore_errors=True)
-    os.replace(partial, folder / name)
+    sync_tree(partial)
+    partial.rename(folder / name)
     link = folder / "current.partial"
     link.unlink(missing_ok=True)
     link.symlink_to(name)
-    os.replace(link, folder / "current")
+    link.replace(folder / "current")
+    sync_folder(folder)
     for old in folder.glob("step-*"):
         if old.name != name:
             shutil.rmtree(old)

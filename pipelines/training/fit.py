@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from feature_store.data_config import SPLITS, Strict
+from feature_store.data_config import SPLITS
 from feature_store.sequences.user_sequences import UserSequences
 from pipelines.cli.job import Progress
 from pipelines.training.batches import iterate_batches
@@ -20,6 +20,7 @@ from pipelines.training.checkpoint import Epoch, FitState, best_weights, load_ch
 from pipelines.training.data import TRAIN, VALIDATION, LogData
 from rm_rec.batch import UserBatch
 from rm_rec.config import RehearsalConfig
+from rm_rec.config.base import Settings
 from rm_rec.embedding import Embedded
 from rm_rec.evaluation.metrics import auc
 from rm_rec.model import ClickModel
@@ -30,7 +31,7 @@ from rm_rec.stretch_loss import sum_of_losses
 PREDICTED_COLUMNS = ("user_id", "item_id", "timestamp", "split", "label", "history_length", "prediction")
 
 
-class OptimizerConfig(Strict):
+class OptimizerConfig(Settings):
     """Adam, with learning rates of their own for the network and the embeddings."""
 
     lr: float = Field(3e-3, gt=0.0, le=1.0)
@@ -43,7 +44,7 @@ class OptimizerConfig(Strict):
     """The network's gradients are scaled down to at most this norm."""
 
 
-class TrainingConfig(Strict):
+class TrainingConfig(Settings):
     """How long and in what pieces to train."""
 
     epochs: int = Field(20, ge=1)

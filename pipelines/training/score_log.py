@@ -1,6 +1,5 @@
 """Predictions of a trained model on a log it was not trained on, or was: with its own columns and vocabulary."""
 
-import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -8,14 +7,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_store.data_config import SPLITS, DataConfig, Strict
+from feature_store.data_config import SPLITS, DataConfig
 from feature_store.errors import DataError
+from feature_store.files import replacing
 from feature_store.logs.preparation import prepare
 from feature_store.vocabulary.vocabularies import Vocabularies
 from pipelines.models.artifact import ModelCard, TrainedModel, load_model
 from pipelines.training.batches import feature_space
 from pipelines.training.data import LogData
 from pipelines.training.fit import TrainingConfig, predict
+from rm_rec.config.base import Settings
 
 
 def score_log(
@@ -37,9 +38,8 @@ def score_log(
     out.mkdir(parents=True, exist_ok=True)
     scored = score(trained, str(model), described(config, trained.card), split, out / "prepared", report)
     path = out / "predictions.parquet"
-    partial = out / "predictions.parquet.partial"
-    pq.write_table(scored, partial, compression="zstd")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        pq.write_table(scored, partial, compression="zstd")
     return path
 
 
@@ -83,6 +83,6 @@ def described(config: DataConfig, card: ModelCard) -> DataConfig:
     return config.model_copy(update={"columns": columns, "impressions": impressions})
 
 
-def _said(block: Strict) -> dict[str, Any]:
+def _said(block: Settings) -> dict[str, Any]:
     """Return the keys of a block that the user gave, also where they equal the defaults."""
     return {name: getattr(block, name) for name in block.model_fields_set}

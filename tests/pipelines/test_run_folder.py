@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from feature_store.errors import DataError
-from pipelines.runs.run_folder import METRICS, RUN, claimed, locked, read_metrics, write_json
+from feature_store.errors import DataError, LockedError
+from feature_store.files import write_json
+from pipelines.runs.run_folder import METRICS, RUN, claimed, held, read_metrics
 
 
 def settings(lr: float = 0.1, **training: Any) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def test_with_rehearsal_and_without_are_two_runs(tmp_path: Path) -> None:
 def test_a_second_process_is_refused_until_the_first_ends(tmp_path: Path) -> None:
     with (
         claimed(tmp_path, settings()),
-        pytest.raises(DataError, match="another process is at work here"),
+        pytest.raises(LockedError, match="another process is at work here"),
         claimed(tmp_path, settings()),
     ):
         pass
@@ -69,9 +70,9 @@ def test_a_second_process_is_refused_until_the_first_ends(tmp_path: Path) -> Non
 
 def test_a_folder_is_held_by_one_process_whatever_it_does(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
-    with locked(out), pytest.raises(DataError, match="out: another process is at work here"), locked(out):
+    with held(out), pytest.raises(LockedError, match="out: another process is at work here"), held(out):
         pass
-    with locked(out), pytest.raises(DataError, match="another process is at work here"), claimed(out, settings()):
+    with held(out), pytest.raises(LockedError, match="another process is at work here"), claimed(out, settings()):
         pass
     with claimed(out, settings()):
         pass

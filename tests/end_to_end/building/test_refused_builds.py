@@ -13,7 +13,7 @@ from small_runs import Kill, one_line, run_forked
 
 from feature_store.errors import DataError
 from feature_store.stores import open_store
-from pipelines.runs.run_folder import locked
+from pipelines.runs.run_folder import held
 from tests.fakes import model_config
 from tests.nights import LABELLED, STORES, assert_same, build, contents, journal, random_log, train, write
 
@@ -34,7 +34,7 @@ def test_a_second_writer_is_refused(model: Path, tmp_path: Path, kind: str, new_
 
 def test_two_builds_in_one_folder_are_refused(model: Path, tmp_path: Path) -> None:
     path = write(random_log(), tmp_path / "a.parquet")
-    with locked(tmp_path / "out"):
+    with held(tmp_path / "out"):
         argv = arguments(model, str(tmp_path / "memories"), path, tmp_path / "out")
         line = one_line(run_forked(tmp_path, "pipelines.build_memory", *argv))
     assert line == f"error: {tmp_path / 'out'}: another process is at work here; wait for it, or give another --out"

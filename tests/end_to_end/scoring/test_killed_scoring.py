@@ -10,7 +10,7 @@ from scores import CONTEXT, Scored, arguments, score
 from small_runs import Kill, one_line, run_forked
 
 from pipelines import memories, score_batch
-from pipelines.runs.run_folder import locked
+from pipelines.runs.run_folder import held
 from tests.nights import LABELLED, build, journal, random_log, train, write
 
 
@@ -100,7 +100,7 @@ def test_parts_of_another_job_or_damaged_ones_are_scored_anew(labelled: Scored, 
 
 def test_two_jobs_of_one_file_are_refused(labelled: Scored, tmp_path: Path) -> None:
     path, out = write(labelled.candidates, tmp_path / "candidates.parquet"), tmp_path / "scores.parquet"
-    with locked(tmp_path / "scores.parquet.parts"):
+    with held(tmp_path / "scores.parquet.parts"):
         line = one_line(run_forked(tmp_path, "pipelines.score_batch", *arguments(labelled, path, out)))
     assert line == f"error: {out}.parts: another process is at work here; wait for it, or give another --out"
     score(labelled, path, out)

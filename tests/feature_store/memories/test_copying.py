@@ -13,7 +13,7 @@ import pytest
 from child_processes import killed_after
 from conftest import KINDS
 
-from feature_store.errors import DataError
+from feature_store.errors import DataError, LockedError
 from feature_store.stores import MemoryStore, bucket_of, copy, create_store, make_memories, open_store
 from feature_store.testing.sample_memories import (
     FACTS,
@@ -165,7 +165,7 @@ def test_a_killed_copy_is_not_there_and_can_be_run_again(
         with pytest.raises(DataError, match="no memories here"):
             open_store(address)
         if kind == "redis":  # whose lock ends by itself
-            with pytest.raises(DataError, match="another writer is at work"):
+            with pytest.raises(LockedError, match="another writer is at work"):
                 copy(source, address)
             time.sleep(1.1)
         with copy(source, address) as copied:
@@ -180,7 +180,7 @@ def test_what_a_build_writes_while_its_draft_is_copied_is_refused(source: Memory
     """Two copies to one target do not mix."""
     address = place("lmdb")
     draft = address.replace("lmdb-store", ".lmdb-store.copying")
-    refused = pytest.raises(DataError, match="another writer is at work")
+    refused = pytest.raises(LockedError, match="another writer is at work")
     with create_store(draft, FACTS) as other, other.writer(), refused:
         copy(source, address)
     shutil.rmtree(draft.partition(":")[2])

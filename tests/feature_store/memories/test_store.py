@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_record import schemas
 
-from feature_store.errors import DataError
+from feature_store.errors import DataError, LockedError
 from feature_store.stores import Journal, StoreFacts, create_store, open_store
 from feature_store.stores.addresses import find_kind
 from feature_store.stores.store import parse
@@ -91,7 +91,7 @@ def test_a_second_writer_is_refused_in_another_process_too(address: str) -> None
             pass
 
     with create_store(address, FACTS) as store, store.writer():
-        with pytest.raises(DataError, match="another writer is at work"), store.writer():
+        with pytest.raises(LockedError, match="another writer is at work"), store.writer():
             pass
         if not address.startswith("lmdb:"):  # an open LMDB file must not be taken into a child
             assert "another writer is at work" in in_child(write_too)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from feature_store.errors import DataError
+from feature_store.errors import LockedError
 from feature_store.stores import Journal, Memories
 
 PAGE = (Path(__file__).parents[3] / "docs" / "memories.md").read_text()
@@ -140,7 +140,7 @@ class StaysLocked(WrongStore):
 
     def once(self) -> Any:
         if getattr(self, "failed", False):
-            raise DataError("another writer is at work")
+            raise LockedError("another writer is at work")
         with super().writer() as writer:
             self.failed = True
             yield writer

@@ -21,7 +21,7 @@ from feature_store.errors import DataError
 from pipelines.cli import load_settings
 from pipelines.comparison.run_grid import RunGrid
 from pipelines.make_log import write_log
-from pipelines.runs.run_folder import METRICS, locked
+from pipelines.runs.run_folder import METRICS, held
 from pipelines.runs.tracking import TrackingConfig
 from pipelines.train_ctr import TrainCtr
 from tests.end_to_end.small_runs import RECIPES, SMALL_MODEL
@@ -156,7 +156,7 @@ def _run(out: str, tracking: TrackingConfig, runs: Runs) -> None:
 def is_free(folder: Path) -> bool:
     """Whether nobody holds a run's folder; a killed process does until its last thread has ended."""
     try:
-        with locked(folder):
+        with held(folder):
             return True
     except DataError:
         return False

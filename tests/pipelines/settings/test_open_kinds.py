@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import ConfigDict, Field, PlainValidator
 
-from feature_store.data_config import Strict
 from pipelines.cli import SettingsError, load_settings
+from rm_rec.config.base import Settings
 
 
 def write(folder: Path, text: str, name: str = "a.yaml") -> str:
@@ -15,7 +15,7 @@ def write(folder: Path, text: str, name: str = "a.yaml") -> str:
     return str(folder / name)
 
 
-class Named(Strict):
+class Named(Settings):
     kind: str
 
 
@@ -37,7 +37,7 @@ class KnownMean(Named):
     decay: float = 0.5
 
 
-class Open(Strict):
+class Open(Settings):
     machine: Annotated[KnownMean | AnyClass, PlainValidator(read)] = KnownMean()
     sources: dict[str, Annotated[AnyClass, PlainValidator(read)]] = Field(default_factory=dict)
     """Further ones."""

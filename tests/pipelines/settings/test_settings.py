@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, model_validator
 
-from feature_store.data_config import Strict
 from pipelines.cli import SettingsError, flatten, load_settings, resolved
+from rm_rec.config.base import Settings
 
 
-class Mean(Strict):
+class Mean(Settings):
     """Averages."""
 
     kind: Literal["mean_pool"] = "mean_pool"
@@ -18,7 +18,7 @@ class Mean(Strict):
     """Weight of the past."""
 
 
-class Slots(Strict):
+class Slots(Settings):
     """Writes to slots."""
 
     kind: Literal["slots"] = "slots"
@@ -27,22 +27,22 @@ class Slots(Strict):
     decay: float = 0.9
 
 
-class Rehearsal(Strict):
+class Rehearsal(Settings):
     weight: float = 1.0
 
 
-class Model(Strict):
+class Model(Settings):
     machine: Annotated[Mean | Slots, Field(discriminator="kind")] = Slots(num_slots=4)
     dim: int = Field(16, ge=1)
 
 
-class Optimizer(Strict):
+class Optimizer(Settings):
     lr: float = Field(0.001, gt=0, lt=1)
     """Step size."""
     schedule: Literal["none", "cosine"] = "none"
 
 
-class Job(Strict):
+class Job(Settings):
     log: str
     """Where the events are."""
     model: Model = Model()
@@ -212,7 +212,7 @@ def test_resolved_and_flatten_are_plain() -> None:
     assert flat["rehearsal"] is None
 
 
-class Reserved(Strict):
+class Reserved(Settings):
     start_from: str | None = Field(None, alias="from")
     """Where to begin."""
     dry_run: bool = False
