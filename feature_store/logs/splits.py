@@ -34,7 +34,7 @@ def assign_splits(
     num_events: Ids,
     moments: TimeMoments | None = None,
 ) -> Splits:
-    """Assign each of [I] impressions (or events) of [U] users to a split: an index into `schema.SPLITS`.
+    """Assign each of [I] impressions (or events) of [U] users to a split: an index into `data_config.SPLITS`.
 
     By position, an impression lies at num_earlier / num_events of its user's history: what shares a timestamp falls
     together, and a user without events trains.

@@ -84,12 +84,12 @@ def read_timeline(prepared: PreparedLog, bucket: int) -> Timeline:
 
 
 def read_event_split(prepared: PreparedLog, bucket: int) -> Splits:
-    """Read the split of each event [E] of a bucket: an index into `schema.SPLITS`."""
+    """Read the split of each event [E] of a bucket: an index into `data_config.SPLITS`."""
     return _read_split(prepared, EVENT_SPLITS if prepared.has_impressions else IMPRESSION_SPLITS, bucket)
 
 
 def read_impression_split(prepared: PreparedLog, bucket: int) -> Splits:
-    """Read the split of each impression [I] of a bucket: an index into `schema.SPLITS`."""
+    """Read the split of each impression [I] of a bucket: an index into `data_config.SPLITS`."""
     return _read_split(prepared, IMPRESSION_SPLITS, bucket)
 
 

@@ -32,7 +32,7 @@ class UserSequences:
     impression_offsets: Ids  # [U + 1]
     impression_time: Ids  # [I]
     num_earlier: Ids  # [I]
-    split: NDArray[np.int8]  # [I] index into schema.SPLITS
+    split: NDArray[np.int8]  # [I] index into data_config.SPLITS
     label: NDArray[np.float32]  # [I] 0 or 1
     item: pa.Array  # [I] the log's own item ids
     targets: dict[str, Ids]  # feature -> [I]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from feature_store import parquet_source
 from feature_store.errors import DataError
+from feature_store.logs import parquet_source
 from feature_store.logs.parquet_source import ParquetSource
 
 

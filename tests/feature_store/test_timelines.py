@@ -11,7 +11,6 @@ import pyarrow as pa
 import pytest
 from small_logs import random_log, silent
 
-from feature_store import timelines
 from feature_store.data_config import (
     Columns,
     DataConfig,
@@ -23,6 +22,7 @@ from feature_store.data_config import (
     SplitByUser,
 )
 from feature_store.errors import DataError
+from feature_store.logs import timelines
 from feature_store.logs.parquet_source import ParquetSource
 from feature_store.logs.preparation import log_fingerprint, prepare
 from feature_store.logs.prepared_log import FORMAT_VERSION, MANIFEST, PreparedLog, read_manifest
