@@ -21,10 +21,11 @@ from pipelines.evaluation.predictions import PredictionColumns, align
 from pipelines.models.artifact import TrainedModel, load_model
 from pipelines.models.model_files import find_model
 from pipelines.registry.model_registry import Registry, Version
+from pipelines.settings.recipes import RECIPES
 from pipelines.training.score_model import score
 
 _LEFT_OUT = ("from", "freeze_writer", "retention", "out")  # of the candidate's settings, for a baseline from nothing
-_MEAN_POOL = Path(__file__).parent.parent / "recipes" / "models" / "mean_pool.yaml"
+_MEAN_POOL = RECIPES / "models" / "mean_pool.yaml"
 
 
 @dataclass(frozen=True)
