@@ -7,7 +7,7 @@ SETUP := $(VENV)/.ready
 CORES := -n logical --maxprocesses 4 --dist loadfile
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help setup train test test-all lint ui clean
+.PHONY: help setup train test test-all coverage lint wheel ui clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -33,14 +33,28 @@ test: $(SETUP)  ## the tests, without the slow ones
 test-all: $(SETUP)  ## every test
 	$(RUN) -m pytest -q $(CORES) -m 'slow or not slow'
 
+coverage: $(SETUP)  ## the tests, and which lines of the three packages no test reaches; slower than `make test`
+	$(VENV)/bin/coverage erase
+	$(VENV)/bin/coverage run -m pytest -q $(CORES)
+	$(VENV)/bin/coverage combine --quiet
+	$(VENV)/bin/coverage report
+
 lint: $(SETUP)  ## style, types, and which package may import which
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
 
+# setuptools leaves what it copied in build/, and would put modules into the wheel that are no longer there.
+wheel: $(SETUP)  ## dist/: the wheels of rm-rec and of the CPU build's shim, with the constraints to install them by
+	rm -rf dist build third_party/fbgemm_gpu_shim/build
+	$(RUN) -m pip wheel --quiet --no-deps --wheel-dir dist . ./third_party/fbgemm_gpu_shim
+	cp constraints.txt dist/
+	@ls dist
+
 ui: $(SETUP)  ## MLflow's pages on http://127.0.0.1:5000
 	$(VENV)/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1
 
 clean:  ## remove what the make targets made; leaves .venv
-	rm -rf runs data mlruns mlartifacts mlflow.db .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf runs data mlruns mlartifacts mlflow.db dist build third_party/fbgemm_gpu_shim/build .coverage .coverage.*
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

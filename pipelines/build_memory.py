@@ -19,7 +19,7 @@ from feature_store.errors import DataError
 from feature_store.files import write_json
 from feature_store.logs.parquet_source import INTEGER, NOTHING, ParquetSource
 from feature_store.logs.row_checks import event_columns
-from feature_store.stores import NoMemoriesError, create_store, open_store
+from feature_store.stores import NoMemoriesError, create_store, open_store, public_address
 from feature_store.stores.store import Build, MemoryStore, StoreFacts
 from feature_store.stores.users import UserType
 from pipelines.building.builder import MemoryBuilder
@@ -135,10 +135,10 @@ def _finish(settings: BuildMemory, store: MemoryStore, builds: list[Build], cons
         "bytes_on_disk": store.bytes_on_disk(),
         "memory_space": store.facts.space_id,
     }
-    out = Path(settings.out)
+    out, memories = Path(settings.out), public_address(settings.memories)
     write_json(out / "metrics.json", figures)
     if not builds:
-        console.print(f"{settings.memories}: every file of {settings.log} was consumed before; nothing to do")
+        console.print(f"{memories}: every file of {settings.log} was consumed before; nothing to do")
     console.print(f"Memories in {store.address}")  # not the table's title, which is cut to its width
     table = Table(show_header=False)
     table.add_column()
@@ -151,7 +151,7 @@ def _finish(settings: BuildMemory, store: MemoryStore, builds: list[Build], cons
         console.print(f"Late events  {out / 'late'}")
     allowed = f"--allow-package {','.join(settings.allow_package)} " if settings.allow_package else ""
     console.print(
-        f"\nNext: {this_python()} -m pipelines.score_batch --model {settings.model} --memories {settings.memories} "
+        f"\nNext: {this_python()} -m pipelines.score_batch --model {settings.model} --memories {memories} "
         f"{allowed}--candidates CANDIDATES.parquet --out SCORES.parquet"
     )
 

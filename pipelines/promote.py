@@ -8,7 +8,7 @@ Exit codes: 0 moved, or the champion already; 3 refused, with the numbers that m
 """
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import mlflow
 import torch
@@ -18,6 +18,7 @@ from rich.console import Console
 from feature_store.data_config import DataConfig
 from feature_store.errors import DataError
 from feature_store.logs.preparation import log_fingerprint
+from feature_store.stores import public_address
 from pipelines.cli import load_settings, resolved
 from pipelines.cli.job import DONE, GateRefused, result_console, run_job, this_python
 from pipelines.evaluation.evaluated import MetricsConfig
@@ -157,7 +158,7 @@ def _promote(
     fingerprint = log_fingerprint(data)
     known = decision.tags(fingerprint)
     tracking = TrackingConfig(uri=settings.tracking_uri, experiment=settings.experiment)
-    out, asked = Path(settings.out), resolved(settings)
+    out, asked = Path(settings.out), _asked(settings)
     with tracked_run(tracking, out, asked, {"decision": identity(asked, known)}) as run_id:
         mlflow.set_tags(known)
         keep(decision, out)
@@ -220,6 +221,12 @@ def _decide(
     return Decision(candidate, champion, (contender, rival), (*checks, *judgement.checks), judgement, reports, figures)
 
 
+def _asked(settings: Promote) -> dict[str, Any]:
+    """Return the settings as MLflow keeps them: a store's address may have a password."""
+    shown = settings.memories and public_address(settings.memories)
+    return resolved(settings) | {"memories": shown}
+
+
 def _already(settings: Promote, registry: Registry, champion: Version, console: Console) -> int:
     """Say so, and end what a killed job may have left open."""
     if not settings.dry_run:
@@ -244,7 +251,7 @@ def _roll_back(settings: Promote, registry: Registry, console: Console) -> int:
     if not settings.dry_run:
         tracking = TrackingConfig(uri=settings.tracking_uri, experiment=settings.experiment)
         decision = {"decision": f"roll back {champion.number}, {moment()}"}
-        with tracked_run(tracking, Path(settings.out), resolved(settings), decision):
+        with tracked_run(tracking, Path(settings.out), _asked(settings), decision):
             registry.roll_back(champion, target)
             moved = {"rolled_back_from": champion.number, "rolled_back_to": target.number}
             mlflow.set_tags({"model_name": settings.name, "verdict": "rolled back", MOVED: "true", **moved})

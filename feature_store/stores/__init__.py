@@ -6,7 +6,7 @@ with store.writer() as writer:
 memories, found = open_store("memories").get(users)
 """
 
-from feature_store.stores.addresses import create_store, open_store
+from feature_store.stores.addresses import create_store, open_store, public_address
 from feature_store.stores.copying import copy
 from feature_store.stores.memory_schema import MemorySchema, PartType
 from feature_store.stores.record import Memories, check, make_memories, seal
@@ -41,6 +41,7 @@ __all__ = [
     "create_store",
     "make_memories",
     "open_store",
+    "public_address",
     "seal",
     "shared_store",
 ]

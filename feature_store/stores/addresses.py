@@ -7,7 +7,7 @@ from feature_store.errors import DataError
 from feature_store.stores import folders, lmdb, parquet_layout
 from feature_store.stores.lmdb import LmdbStore
 from feature_store.stores.parquet import ParquetStore
-from feature_store.stores.redis_address import SCHEMES
+from feature_store.stores.redis_address import SCHEMES, RedisAddress
 from feature_store.stores.store import MemoryStore, NoMemoriesError, StoreFacts
 
 _FOLDERS: dict[str, type[MemoryStore]] = {"lmdb": LmdbStore, "parquet": ParquetStore}
@@ -50,6 +50,15 @@ def find_kind(address: str, *, new: bool) -> tuple[type[MemoryStore], str]:
             if (Path(address) / mark).is_file():
                 return _FOLDERS[found], address
     raise NoMemoriesError(f"{address}: no memories here (none of {', '.join(_MARKS.values())}); build them first")
+
+
+def public_address(address: str) -> str:
+    """Return an address as logs and reports may show it: that of a Redis server without user and password.
+
+    >>> public_address("redis://:secret@cache/2?name=night"), public_address("parquet:memories")
+    ('redis://cache:6379/2?name=night', 'parquet:memories')
+    """
+    return RedisAddress.parse(address).public if address.partition(":")[0] in SCHEMES else address
 
 
 def _redis_store() -> type[MemoryStore]:

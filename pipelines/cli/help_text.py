@@ -80,10 +80,16 @@ def dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from dotted_keys(block, f"{prefix}{name}.")
 
 
-def help_text(model: type[BaseModel], prog: str, description: str, examples: Sequence[str]) -> str:
-    """Write every key of a config with its type, default, bounds and meaning, grouped by top-level block."""
+def help_text(
+    model: type[BaseModel], prog: str, description: str, examples: Sequence[str], recipes: Sequence[str] = ()
+) -> str:
+    """Write every key of a config with its type, default, bounds and meaning, grouped by top-level block.
+
+    `recipes` are the names that `--config` takes beside files.
+    """
     lines = [description, "", "Examples:", *(f"  {line}" for line in examples or _examples(model, prog)), ""]
-    lines += ["Options:", *_entry("--config", "FILE.yaml", "Any number of times; a later file wins.")]
+    files = "a YAML file, or the name of a recipe that comes with rm-rec: " + ", ".join(recipes)
+    lines += ["Options:", *_entry("--config", files, "Any number of times; a later file wins.")]
     lines += _entry("--help", "", "Show this.")
     plain = {name: info for name, info in keys_of(model).items() if not _holds_blocks(info)}
     for name, info in plain.items():

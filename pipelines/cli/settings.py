@@ -11,7 +11,6 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
@@ -29,6 +28,7 @@ from pipelines.cli.help_text import (
     members_of,
     named_blocks_of,
 )
+from pipelines.cli.recipes import find_recipe, recipe_names
 from pipelines.cli.values import COMMAND_LINE, SettingsError, Typed, from_yaml, join_leaf, problem_of
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -38,12 +38,12 @@ _Layer = tuple[str, Mapping[str, Any]]  # where it came from, and its keys
 def load_settings(
     model: type[Settings], argv: Sequence[str], *, prog: str, description: str, examples: Sequence[str] = ()
 ) -> Settings:
-    """Read a job's config from `--config FILE.yaml` (any number) and `--dotted.key value` overrides.
+    """Read a job's config from `--config FILE` (any number; see `find_recipe`) and `--dotted.key value` overrides.
 
     `prog` is what the user typed to start the job. `--help` prints every key and exits 0. Raises SettingsError.
     """
     if "--help" in argv or "-h" in argv:
-        sys.stdout.write(help_text(model, prog, description, examples))
+        sys.stdout.write(help_text(model, prog, description, examples, recipe_names()))
         raise SystemExit(0)
     files, overrides = _parse(argv)
     reader = _Reader(frozenset(dotted_keys(model)))
@@ -90,7 +90,7 @@ def _parse(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
         value = inline if equals else rest.pop(0) if rest and not rest[0].startswith("--") else None
         if key == "config":
             if value is None:
-                raise SettingsError(f"--config needs a value ({COMMAND_LINE}): a YAML file")
+                raise SettingsError(f"--config needs a value ({COMMAND_LINE}): a YAML file, or a recipe's name")
             files.append(value)
         else:
             _put(overrides, key, value)
@@ -112,7 +112,7 @@ def _put(overrides: dict[str, Any], key: str, value: str | None) -> None:
 
 def _read(name: str) -> Mapping[str, Any]:
     try:
-        tree = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+        tree = yaml.safe_load(find_recipe(name).read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{name}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from feature_store.errors import DataError
 from pipelines.cli import SettingsError, load_settings
+from pipelines.cli.recipes import RECIPES
 from pipelines.train_ctr import TrainCtr
 from rm_rec.config.outside import is_place
 from rm_rec.errors import ConfigError
@@ -16,7 +17,6 @@ from rm_rec.machines import MACHINES
 from rm_rec.machines.sizes import fit_state
 from rm_rec.resolved import resolved_config
 
-RECIPES = Path(__file__).parent.parent / "recipes"
 MODELS = RECIPES / "models"
 REHEARSAL = "+rehearsal"
 SYNTHETIC = "synthetic.parquet"  # the log that is made where the folder has none

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 
 from feature_store.data_config import DataConfig
 from feature_store.logs.preparation import log_fingerprint
-from feature_store.stores import NoMemoriesError, open_store
+from feature_store.stores import NoMemoriesError, open_store, public_address
 from pipelines.cli.job import this_python
 from pipelines.promotion.contenders import Contender, on_log
 from pipelines.promotion.gate import Check
@@ -31,7 +31,7 @@ def memories_built(contender: Contender, version: Version, store: str | None, lo
     found, holds = "no store named", False
     if store is not None:
         found, holds = _look_into(store, space)
-    new = store if store is not None and found.startswith("nothing") else f"memories-{space[:8]}"
+    new = public_address(store) if store is not None and found.startswith("nothing") else f"memories-{space[:8]}"
     command = f"{this_python()} -m pipelines.build_memory --model {version.address} --memories {new} --log {log}"
     mend = f"build them, then name them with --memories {new} (or --allow-unbuilt): {command}"
     if not holds and allowed:
@@ -84,4 +84,4 @@ def _look_into(address: str, space: str) -> tuple[str, bool]:
                 return f"{store.address}: its first build is not finished", False
             return f"{count:,} of space {space} in {store.address}", count > 0
     except NoMemoriesError:
-        return f"nothing at {address}", False
+        return f"nothing at {public_address(address)}", False

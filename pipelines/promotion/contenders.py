@@ -17,6 +17,7 @@ from feature_store.files import replacing, sha256_of_text, write_text
 from feature_store.logs.preparation import log_fingerprint
 from feature_store.logs.prepared_log import MANIFEST, read_manifest
 from pipelines import train_ctr
+from pipelines.cli.recipes import RECIPES
 from pipelines.evaluation.predictions import PredictionColumns, align
 from pipelines.models.artifact import TrainedModel, load_model
 from pipelines.models.model_files import find_model
@@ -25,7 +26,7 @@ from pipelines.runs import run_folder
 from pipelines.training.score_log import score
 
 _LEFT_OUT = ("from", "freeze_writer", "retention", "out")  # of the candidate's settings, for a baseline from nothing
-_MEAN_POOL = Path(__file__).parent.parent / "recipes" / "models" / "mean_pool.yaml"
+_MEAN_POOL = RECIPES / "models" / "mean_pool.yaml"
 
 
 @dataclass(frozen=True)
