@@ -26,6 +26,7 @@ from pipelines.building.builder import MemoryBuilder
 from pipelines.building.plan import LatePolicy, ReadConfig, data_config, event_source, how_read, plan_builds
 from pipelines.cli import load_settings
 from pipelines.cli.job import DONE, result_console, run_job, this_python
+from pipelines.errors import ModelError
 from pipelines.models.artifact import TrainedModel, load_model
 from pipelines.models.memory_records import StateType, check_space, memory_schema
 from pipelines.models.model_files import find_model
@@ -92,7 +93,9 @@ def _open(settings: BuildMemory, trained: TrainedModel, source: ParquetSource) -
         return open_store(settings.memories)
     space = trained.card.memory_space
     if space is None:
-        raise DataError(f"{settings.model}: its window is the whole history; there is no memory of fixed size to build")
+        raise ModelError(
+            f"{settings.model}: its window is the whole history; there is no memory of fixed size to build"
+        )
     event_columns(source, data_config(trained.card, source, settings.read))  # no store is made of a log that is refused
     kind = source.kind(trained.card.columns.user)
     if kind == NOTHING:

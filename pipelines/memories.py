@@ -15,8 +15,9 @@ from rich.table import Table
 
 from feature_store.errors import DataError
 from feature_store.stores import MemoryStore, copy, open_store
-from pipelines.cli import SettingsError, load_settings
+from pipelines.cli import load_settings
 from pipelines.cli.job import DONE, result_console, run_job
+from pipelines.errors import SettingsError
 from rm_rec.config.base import Settings
 
 PROG = "python -m pipelines.memories"
@@ -92,7 +93,7 @@ def _typed(store: MemoryStore, user: str) -> int | str:
     try:
         return int(pa.scalar(int(user), pa.int64()).as_py())
     except (ValueError, OverflowError) as error:
-        raise DataError(f"{store.address}: its users are integers of 64 bits, {user!r} is none") from error
+        raise SettingsError(f"{store.address}: its users are integers of 64 bits, {user!r} is none") from error
 
 
 def _print_store(store: MemoryStore, console: Console) -> None:

@@ -16,10 +16,10 @@ from pydantic import Field, model_validator
 from rich.console import Console
 
 from feature_store.data_config import DataConfig
-from feature_store.errors import DataError
 from feature_store.logs.preparation import log_fingerprint
 from pipelines.cli import load_settings, resolved
 from pipelines.cli.job import DONE, GateRefused, result_console, run_job, this_python
+from pipelines.errors import RegistryError
 from pipelines.evaluation.evaluated import MetricsConfig
 from pipelines.evaluation.predictions import PredictionColumns, numbers, user_codes
 from pipelines.promotion.checks import memories_built, not_rolled_back, unseen
@@ -137,7 +137,7 @@ def main(argv: list[str]) -> int:
             return _roll_back(settings, registry, console)
         candidate, champion = registry.at(CANDIDATE), registry.at(CHAMPION)
         if candidate is None:
-            raise DataError(
+            raise RegistryError(
                 f"{settings.name}: no version has the alias {CANDIDATE}; train one with "
                 f"train_ctr --tracking.register_as {settings.name}"
             )
@@ -232,7 +232,7 @@ def _already(settings: Promote, registry: Registry, champion: Version, console: 
 def _roll_back(settings: Promote, registry: Registry, console: Console) -> int:
     champion = registry.at(CHAMPION)
     if champion is None:
-        raise DataError(f"{settings.name}: no version has the alias {CHAMPION}, so there is nothing to roll back")
+        raise RegistryError(f"{settings.name}: no version has the alias {CHAMPION}, so there is nothing to roll back")
     if registry.half_rolled_back():
         if not settings.dry_run:
             registry.settle()

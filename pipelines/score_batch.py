@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import Field
 
-from feature_store.errors import DataError
 from feature_store.files import replacing, sha256_of_text
 from feature_store.logs.parquet_source import ParquetSource
 from feature_store.stores import open_store
 from feature_store.stores.store import MemoryStore
 from pipelines.cli import load_settings
 from pipelines.cli.job import DONE, Progress, result_console, run_job
+from pipelines.errors import SettingsError
 from pipelines.models.artifact import TrainedModel, load_model
 from pipelines.models.memory_records import check_space
 from pipelines.models.model_files import find_model
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
     source = ParquetSource.open(settings.candidates)
     names = CandidateNames.of(settings.columns, trained, source)
     if names.time is not None and settings.at is not None:
-        raise DataError(
+        raise SettingsError(
             f"{settings.candidates}: column {names.time!r} has each candidate's time, and --at gives another; leave "
             "out --at, or that column"
         )
@@ -236,10 +236,10 @@ def _row_groups(path: Path) -> Iterator[pa.Table]:
 
 def _refuse_overwriting(out: Path, source: ParquetSource) -> None:
     if out.is_dir():
-        raise DataError(f"{out}: a folder; name the Parquet file to write")
+        raise SettingsError(f"{out}: a folder; name the Parquet file to write")
     place, given = out.resolve(), Path(source.path).expanduser()
     if place in {file.resolve() for file in source.files} or (given.is_dir() and given.resolve() in place.parents):
-        raise DataError(f"{out}: lies among the candidates, {source.path}; name a file elsewhere")
+        raise SettingsError(f"{out}: lies among the candidates, {source.path}; name a file elsewhere")
 
 
 if __name__ == "__main__":

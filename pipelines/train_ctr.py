@@ -3,7 +3,6 @@
 python -m pipelines.train_ctr --config pipelines/recipes/quickstart.yaml --data.log data/synthetic.parquet --out runs/a
 """
 
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from rich.console import Console
 
 from feature_store.data_config import SPLITS, DataConfig, NextEvent
 from feature_store.errors import DataError
-from feature_store.files import replacing, sha256_of_text, write_json
+from feature_store.files import replacing, write_json
 from pipelines.cli import load_settings, resolved
 from pipelines.cli.job import DONE, result_console, run_job, this_python
 from pipelines.evaluation.evaluated import MetricsConfig, evaluate_predictions, figures_of
@@ -30,6 +29,7 @@ from pipelines.models.artifact import TrainedModel, load_model, save_model
 from pipelines.registry.lineage import headline, held_out
 from pipelines.registry.registration import register
 from pipelines.runs import run_folder, tracking
+from pipelines.runs.json_hash import sha256_of_json
 from pipelines.runs.tracking import TrackingConfig
 from pipelines.training.batches import feature_space
 from pipelines.training.checkpoint import Epoch, FitState
@@ -135,7 +135,7 @@ def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console
     fingerprint = fingerprint_of(settings, data.prepared.manifest.fingerprint, start)
     tags = {
         "data_sha256": data.prepared.manifest.fingerprint,
-        "config_sha256": _sha256(run_folder.deciding(resolved(settings))),
+        "config_sha256": sha256_of_json(run_folder.deciding(resolved(settings))),
         "fingerprint": fingerprint,
         **({} if start is None else {"started_from_sha256": start.card.weights_sha256}),
     }
@@ -240,11 +240,7 @@ def fingerprint_of(settings: TrainCtr, log: str, start: TrainedModel | None = No
     parts: list[Any] = [run_folder.deciding(resolved(settings)), log]
     if start is not None:
         parts += [start.card.weights_sha256, start.card.vocabulary_sha256, settings.freeze_writer]
-    return _sha256(parts)
-
-
-def _sha256(values: Any) -> str:
-    return sha256_of_text(json.dumps(values, sort_keys=True))
+    return sha256_of_json(parts)
 
 
 def _device(name: str) -> torch.device:

@@ -1,16 +1,16 @@
 """What a build of memories is: which files are new to a store, how they are read, and what was broken off."""
 
-import json
 from typing import Literal
 
 from pydantic import Field
 
 from feature_store.data_config import DataConfig, Impressions, LabelColumn, NextEvent
 from feature_store.errors import DataError
-from feature_store.files import sha256_of_text
 from feature_store.logs.parquet_source import ParquetSource
 from feature_store.stores.store import Build, Journal, SourceFile
+from pipelines.errors import SettingsError
 from pipelines.models.artifact import ModelCard
+from pipelines.runs.json_hash import sha256_of_json
 from rm_rec.config.base import Settings
 
 LatePolicy = Literal["set-aside", "rebuild-user"]
@@ -77,7 +77,7 @@ def plan_builds(journal: Journal, source: ParquetSource, how: str) -> list[Build
                 f"{missing[0].sha256[:12]}), which is not here; name the log that build began with"
             )
         if begun.id != build_id(begun.files, how):
-            raise DataError(
+            raise SettingsError(
                 f"{source.path}: build {begun.id}, which was broken off, began with other settings of "
                 "read.bad_rows or read.duplicate_rows; give the same ones to let it end, then others"
             )
@@ -91,8 +91,7 @@ def plan_builds(journal: Journal, source: ParquetSource, how: str) -> list[Build
 
 def build_id(files: tuple[SourceFile, ...], how: str) -> str:
     """Name a build by its files' contents and the settings that decide what it makes of them."""
-    text = json.dumps([how, sorted(file.sha256 for file in files)])
-    return sha256_of_text(text)[:16]
+    return sha256_of_json([how, sorted(file.sha256 for file in files)])[:16]
 
 
 def how_read(space: str, read: ReadConfig) -> str:

@@ -18,8 +18,6 @@ from typing import NoReturn, Self, TextIO, final
 import rich.progress
 from rich.console import Console
 
-from feature_store.errors import DataError
-from pipelines.cli import SettingsError
 from rm_rec.errors import RmRecError
 
 DONE, FAILED, BAD_INPUT, GATE_REFUSED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -57,18 +55,18 @@ def run_job(main: Callable[[list[str]], int]) -> NoReturn:
     argv = sys.argv[1:]
     try:
         code = main(argv)
-    except (RmRecError, SettingsError) as error:
-        _say("error", error)
+    except RmRecError as error:
+        _print_lines("error", str(error) or type(error).__name__)
         code = BAD_INPUT
     except GateRefused as refusal:
-        _say("refused", refusal)
+        _print_lines("refused", str(refusal) or type(refusal).__name__)
         code = GATE_REFUSED
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
         code = INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last floor: nothing above it shows a traceback to a user
         if isinstance(error, OSError) and error.errno in _MENDS:
-            _say("error", DataError(_refused_by_the_system(error)))
+            _print_lines("error", _refused_by_the_system(error))
             code = BAD_INPUT
         else:
             message = " ".join(str(error).split())
@@ -86,9 +84,8 @@ def _refused_by_the_system(error: OSError) -> str:
     return f"{where}{os.strerror(error.errno)}; {_MENDS[error.errno]}"
 
 
-def _say(word: str, error: Exception) -> None:
-    lines = str(error).splitlines() or [type(error).__name__]
-    sys.stderr.writelines(f"{word}: {line}\n" for line in lines)
+def _print_lines(prefix: str, message: str) -> None:
+    sys.stderr.writelines(f"{prefix}: {line}\n" for line in message.splitlines())
 
 
 def _keep_traceback(argv: Sequence[str]) -> Path:

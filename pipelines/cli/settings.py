@@ -29,7 +29,8 @@ from pipelines.cli.help_text import (
     members_of,
     named_blocks_of,
 )
-from pipelines.cli.values import COMMAND_LINE, SettingsError, Typed, from_yaml, join_leaf, problem_of
+from pipelines.cli.values import COMMAND_LINE, Typed, from_yaml, join_leaf, problem_of
+from pipelines.errors import SettingsError
 
 Settings = TypeVar("Settings", bound=BaseModel)
 _Layer = tuple[str, Mapping[str, Any]]  # where it came from, and its keys

@@ -9,12 +9,9 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from pipelines.cli.help_text import members_of, sequence_of
+from pipelines.errors import SettingsError
 
 COMMAND_LINE = "command line"
-
-
-class SettingsError(ValueError):
-    """The config files or the command line cannot be used; one line for each mistake."""
 
 
 @dataclass(frozen=True)

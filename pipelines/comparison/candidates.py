@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from feature_store.errors import DataError
-from pipelines.cli import SettingsError, load_settings
+from pipelines.cli import load_settings
+from pipelines.errors import SettingsError
 from pipelines.train_ctr import TrainCtr
 from rm_rec.config.outside import is_place
 from rm_rec.errors import ConfigError

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_store.data_config import SPLITS
-from feature_store.errors import DataError
+from pipelines.errors import RunError
 from pipelines.evaluation.predictions import PredictionColumns, align, numbers, user_codes
 from pipelines.evaluation.retention import DECIDING_AGE, events_since_items
 from pipelines.train_ctr import TrainCtr
@@ -209,9 +209,9 @@ def _test_rows(run: FinishedRun) -> pa.Table:
 def _predictions(reference: pa.Table, run: FinishedRun) -> np.ndarray:
     aligned = align(reference, _test_rows(run), _COLUMNS)
     if isinstance(aligned, str):
-        raise DataError(f"{run.folder}: its test impressions are not those of the others: {aligned}; delete the folder")
+        raise RunError(f"{run.folder}: its test impressions are not those of the others: {aligned}; delete the folder")
     if not aligned[0].equals(reference):
-        raise DataError(f"{run.folder}: its test impressions lie in another order; delete the folder")
+        raise RunError(f"{run.folder}: its test impressions lie in another order; delete the folder")
     return numbers(aligned[1], _COLUMNS.prediction, str(run.folder))
 
 

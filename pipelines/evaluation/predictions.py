@@ -9,6 +9,7 @@ import pyarrow.dataset as ds
 
 from feature_store.data_config import SPLITS
 from feature_store.errors import DataError
+from pipelines.errors import SettingsError, first_line
 from rm_rec.config.base import Settings
 
 
@@ -68,8 +69,7 @@ def read_predictions(path: str, columns: PredictionColumns, split: str | None, *
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file or folder") from error
     except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path}: cannot be read as Parquet: {reason}") from error
+        raise DataError(f"{path}: cannot be read as Parquet: {first_line(error)}") from error
     if not table.num_rows:
         where = "" if rows is None else f" of split {split!r}; choose another with --split, or null for all"
         raise DataError(f"{path}: no rows{where}")
@@ -121,7 +121,7 @@ def align(first: pa.Table, second: pa.Table, columns: PredictionColumns) -> tupl
         try:
             first, second = first.sort_by(order), second.sort_by(order)
         except pa.ArrowException as error:
-            return f"their keys cannot be sorted ({str(error).splitlines()[0]})"
+            return f"their keys cannot be sorted ({first_line(error)})"
     different = [name for name in compared if not _equal(first, second, [name])]
     return f"they differ in {', '.join(map(repr, different))}" if different else (first, second)
 
@@ -141,7 +141,7 @@ def distinct_names(paths: tuple[str, ...]) -> list[str]:
         names = ["/".join(part[-depth:]) for part in parts]
         if len(set(names)) == len(names):
             return names
-    raise DataError("predictions: the same file is given twice")
+    raise SettingsError("predictions: the same file is given twice")
 
 
 def _equal(first: pa.Table, second: pa.Table, names: list[str]) -> bool:

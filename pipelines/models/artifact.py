@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from feature_store.data_config import Columns, Impressions
-from feature_store.errors import DataError
 from feature_store.files import replacing_folder, sha256_of_file, sha256_of_folder
 from feature_store.vocabulary.vocabularies import Vocabularies
+from pipelines.errors import ModelError, first_line
 from pipelines.models.memory_space import space_id
 from pipelines.models.tensor_files import read_tensors, write_tensors
 from rm_rec.config import FeatureSpace, ModelConfig
@@ -93,42 +93,42 @@ def save_model(
 
 
 def load_model(folder: Path, allowed_packages: Collection[str] = ()) -> TrainedModel:
-    """Read a model; raise DataError, naming the file, where one is missing, damaged or of another format.
+    """Read a model; raise ModelError, naming the file, where one is missing, damaged or of another format.
 
     A model that names classes of other people's packages is refused, before anything of them is imported, unless these
     are among `allowed_packages`.
     """
     for name in (_WEIGHTS, _CARD, _VOCABULARY):
         if not (folder / name).exists():
-            raise DataError(f"{folder} is not a model: it has no {name}; expected a folder that train_ctr wrote")
+            raise ModelError(f"{folder} is not a model: it has no {name}; expected a folder that train_ctr wrote")
     card = _read_card(folder / _CARD)
     try:
         require_allowed(card.model, allowed_packages)
     except ConfigError as error:
-        raise DataError(f"{folder / _CARD}: {error}") from error
+        raise ModelError(f"{folder / _CARD}: {error}") from error
     for path, found, expected in (
         (folder / _WEIGHTS, sha256_of_file(folder / _WEIGHTS), card.weights_sha256),
         (folder / _VOCABULARY, sha256_of_folder(folder / _VOCABULARY), card.vocabulary_sha256),
     ):
         if found != expected:
-            raise DataError(
+            raise ModelError(
                 f"{path} is damaged: sha256 {found[:12]}, expected {expected[:12]}; copy the model anew, or train again"
             )
     try:
         model = ClickModel(card.model, card.features, allowed_packages=allowed_packages)
     except ConfigError as error:
-        raise DataError(f"{folder / _CARD} cannot be used here: {error}") from error
+        raise ModelError(f"{folder / _CARD} cannot be used here: {error}") from error
     try:
         model.load_state_dict(_named_as_now(read_tensors(folder / _WEIGHTS)))
     except RuntimeError as error:
-        raise DataError(f"{folder / _WEIGHTS} does not fit its model.json: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"{folder / _WEIGHTS} does not fit its model.json: {first_line(error)}") from error
     try:
         vocabularies = Vocabularies.load(folder / _VOCABULARY)
     except (pa.ArrowException, ValueError, KeyError) as error:
-        raise DataError(f"{folder / _VOCABULARY} cannot be read: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"{folder / _VOCABULARY} cannot be read: {first_line(error)}") from error
     found_space = space_id(model, vocabularies)
     if found_space != card.memory_space:
-        raise DataError(
+        raise ModelError(
             f"{folder / _CARD} is damaged: it names memory space {card.memory_space}, not its weights' {found_space}; "
             "copy the model anew, or train again"
         )
@@ -147,11 +147,11 @@ def _read_card(path: Path) -> ModelCard:
         # Before its fields: those of another format are others.
         if isinstance(values, dict) and values.get("format") not in _READ:
             known = " and ".join(map(str, _READ))
-            raise DataError(f"{path} has format {values.get('format')}, this version reads {known}; train again")
+            raise ModelError(f"{path} has format {values.get('format')}, this version reads {known}; train again")
         return ModelCard.model_validate(values, strict=False)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{path} cannot be used: {where}: {first['msg']}; train again") from error
+        raise ModelError(f"{path} cannot be used: {where}: {first['msg']}; train again") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is damaged: it is not JSON; copy the model anew, or train again") from error
+        raise ModelError(f"{path} is damaged: it is not JSON; copy the model anew, or train again") from error

@@ -8,11 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from feature_store.errors import DataError
 from feature_store.stores.memory_schema import MemorySchema
 from feature_store.stores.record import Memories, make_memories
 from feature_store.stores.store import MemoryStore
 from feature_store.stores.users import UserType
+from pipelines.errors import ModelError
 from pipelines.models.artifact import TrainedModel
 from rm_rec.histories import TOKENS
 from rm_rec.memory_state import MemoryState
@@ -50,10 +50,10 @@ def memory_schema(memory: UserMemory, features: tuple[str, ...], dtype: StateTyp
 
 
 def check_space(trained: TrainedModel, store: MemoryStore, model: str) -> None:
-    """Raise DataError where a store's memories are not of a model's memory space."""
+    """Raise ModelError where a store's memories are not of a model's memory space."""
     space = trained.card.memory_space
     if store.facts.space_id != space:
-        raise DataError(
+        raise ModelError(
             f"{store.address}: its memories were built in space {store.facts.space_id}, model {model} is in "
             f"{space or 'none: its window is the whole history'}; build its own: "
             f"python -m pipelines.build_memory --model {model} --memories NEW_STORE --log LOG"

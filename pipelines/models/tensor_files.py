@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from feature_store.errors import DataError
+from pipelines.errors import ModelError, first_line
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -25,9 +25,9 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read named tensors; raise DataError where the file is missing or damaged."""
+    """Read named tensors; raise ModelError where the file is missing or damaged."""
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"{path} is damaged: {first_line(error)}") from error
     return tensors

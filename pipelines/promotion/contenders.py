@@ -1,6 +1,5 @@
 """The two models that a gate compares: where they come from, and what each predicts for the same impressions."""
 
-import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +12,17 @@ from pydantic import ValidationError
 
 from feature_store.data_config import DataConfig, ImpressionFile, NextEvent
 from feature_store.errors import DataError
-from feature_store.files import replacing, sha256_of_text, write_text
+from feature_store.files import replacing, write_text
 from feature_store.logs.preparation import log_fingerprint
 from feature_store.logs.prepared_log import MANIFEST, read_manifest
 from pipelines import train_ctr
+from pipelines.errors import ModelError, RegistryError, TrackingError
 from pipelines.evaluation.predictions import PredictionColumns, align
 from pipelines.models.artifact import TrainedModel, load_model
 from pipelines.models.model_files import find_model
 from pipelines.registry.model_registry import Registry, Version
 from pipelines.runs import run_folder
+from pipelines.runs.json_hash import sha256_of_json
 from pipelines.training.score_log import score
 
 _LEFT_OUT = ("from", "freeze_writer", "retention", "out")  # of the candidate's settings, for a baseline from nothing
@@ -49,9 +50,9 @@ class Contender:
         return self.trained.card.weights_sha256
 
     def data_on(self, log: str, impressions: str | None) -> DataConfig:
-        """Return its training run's data config for a log; DataError where it is not known."""
+        """Return its training run's data config for a log; RegistryError where it is not known."""
         if self.data is None:
-            raise DataError(
+            raise RegistryError(
                 f"{self.name}: MLflow has no config of the run that trained it, which says what its impressions are "
                 "and which are held out; train it with train_ctr --tracking.register_as NAME"
             )
@@ -71,8 +72,8 @@ def of_version(registry: Registry, version: Version, allowed_packages: Collectio
     name = f"version {version.number}"
     try:
         trained = load_model(find_model(version.address, registry.uri), allowed_packages)
-    except DataError as error:
-        raise DataError(f"{version.address} cannot be used: {error}") from error
+    except (ModelError, TrackingError) as error:
+        raise ModelError(f"{version.address} cannot be used: {error}") from error
     run = registry.training_run(version)
     if run is None:
         return Contender(name, trained, None, None)
@@ -112,8 +113,8 @@ def train_mean_pool(
     settings["data"] = data.model_dump(mode="json")
     settings["allow_package"] = list(allowed_packages)  # what this job's user allows, not what the candidate's did
     settings["tracking"] = {**settings.get("tracking", {}), "uri": tracking_uri, "register_as": None}
-    deciding = json.dumps([run_folder.deciding(settings), log_fingerprint(data)], sort_keys=True)
-    folder = out / f"mean_pool-{sha256_of_text(deciding)[:8]}"
+    name = sha256_of_json([run_folder.deciding(settings), log_fingerprint(data)])[:8]
+    folder = out / f"mean_pool-{name}"
     recipe = out / f"{folder.name}.yaml"
     out.mkdir(parents=True, exist_ok=True)
     write_text(recipe, yaml.safe_dump(settings, sort_keys=False))
@@ -158,7 +159,7 @@ def _asked_of(champion: Contender, data: DataConfig) -> DataConfig:
     card = champion.trained.card
     theirs, ours = card.impressions, data.impressions
     if theirs.kind != ours.kind:
-        raise DataError(
+        raise ModelError(
             f"{champion.name} predicts impressions of kind {theirs.kind}, the candidate of kind {ours.kind}: these are "
             "other questions, which no gate can compare; register the candidate under a name of its own"
         )
@@ -176,6 +177,6 @@ def _data_config(block: Any, where: str) -> DataConfig:
         return DataConfig.model_validate(block)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise DataError(
+        raise RegistryError(
             f"{where} cannot be read: data.{'.'.join(map(str, first['loc']))}: {first['msg']}; train the model again"
         ) from error

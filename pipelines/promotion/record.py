@@ -1,6 +1,5 @@
 """What is kept of a promotion: a table for the terminal, files in a folder, and a run in MLflow with the evidence."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from feature_store.files import sha256_of_text, write_json, write_text
+from feature_store.files import write_json, write_text
 from pipelines.evaluation.evaluated import MetricsConfig, evaluate_predictions, figures_of
 from pipelines.evaluation.predictions import PredictionColumns
 from pipelines.evaluation.tables import grids, markdown, print_report
@@ -19,6 +18,7 @@ from pipelines.promotion.contenders import Contender
 from pipelines.promotion.gate import Check, Judgement
 from pipelines.registry.model_registry import MOVED, Version
 from pipelines.runs import run_folder
+from pipelines.runs.json_hash import sha256_of_json
 from pipelines.runs.tracking import log_once
 from rm_rec.evaluation.report import Report
 
@@ -91,8 +91,7 @@ def reports_of(
 
 def identity(settings: Mapping[str, Any], decided: Mapping[str, str]) -> str:
     """Name a decision by what it rests on, so that one that was killed is taken up in the same run of MLflow."""
-    text = json.dumps([dict(settings), dict(decided)], sort_keys=True)
-    return sha256_of_text(text)[:16]
+    return sha256_of_json([dict(settings), dict(decided)])[:16]
 
 
 def show(decision: Decision, console: Console) -> None:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, final
 import mlflow
 import yaml
 
-from feature_store.errors import DataError
+from pipelines.errors import RegistryError, TrackingError, first_line
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 # Tags of a version, but for the last, which is a run's.
@@ -56,7 +56,7 @@ class TrainingRun:
 
 @final
 class Registry:
-    """One registered model in MLflow; every refusal of MLflow's is a DataError of one line."""
+    """One registered model in MLflow; what MLflow refuses is a TrackingError of one line."""
 
     def __init__(self, uri: str, name: str) -> None:
         for noisy in ("alembic", "mlflow"):
@@ -97,17 +97,19 @@ class Registry:
         now = self.at(CHAMPION)
         if (now and now.number) != (champion and champion.number):
             was, found = (f"version {one.number}" if one else "none" for one in (champion, now))
-            raise DataError(f"{self.name}: the champion was {was} and now is {found}; another job moved it: run again")
+            raise RegistryError(
+                f"{self.name}: the champion was {was} and now is {found}; another job moved it: run again"
+            )
         before = champion.number if champion else ""
         self.tag(candidate, {**tags, BEFORE: before, PROMOTED_AT: moment(), ROLLED_BACK_AT: ""})
         self._move(CHAMPION, candidate.number)
         self.settle()
 
     def before(self, champion: Version) -> Version:
-        """Return the version that was champion before; DataError where none is on record, or it was deleted."""
+        """Return the version that was champion before; RegistryError where none is on record, or it was deleted."""
         number = champion.tags.get(BEFORE)
         if not number:
-            raise DataError(
+            raise RegistryError(
                 f"{self.name}: version {champion.number} is the first champion on record: there is none to go back to; "
                 f"to move the alias {CHAMPION} all the same, do so in MLflow"
             )
@@ -164,9 +166,8 @@ class Registry:
         except Exception as error:  # stores raise errors of their own libraries
             raise self._refused(error) from error
 
-    def _refused(self, error: Exception) -> DataError:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        return DataError(f"model {self.name!r}: MLflow at {self.uri}: {reason}")
+    def _refused(self, error: Exception) -> TrackingError:
+        return TrackingError(f"model {self.name!r}: MLflow at {self.uri}: {first_line(error)}")
 
 
 def moment() -> str:

@@ -17,8 +17,8 @@ import pyarrow as pa
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from feature_store.errors import DataError
 from feature_store.stores import MemoryStore, shared_store
+from pipelines.errors import SettingsError
 from pipelines.models.artifact import TrainedModel, load_model
 from pipelines.models.memory_records import check_space
 from pipelines.registry.served_columns import ALLOWED, MEMORIES, MODEL, MOMENT, PREDICTION, ServedColumns
@@ -51,8 +51,10 @@ class ServedModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Load the model and open the store: a server that could not answer does not start.
 
-        Raises DataError where no memories are named, there are none, or they are of another memory space, and where the
-        model needs code of a package that is not allowed.
+        Raises:
+            SettingsError: no memories are named, or the time of rows without one is no whole number.
+            DataError: there is no store of memories at that address.
+            ModelError: the memories are of another memory space, or the model needs a package that is not allowed.
         """
         self._folder = context.artifacts[MODEL]
         config = context.model_config or {}
@@ -60,7 +62,7 @@ class ServedModel(PythonModel):
         self._columns = ServedColumns.of(self._trained.card)
         memories = _setting(config, MEMORIES)
         if memories is None:
-            raise DataError(
+            raise SettingsError(
                 f"no memories are named: load the model with model_config={{{MEMORIES!r}: ADDRESS}}, or set the "
                 f"environment variable {_VARIABLES[MEMORIES]}=ADDRESS; a store that build_memory made"
             )
@@ -73,7 +75,7 @@ class ServedModel(PythonModel):
         """Return one column, `prediction`: each row's click probability. Raises RequestRefused, an MlflowException."""
         try:
             found = self._columns.score(model_input, self._store(), self._trained, self._at)
-        except (DataError, RmRecError, pa.ArrowException) as error:
+        except (RmRecError, pa.ArrowException) as error:
             raise RequestRefused(" ".join(str(error).split()), mlflow.exceptions.INVALID_PARAMETER_VALUE) from error
         return pd.DataFrame({PREDICTION: found}, index=model_input.index)
 
@@ -104,7 +106,7 @@ def _moment(given: str | None) -> int | None:
     try:
         return int(given)
     except ValueError as error:
-        raise DataError(
+        raise SettingsError(
             f"{MOMENT!r} of model_config, or {_VARIABLES[MOMENT]}, is {given!r}; expected a whole number: the "
             "moment of rows without a time, in the log's unit (microseconds where it has timestamps)"
         ) from error

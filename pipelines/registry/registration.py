@@ -13,7 +13,7 @@ from mlflow.models import Model
 from mlflow.types import DataType
 
 from feature_store.data_config import DataConfig
-from feature_store.errors import DataError
+from pipelines.errors import TrackingError, first_line
 from pipelines.models.artifact import TrainedModel, load_model
 from pipelines.registry.lineage import Lineage
 from pipelines.registry.mlflow_model import served_types, write_mlflow_model
@@ -39,7 +39,7 @@ def register(
     """Log a model's folder with the active run and, given a name, register it as the candidate; return `models:/…`.
 
     `data` is what it was trained on, `metrics` are those of metrics.json, `tags` name the run's config and log. Raises
-    DataError where MLflow refuses the name.
+    TrackingError where MLflow refuses the name.
     """
     run = mlflow.active_run()
     assert run is not None
@@ -69,8 +69,7 @@ def register(
         client.set_logged_model_tags(logged.model_id, {_VERSIONS: json.dumps(named)})
         client.set_registered_model_alias(name, CANDIDATE, version.version)
     except MlflowException as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"tracking.register_as {name!r}: MLflow refuses it: {reason}") from error
+        raise TrackingError(f"tracking.register_as {name!r}: MLflow refuses it: {first_line(error)}") from error
     return f"models:/{name}/{version.version}"
 
 

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from feature_store.errors import DataError
 from feature_store.files import locked, write_json
 from pipelines.cli import flatten
+from pipelines.errors import RunError
 
 RUN, METRICS, _LOCK = "run.json", "metrics.json", ".lock"
 _WORK = ("checkpoint", METRICS, "model")  # what a run has made once it trains
@@ -42,7 +42,7 @@ def held(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def claimed(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
-    """Hold the folder for a run with these settings; DataError if it holds another run, LockedError if it is held."""
+    """Hold the folder for a run with these settings; RunError if it holds another run, LockedError if it is held."""
     with held(folder):
         found = _read(folder / RUN)
         # A start that failed on its data left no more than its settings: the mended command may take the folder.
@@ -70,7 +70,7 @@ def _refuse_another(folder: Path, before: dict[str, Any], settings: dict[str, An
     if different:
         key, more = different[0], len(set(different)) - 1
         others = f" (and {more} other settings differ)" if more else ""
-        raise DataError(
+        raise RunError(
             f"{folder} holds a run of another config: {key} is {before.get(key)} there, {settings.get(key)} here"
             f"{others}; give another --out, or delete that folder to train anew"
         )
@@ -82,5 +82,5 @@ def _read(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text())
     except ValueError as error:
-        raise DataError(f"{path} is damaged: it is not JSON; delete it to go on from the checkpoint") from error
+        raise RunError(f"{path} is damaged: it is not JSON; delete it to go on from the checkpoint") from error
     return found if isinstance(found, dict) else None

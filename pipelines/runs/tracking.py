@@ -13,9 +13,9 @@ import mlflow
 from matplotlib.figure import Figure
 from pydantic import Field
 
-from feature_store.errors import DataError
 from feature_store.files import write_text
 from pipelines.cli import flatten
+from pipelines.errors import TrackingError, first_line
 from rm_rec.config.base import Settings
 
 _KEY_FILE, _KEY_TAG = "mlflow_run_key", "run_key"
@@ -38,7 +38,7 @@ def tracked_run(
 ) -> Iterator[str]:
     """Open the run of an output folder, the same one if the folder has been worked on before; yield its id.
 
-    Raises DataError where MLflow cannot be reached or refuses the experiment.
+    Raises TrackingError where MLflow cannot be reached or refuses the experiment.
     """
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -48,7 +48,9 @@ def tracked_run(
         run_id = _find(experiment.experiment_id, _key(out), tags)
         opened = mlflow.start_run(run_id=run_id, run_name=None if run_id else out.name, tags={_KEY_TAG: _key(out)})
     except Exception as error:  # stores raise errors of their own libraries
-        raise DataError(f"tracking.uri {config.uri}: MLflow cannot open a run there: {_first_line(error)}") from error
+        raise TrackingError(
+            f"tracking.uri {config.uri}: MLflow cannot open a run there: {first_line(error)}"
+        ) from error
     with opened as run:
         # A kill may have come before any of this was kept.
         params = {key: str(value)[:_MAX_PARAM] for key, value in flatten(settings).items()}
@@ -128,7 +130,3 @@ def _find(experiment: str, key: str, tags: Mapping[str, str]) -> str | None:
         if all(run.data.tags.get(name, value) == value for name, value in tags.items()):
             return str(run.info.run_id)
     return None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

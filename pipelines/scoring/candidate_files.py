@@ -16,6 +16,7 @@ from feature_store.errors import DataError
 from feature_store.logs.parquet_source import BOOLEAN, INTEGER, NOTHING, TEXT, ParquetSource
 from feature_store.logs.row_checks import read_column
 from feature_store.ragged import Ids
+from pipelines.errors import first_line
 from pipelines.models.artifact import ModelCard, TrainedModel
 from rm_rec.config.base import Settings
 
@@ -126,7 +127,7 @@ def _cast(piece: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
     try:
         return piece.select(schema.names).replace_schema_metadata(None).cast(schema)
     except (KeyError, pa.ArrowException, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise DataError(f"{path}: its columns cannot be read as the first file's: {reason}; cast them") from error
 
 
@@ -145,7 +146,7 @@ def times_of(piece: pa.Table, column: str, first_row: int, path: str) -> Ids:
             values = values.cast(pa.timestamp("us", tz=kind.tz))
         values = values.cast(pa.int64())
     except pa.ArrowException as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise DataError(
             f"{path}: column {column!r} does not hold times, whole numbers or timestamps: {reason}"
         ) from error

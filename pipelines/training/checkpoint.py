@@ -12,8 +12,8 @@ import torch
 from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
-from feature_store.errors import DataError
 from feature_store.files import sync_folder, sync_tree
+from pipelines.errors import ModelError, RunError, first_line
 from pipelines.models.tensor_files import read_tensors, write_tensors
 from rm_rec.config.base import Settings
 
@@ -122,16 +122,16 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
 def load_checkpoint(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str
 ) -> FitState | None:
-    """Take up the current checkpoint, if there is one; raise DataError if it is of another config or damaged."""
+    """Take up the current checkpoint, if there is one; raise RunError if it is of another config or damaged."""
     current = folder / "current"
     if not current.exists():
         return None
     try:
         state = FitState.model_validate_json((current / _STATE).read_text())
     except (ValidationError, UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{current / _STATE} is damaged; delete {folder} to train anew") from error
+        raise RunError(f"{current / _STATE} is damaged; delete {folder} to train anew") from error
     if state.fingerprint != fingerprint:
-        raise DataError(
+        raise RunError(
             f"{folder} holds a run of another config or log; give another --out, or delete that folder to train anew"
         )
     try:
@@ -143,11 +143,11 @@ def load_checkpoint(
         if _CUDA_RNG in tensors:
             torch.cuda.set_rng_state(tensors.pop(_CUDA_RNG), _device(model))
         _restore_optimizer(optimizer, tensors)
-    except DataError as error:
-        raise DataError(f"{error}; delete {folder} to train anew") from error
+    except ModelError as error:
+        raise RunError(f"{error}; delete {folder} to train anew") from error
     except (RuntimeError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{current} does not fit this model ({reason}); delete {folder} to train anew") from error
+        reason = first_line(error)
+        raise RunError(f"{current} does not fit this model ({reason}); delete {folder} to train anew") from error
     return state
 
 

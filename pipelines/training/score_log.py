@@ -12,6 +12,7 @@ from feature_store.errors import DataError
 from feature_store.files import replacing
 from feature_store.logs.preparation import prepare
 from feature_store.vocabulary.vocabularies import Vocabularies
+from pipelines.errors import ModelError, SettingsError
 from pipelines.models.artifact import ModelCard, TrainedModel, load_model
 from pipelines.training.batches import feature_space
 from pipelines.training.data import LogData
@@ -33,7 +34,7 @@ def score_log(
     where the log does not give the model's features or the split is empty.
     """
     if split is not None and split not in SPLITS:
-        raise DataError(f"split {split!r}: must be one of {', '.join(SPLITS)}, or null for all")
+        raise SettingsError(f"split {split!r}: must be one of {', '.join(SPLITS)}, or null for all")
     trained = load_model(model, allowed_packages)
     out.mkdir(parents=True, exist_ok=True)
     scored = score(trained, str(model), described(config, trained.card), split, out / "prepared", report)
@@ -62,7 +63,7 @@ def score(
     found = {*config.columns.event_features, *config.columns.item_features}
     known = {*trained.card.columns.event_features, *trained.card.columns.item_features}
     if found != known or feature_space(config.columns, config.impressions, data.vocabularies) != trained.card.features:
-        raise DataError(
+        raise ModelError(
             f"{name}: the model reads other features than data.columns and data.impressions name: leave both out"
         )
     wanted = [index for index, label in enumerate(SPLITS) if split in (None, label)]

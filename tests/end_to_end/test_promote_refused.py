@@ -12,8 +12,8 @@ from small_runs import run_forked
 
 from feature_store.errors import DataError
 from pipelines import build_memory, promote
-from pipelines.cli import SettingsError
 from pipelines.cli.job import GateRefused
+from pipelines.errors import ModelError, RegistryError, SettingsError, TrackingError
 from pipelines.models.artifact import load_model, save_model
 
 
@@ -136,12 +136,12 @@ def test_a_model_that_went_on_from_another_knows_what_that_knew(
 def test_mistakes_are_named(
     register: Register, gate: Gate, good: Path, bad: Path, store: str, log: Path, tracking_uri: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match=r"model .none.: MLflow at sqlite.*not found"):
+    with pytest.raises(TrackingError, match=r"model .none.: MLflow at sqlite.*not found"):
         gate("none")
     name = register(good, "other")
-    with pytest.raises(DataError, match="no version has the alias candidate; train one with train_ctr"):
+    with pytest.raises(RegistryError, match="no version has the alias candidate; train one with train_ctr"):
         gate(name)
-    with pytest.raises(DataError, match="no version has the alias champion, so there is nothing to roll back"):
+    with pytest.raises(RegistryError, match="no version has the alias champion, so there is nothing to roll back"):
         gate(name, "--rollback")
     with pytest.raises(SettingsError, match="log: required, but for --rollback"):
         promote.main(["--name", name])
@@ -163,9 +163,9 @@ def test_mistakes_are_named(
     (tmp_path / "empty").mkdir()
     made = client.create_model_version(name, str(tmp_path / "empty"), None)
     client.set_registered_model_alias(name, "candidate", made.version)
-    with pytest.raises(DataError, match=rf"models:/{name}/\d+ cannot be used: .*is not a model"):
+    with pytest.raises(ModelError, match=rf"models:/{name}/\d+ cannot be used: .*is not a model"):
         gate(name, "--memories", store)
     made = client.create_model_version(name, str(good / "model"), None)
     client.set_registered_model_alias(name, "candidate", made.version)
-    with pytest.raises(DataError, match=r"version \d+: MLflow has no config of the run that trained it"):
+    with pytest.raises(RegistryError, match=r"version \d+: MLflow has no config of the run that trained it"):
         gate(name, "--memories", store)

@@ -13,6 +13,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from feature_store.errors import DataError
+from pipelines.errors import SettingsError
 from pipelines.evaluate import main
 from pipelines.evaluation.evaluated import MetricsConfig, evaluate_predictions
 from pipelines.evaluation.predictions import PredictionColumns, align, distinct_names, read_predictions
@@ -195,7 +196,7 @@ def test_a_missing_file_and_a_file_given_twice(tmp_path: Path) -> None:
         main(["--predictions", str(tmp_path / "none.parquet")])
     with pytest.raises(DataError, match="no Parquet file in this folder"):
         main(["--predictions", str(tmp_path)])
-    with pytest.raises(DataError, match="given twice"):
+    with pytest.raises(SettingsError, match="given twice"):
         main(["--predictions", "a.parquet,a.parquet"])
 
 

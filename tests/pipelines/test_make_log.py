@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.cli import SettingsError
+from pipelines.errors import SettingsError
 from pipelines.make_log import main
 
 FEW = ("--log.users", "5", "--log.events_per_user", "20")

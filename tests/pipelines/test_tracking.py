@@ -8,7 +8,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from feature_store.errors import DataError
+from pipelines.errors import TrackingError
 from pipelines.runs import tracking
 from pipelines.runs.tracking import TrackingConfig, code_version, log_curve, log_once, tracked_run
 
@@ -77,7 +77,7 @@ def test_a_run_that_failed_is_taken_up(config: TrackingConfig, tmp_path: Path) -
 @pytest.mark.parametrize("uri", ["nonsense://x", "sqlite:////proc/none/mlflow.db"])
 def test_an_address_that_cannot_be_used_is_named(tmp_path: Path, uri: str) -> None:
     try:
-        with pytest.raises(DataError) as caught, tracked_run(TrackingConfig(uri=uri), tmp_path, {}, {}):
+        with pytest.raises(TrackingError) as caught, tracked_run(TrackingConfig(uri=uri), tmp_path, {}, {}):
             pass
     finally:
         mlflow.set_tracking_uri(None)

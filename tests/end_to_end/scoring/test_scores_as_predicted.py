@@ -26,8 +26,8 @@ from scores import (
 from small_runs import one_line, run_forked
 
 from feature_store.data_config import ImpressionFile, Impressions, NextEvent
-from feature_store.errors import DataError
 from pipelines import build_memory, evaluate, memories, score_batch
+from pipelines.errors import TrackingError
 from pipelines.models.artifact import load_model, save_model
 from pipelines.scoring import scorer
 from tests.fakes import KINDS, model_config
@@ -99,7 +99,7 @@ def test_a_trained_model_scores_as_it_evaluates(trained: Path, log: Path, tracki
         argv = ["--model", address, "--memories", str(store), "--candidates", str(candidates), "--out", str(out)]
         assert score_batch.main([*argv, "--tracking_uri", tracking_uri]) == 0
         np.testing.assert_allclose(pq.read_table(out)["prediction"], expected["prediction"], atol=1e-5)
-    with pytest.raises(DataError, match=r"^models:/nobody/1: MLflow at sqlite:.* does not give this model: ") as caught:
+    with pytest.raises(TrackingError, match=r"^models:/nobody/1: MLflow at sqlite:.* does not give this") as caught:
         score_batch.main(["--model", "models:/nobody/1", *argv[2:], "--tracking_uri", tracking_uri])
     assert "\n" not in str(caught.value)
 

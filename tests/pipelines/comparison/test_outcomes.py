@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_store.data_config import SPLITS
-from feature_store.errors import DataError
 from pipelines.comparison.outcomes import FinishedRun, LogOutcomes, Seeds, measure_log
+from pipelines.errors import RunError
 from pipelines.train_ctr import TrainCtr
 from pipelines.training.data import TEST, LogData
 from rm_rec.evaluation.report import bootstrap, interval
@@ -291,7 +291,7 @@ def the_other_way_round(table: pa.Table) -> pa.Table:
 )
 def test_other_impressions_are_refused(runs: Runs, of_first: Change, change: Change, says: str) -> None:
     other = runs.run("b", change=change)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(RunError) as caught:
         measured({"a": [runs.run("a", change=of_first)], "b": [other]})
     assert str(caught.value).startswith(f"{other.folder}: its test impressions ")
     assert says in str(caught.value)

@@ -8,7 +8,7 @@ from typing import Any
 import mlflow
 import pytest
 
-from feature_store.errors import DataError
+from pipelines.errors import TrackingError
 from pipelines.models.model_files import find_model
 from pipelines.registry import registration
 from pipelines.registry.registration import register
@@ -176,7 +176,7 @@ def test_killed_at_any_step_it_is_kept_once(
 
 
 def test_a_name_that_mlflow_refuses_is_one_line(run: Callable[..., str | None], served: Served) -> None:
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(TrackingError) as caught:
         run(served, "a/b")
     assert str(caught.value).startswith("tracking.register_as 'a/b': MLflow refuses it: ")
     assert "\n" not in str(caught.value)
