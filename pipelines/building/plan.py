@@ -73,12 +73,12 @@ def plan_builds(journal: Journal, source: ParquetSource, how: str) -> list[Build
         missing = [file for file in begun.files if file.sha256 not in source.file_hashes]
         if missing:
             raise DataError(
-                f"{source.path}: build {begun.id}, which was broken off, needs {missing[0].name} (sha256 "
+                f"{source.path}: build {begun.id}, which was interrupted, needs {missing[0].name} (sha256 "
                 f"{missing[0].sha256[:12]}), which is not here; name the log that build began with"
             )
         if begun.id != build_id(begun.files, how):
             raise SettingsError(
-                f"{source.path}: build {begun.id}, which was broken off, began with other settings of "
+                f"{source.path}: build {begun.id}, which was interrupted, began with other settings of "
                 "read.bad_rows or read.duplicate_rows; give the same ones to let it end, then others"
             )
         builds.append(begun)

@@ -1,4 +1,4 @@
-"""Jobs' settings: YAML files and the command line, read into pydantic models; `--help` from the same models."""
+"""Settings of the jobs, read from YAML files and the command line; `--help`, exit codes and progress."""
 
 from pipelines.cli.settings import flatten, load_settings, resolved
 

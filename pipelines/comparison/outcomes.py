@@ -104,7 +104,7 @@ def measure_log(log: str, candidates: Mapping[str, Sequence[FinishedRun]], resam
     """Measure every candidate's runs, one a seed; the first candidate is what the others' gains are over."""
     first = next(iter(candidates.values()))[0]
     reference = _test_rows(first)
-    data = LogData.prepare(first.settings.data, first.folder / "prepared", report=lambda line: None)
+    data = LogData.prepare(first.settings.data, first.folder / "prepared", notify=lambda line: None)
     rows = _Rows.of(reference, data, first.settings.model.segment_length)
     drawn: dict[str, np.ndarray] = {}
     outcomes: list[Outcome] = []

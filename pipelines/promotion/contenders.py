@@ -140,8 +140,8 @@ def score_both(
     alike = theirs == data
     after = score(candidate.trained, candidate.name, data, split, out / "prepared", report)
     folder = out / ("prepared" if alike else "prepared_champion")
-    drawn_from = candidate.trained.vocabularies if isinstance(data.impressions, NextEvent) else None
-    before = score(champion.trained, champion.name, theirs, split, folder, report, drawn_from)
+    negatives_of = candidate.trained.vocabularies if isinstance(data.impressions, NextEvent) else None
+    before = score(champion.trained, champion.name, theirs, split, folder, report, negatives_of)
     aligned = align(before, after, PredictionColumns())
     if isinstance(aligned, str):
         raise DataError(

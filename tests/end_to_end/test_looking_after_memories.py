@@ -78,7 +78,7 @@ def test_inspect_tells_what_a_store_holds(store: Callable[..., str], said: Calla
     for build_done in builds:
         times = f"{build_done.first_time} {build_done.last_time}"
         assert f"{build_done.id} 1 {build_done.events} {build_done.users} 0 {times}" in told
-    assert "broken off" not in told
+    assert "interrupted" not in told
 
 
 @pytest.mark.parametrize("kind", STORES)
@@ -168,17 +168,17 @@ def test_what_is_not_there_is_one_line(store: Callable[..., str], kind: str) -> 
         (
             ["inspect", "--memories", address, "--user", "five"],
             SettingsError,
-            "users are integers of 64 bits, 'five' is none$",
+            "users are integers of 64 bits, 'five' is not one$",
         ),
         (
             ["delete-user", "--memories", address, "--user", "1.5"],
             SettingsError,
-            "are integers of 64 bits, '1.5' is none$",
+            "are integers of 64 bits, '1.5' is not one$",
         ),
         (
             ["delete-user", "--memories", address, "--user", str(2**63)],
             SettingsError,
-            f"of 64 bits, '{2**63}' is none$",
+            f"of 64 bits, '{2**63}' is not one$",
         ),
     ):
         with pytest.raises(error, match=said) as caught:

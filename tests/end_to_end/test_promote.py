@@ -63,7 +63,7 @@ def test_a_better_candidate_becomes_the_champion_once(
     assert version.tags["memory_space"] == load_model(good / "model").card.memory_space
 
     assert gate(name, "--memories", store) == 0
-    assert f"models:/{name}@champion is version 2, the candidate, already." in capsys.readouterr().out
+    assert f"models:/{name}@champion already is version 2, the candidate." in capsys.readouterr().out
     assert len(decisions(name)) == 2
 
 

@@ -143,7 +143,7 @@ def test_mistakes_are_named(
         gate(name)
     with pytest.raises(RegistryError, match="no version has the alias champion, so there is nothing to roll back"):
         gate(name, "--rollback")
-    with pytest.raises(SettingsError, match="log: required, but for --rollback"):
+    with pytest.raises(SettingsError, match="log: required, except with --rollback"):
         promote.main(["--name", name])
     with pytest.raises(SettingsError, match="split = 'train'"):
         gate(name, "--split", "train")

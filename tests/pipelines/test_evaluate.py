@@ -109,7 +109,7 @@ def test_models_of_other_impressions_are_not_compared(
     argv = ["--predictions", save(table(), "a.parquet"), "--predictions", save(other, "b.parquet")]
     assert main([*argv, "--metrics.resamples", "2"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "b is not compared with a: not the same impressions" in said
+    assert "b is not compared with a: they are not the same impressions" in said
     assert why in said
     assert "b less a" not in said
 

@@ -84,8 +84,8 @@ def test_a_traceback_finds_a_place_when_out_cannot_be_written(
     ("error", "said"),
     [
         (OSError(errno.ENOSPC, "full", "runs/a/model"), "runs/a/model: No space left on device; free some space"),
-        (PermissionError(errno.EACCES, "no", "runs/a"), "runs/a: Permission denied; name a place that can be written"),
-        (OSError(errno.EROFS, "no", "a.partial", None, "a"), "a: Read-only file system; name a place"),
+        (PermissionError(errno.EACCES, "no", "runs/a"), "runs/a: Permission denied; name a path that can be written"),
+        (OSError(errno.EROFS, "no", "a.partial", None, "a"), "a: Read-only file system; name a path"),
         (OSError(errno.ENOSPC, "Error writing bytes to file"), "error: No space left on device; free some space"),
     ],
 )

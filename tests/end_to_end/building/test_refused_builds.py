@@ -156,7 +156,7 @@ def test_what_is_wrong_is_one_line(model: Path, tmp_path: Path) -> None:
         (text, tmp_path / "memories", tmp_path / "out", "its users are int64, these are string; cast the column"),
         (path, "nonsense://x", tmp_path / "out", "is no store of memories; expected lmdb:PATH"),
         (path, tmp_path / "out", tmp_path / "out-2", "there is something here already"),
-        (path, tmp_path / "memories", path, "File exists; name a place that can be written"),
+        (path, tmp_path / "memories", path, "File exists; name a path that can be written"),
     ):
         argv = arguments(model, str(store), log_path, out)
         assert wrong in one_line(run_forked(tmp_path, "pipelines.build_memory", *argv))

@@ -74,7 +74,7 @@ class Runs:
             "model": {"segment_length": 2, "machine": {"kind": "none"}},
         }
         config = TrainCtr.model_validate(self.settings).data
-        self.data = LogData.prepare(config, folder / "prepared", report=lambda line: None)
+        self.data = LogData.prepare(config, folder / "prepared", notify=lambda line: None)
 
     def run(
         self,

@@ -80,7 +80,7 @@ def test_a_build_that_was_broken_off_needs_its_files(night: Night, plan: Callabl
     path.unlink()
     with pytest.raises(DataError) as caught:
         plan(Journal(under_way=UnderWay(build=begun, step=1)))
-    assert f"build {begun.id}, which was broken off, needs a.parquet (sha256 {begun.files[0].sha256[:12]})" in str(
+    assert f"build {begun.id}, which was interrupted, needs a.parquet (sha256 {begun.files[0].sha256[:12]})" in str(
         caught.value
     )
     path.with_name("moved.parquet").write_bytes(night("c", 1).read_bytes())  # the same content at another place
