@@ -121,7 +121,7 @@ def main(argv: list[str]) -> int:
         Promote,
         argv,
         prog=PROG,
-        description="Make the candidate the champion if it is significantly better on held-out impressions, or roll back.",
+        description="Make the candidate the champion if it is better on held-out impressions, or roll back.",
         examples=(
             f"{PROG} --name clicks --log logs/all.parquet --memories memories",
             f"{PROG} --name clicks --log logs/all.parquet --memories memories --dry-run",

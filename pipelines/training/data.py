@@ -65,7 +65,7 @@ class LogData:
 
     @property
     def num_training_events(self) -> int:
-        """Approximate number of events that training reads in an epoch: all, times training's fraction of impressions."""
+        """Approximate number of events that training reads in an epoch, by its fraction of the impressions."""
         manifest = self.prepared.manifest
         train, *others = (sum(counts) for counts in manifest.split_counts)
         return manifest.events * train // max(1, train + sum(others))
