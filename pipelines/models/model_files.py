@@ -14,7 +14,7 @@ def find_model(address: str, tracking_uri: str) -> Path:
     """Return the folder of a model's files, downloaded first if they are in MLflow.
 
     `address` is a folder (a model's, or that of the run that trained it), models:/NAME/VERSION, models:/NAME@ALIAS or
-    runs:/RUN_ID/model. A folder without a model is returned unchanged. Raises TrackingError if MLflow has no such model.
+    runs:/RUN_ID/model. A folder without a model is returned unchanged. Raises TrackingError if MLflow has none.
     """
     if not address.startswith(_IN_MLFLOW):
         return _model_folder(Path(address))

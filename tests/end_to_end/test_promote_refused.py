@@ -85,7 +85,7 @@ def test_memories_of_another_space_or_unfinished_are_none(
     register(tmp_path / "moved", "candidate")
     space = load_model(good / "model").card.memory_space
     with pytest.raises(
-        GateRefused, match=f"Memories: .*memories has those of space {space}, must be of space (?!{space})"
+        GateRefused, match=f"Memories: .*memories has memories of space {space}, must be of space (?!{space})"
     ):
         gate(name, "--memories", store)
     facts = build_memory.open_store(store).facts
@@ -104,7 +104,7 @@ def test_a_model_of_another_log_or_split_may_know_the_answers(
         gate(name, "--memories", store)
     found = str(caught.value)
     assert found.startswith("Held-out impressions, version 1: trained on another log: data_sha256 000000000000, this")
-    assert "a model that was trained on some of them knows the answers" in found
+    assert "it may have been trained on some of them" in found
     register(bad, "champion", data={"split": {"kind": "user"}})
     with pytest.raises(
         GateRefused, match=r"^Held-out impressions, version 3: trained with another data\.split than the"
@@ -124,7 +124,7 @@ def test_a_model_that_went_on_from_another_knows_what_that_knew(
     name = register(bad, "champion")
     register(good, "candidate", started_from_sha256="1" * 64)
     with pytest.raises(
-        GateRefused, match=r"version 2: it went on from another model \(weights 111111111111\), whose log"
+        GateRefused, match=r"version 2: it was trained further from another model \(weights 111111111111\), whose log"
     ):
         gate(name, "--memories", store)
     # Its start is the champion, which was trained on this very log.

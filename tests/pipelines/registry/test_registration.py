@@ -139,7 +139,7 @@ def test_each_run_is_the_next_version(run: Callable[..., str | None], served: Se
 STEPS = {
     "before anything": (registration, "_log"),
     "a model without files": (registration, "write_mlflow_model"),
-    "files without figures": (registration, "_give_metrics"),
+    "files without figures": (registration, "_link_metrics"),
     "not of the run": (mlflow.MlflowClient, "log_outputs"),
     "not finished": (mlflow.MlflowClient, "finalize_logged_model"),
     "not registered": (registration, "_create_registered_model"),
