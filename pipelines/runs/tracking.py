@@ -106,7 +106,7 @@ def log_report(
 
 def code_version() -> str:
     """Return the version of the code: the commit of a Git checkout, else the installed version."""
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     if not (root / ".git").exists():  # installed in another project's repository, git would return that one's commit
         return version("rm-rec")
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]

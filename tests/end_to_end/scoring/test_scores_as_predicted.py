@@ -136,8 +136,8 @@ def test_a_user_with_more_candidates_than_are_scored_at_once(
     rows = rows.set_column(rows.column_names.index("item_id"), "item_id", items)
     path = write(rows, tmp_path / "candidates.parquet")
     expected = score(labelled, path, tmp_path / "expected.parquet")
-    monkeypatch.setattr(scorer, "_CANDIDATES_AT_ONCE", 16)
-    monkeypatch.setattr(score_batch, "_ROWS_AT_ONCE", 50)
+    monkeypatch.setattr(scorer, "_CANDIDATES_PER_BATCH", 16)
+    monkeypatch.setattr(score_batch, "_ROWS_PER_PIECE", 50)
     found = score(labelled, path, tmp_path / "scores.parquet", "--part_rows", 70)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert len(np.unique(found)) > 30

@@ -286,7 +286,7 @@ def the_other_way_round(table: pa.Table) -> pa.Table:
         (as_it_is, without_a_row, "they have 16 and 15 rows"),
         (as_it_is, with_another_item, "they differ in 'item_id'"),
         (as_it_is, with_a_label_turned, "they differ in 'label'"),
-        (users_backwards, as_it_is, "its test impressions lie in another order"),
+        (users_backwards, as_it_is, "its test impressions are in another order"),
     ],
 )
 def test_other_impressions_are_refused(runs: Runs, of_first: Change, change: Change, says: str) -> None:

@@ -187,4 +187,4 @@ def test_a_model_without_memories_says_so(run: Callable[..., str | None], uri: s
     run(whole)
     _, found, model = kept(uri, tmp_path.name)
     assert model.tags["memory_space"] == "none"
-    assert "no memory of fixed size can serve" in found.data.tags["mlflow.note.content"]
+    assert "no memories to be served from" in found.data.tags["mlflow.note.content"]
