@@ -1,6 +1,7 @@
 """Inspect a store of memories, copy it, or delete a user from it.
 
-python -m pipelines.memories inspect --memories memories [--user 42]
+python -m pipelines.memories inspect --memories memories
+python -m pipelines.memories inspect --memories memories --user 42
 python -m pipelines.memories copy --memories memories --to redis://localhost:6379/0?name=clicks
 python -m pipelines.memories delete-user --memories memories --user 42
 """
