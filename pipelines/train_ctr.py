@@ -114,9 +114,8 @@ def train(settings: TrainCtr) -> int:
     """Do one training run in its folder, or resume it; return the exit code."""
     console = result_console()
     model = resolved_config(settings.model, settings.allow_package)
-    allowed = tuple(
-        sorted({*settings.allow_package, *outside_packages(model)})
-    )  # including classes given as Python objects
+    # With the packages of settings that are Python objects: reading the saved model needs them to be allowed.
+    allowed = tuple(sorted({*settings.allow_package, *outside_packages(model)}))
     settings = settings.model_copy(update={"model": model, "allow_package": allowed})
     out = Path(settings.out)
     device = _device(settings.training.device)

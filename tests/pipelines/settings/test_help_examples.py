@@ -18,7 +18,10 @@ class WasReadError(Exception):
     """The settings were read."""
 
 
-@pytest.mark.parametrize("command", [*((job,) for job in JOBS), *(("memories", action) for action in ACTIONS)])
+COMMANDS = [*((job,) for job in JOBS), *(("memories", action) for action in ACTIONS)]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_examples_are_read(
     command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
