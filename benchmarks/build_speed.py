@@ -88,7 +88,7 @@ def main() -> None:
                 model="model", memories=store.address, log=str(folder / log), out=str(folder / "out")
             )
             return seconds_of(
-                lambda: build_all(settings, trained, event_source(settings.log), store, report=lambda line: None)
+                lambda: build_all(settings, trained, event_source(settings.log), store, notify=lambda line: None)
             )
 
         full, day = build("history.parquet"), build("day.parquet")

@@ -37,7 +37,7 @@ def main() -> None:
     """Score the test split of one recipe's log."""
     print(__doc__)
     settings = load_settings(TrainCtr, sys.argv[1:], prog=f"python {sys.argv[0]}", description=__doc__ or "")
-    data = LogData.prepare(settings.data, Path(settings.out) / "prepared", report=print)
+    data = LogData.prepare(settings.data, Path(settings.out) / "prepared", notify=print)
     keys, labels, splits = [], [], []
     for sequences in data.buckets():
         keys.append(last_events(sequences, settings.data.columns.event_features))

@@ -109,7 +109,7 @@ def main() -> None:
             settings = BuildMemory(
                 model="model", memories=store.address, log=str(folder / "log"), out=str(folder / "out")
             )
-            build_all(settings, trained, event_source(settings.log), store, report=lambda line: None)
+            build_all(settings, trained, event_source(settings.log), store, notify=lambda line: None)
             short, long = one_user(trained, store, 0), one_user(trained, store, LONG_USER)
             pairs = [(seconds_of(short), seconds_of(long)) for _ in range(arguments.repeats)]
             pairs = pairs[len(pairs) // 10 :]  # the first calls warm caches up

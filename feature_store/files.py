@@ -115,6 +115,15 @@ def sha256_of_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def sha256_of_json(values: Any) -> str:
+    """Hash JSON values; the order of keys does not matter.
+
+    >>> sha256_of_json({"lr": 0.1, "seed": 2}) == sha256_of_json({"seed": 2, "lr": 0.1})
+    True
+    """
+    return sha256_of_text(json.dumps(values, sort_keys=True))
+
+
 def sha256_of_file(path: Path) -> str:
     """Hash a file's content."""
     with path.open("rb") as file:

@@ -1,9 +1,9 @@
-"""Fold a log's events into each user's memory: all of them the first time, then each night's.
+"""Fold a log's events into each user's memory: all events the first time, afterwards only the new ones.
 
 python -m pipelines.build_memory --model runs/a/model --memories memories --log logs/day=2026-11-20
 
-A store knows what it has consumed by the files' content: such files are skipped, a build that was killed goes on
-where it was, and a build run twice changes nothing the second time.
+A store records the content hashes of the files that it has consumed and skips them: a killed build resumes where it
+stopped, and running a build twice changes nothing the second time.
 """
 
 from collections.abc import Callable
@@ -26,6 +26,7 @@ from pipelines.building.builder import MemoryBuilder
 from pipelines.building.plan import LatePolicy, ReadConfig, data_config, event_source, how_read, plan_builds
 from pipelines.cli import load_settings
 from pipelines.cli.job import DONE, result_console, run_job, this_python
+from pipelines.errors import ModelError
 from pipelines.models.artifact import TrainedModel, load_model
 from pipelines.models.memory_records import StateType, check_space, memory_schema
 from pipelines.models.model_files import find_model
@@ -37,30 +38,31 @@ PROG = "python -m pipelines.build_memory"
 
 
 class BuildMemory(Settings):
-    """What to fold, and where the memories are kept."""
+    """Which log to fold with which model, and where the memories are stored."""
 
     model: str
-    """A model's folder, or models:/NAME/VERSION, models:/NAME@ALIAS, runs:/…"""
+    """Folder of a trained model or of its run, or models:/NAME/VERSION, models:/NAME@ALIAS, runs:/RUN_ID/model."""
     allow_package: tuple[PackageName, ...] = ()
-    """Packages of other people whose code the model may use, as a `kind` such as acme.machines:Fading names it."""
+    """Packages outside rm-rec whose code the model may run, for a `kind` such as acme.machines:Fading."""
     memories: str
-    """A store: a folder (LMDB), parquet:FOLDER, or redis://HOST:PORT/DB?name=NAME; made if it is not there."""
+    """Store of memories: a folder (LMDB), parquet:FOLDER, or redis://HOST:PORT/DB?name=NAME; created if it does not
+    exist."""
     log: str
-    """One Parquet file of events, a folder of them or a glob; files consumed before are skipped."""
+    """Log of events: one Parquet file, a folder of them or a glob; files that were consumed before are skipped."""
     late: LatePolicy = "set-aside"
-    """Events older than what their user's memory holds: write them to OUT/late and count them, or build that user's
-    memory anew from the log, which then must have every file that the store ever consumed."""
+    """What to do with events older than the newest in their user's memory: write them to OUT/late and count them, or
+    rebuild that user's memory from the log, which must then have every file that the store ever consumed."""
     dtype: StateType = "float16"
-    """Of the states in a new store."""
+    """Number type of the states in a new store; counts and other parts that must be exact keep their own type."""
     num_buckets: int = Field(64, ge=1, le=65_536)
-    """Of a new store: users are hashed into this many, and one bucket's memories are written in one transaction."""
+    """Number of buckets that a new store hashes its users into; a bucket's memories are written in one transaction."""
     read: ReadConfig = ReadConfig()
     threads: int = Field(0, ge=0)
-    """CPU threads; 0 leaves PyTorch's own choice."""
+    """Number of CPU threads; 0 is PyTorch's default."""
     tracking_uri: str = "sqlite:///mlflow.db"
-    """MLflow's address, for models:/ and runs:/."""
+    """MLflow tracking URI, for models:/ and runs:/."""
     out: str = "runs/build_memory"
-    """Folder for metrics.json, late events and rejected rows, and for the sorted log while a build runs."""
+    """Output folder for metrics.json, late events and rejected rows, and for the sorted log while a build runs."""
 
 
 def main(argv: list[str]) -> int:
@@ -69,7 +71,7 @@ def main(argv: list[str]) -> int:
         BuildMemory,
         argv,
         prog=PROG,
-        description="Fold a log's events into each user's memory: all of them the first time, then each night's.",
+        description="Fold a log's events into each user's memory: all the first time, afterwards only the new ones.",
         examples=(
             f"{PROG} --model runs/quickstart --memories memories --log data/synthetic.parquet",
             f"{PROG} --model models:/clicks@champion --memories memories --log logs/day=2026-11-20",
@@ -92,8 +94,10 @@ def _open(settings: BuildMemory, trained: TrainedModel, source: ParquetSource) -
         return open_store(settings.memories)
     space = trained.card.memory_space
     if space is None:
-        raise DataError(f"{settings.model}: its window is the whole history; there is no memory of fixed size to build")
-    event_columns(source, data_config(trained.card, source, settings.read))  # no store is made of a log that is refused
+        raise ModelError(
+            f"{settings.model}: its window is the whole history; there is no memory of fixed size to build"
+        )
+    event_columns(source, data_config(trained.card, source, settings.read))  # a log that is refused creates no store
     kind = source.kind(trained.card.columns.user)
     if kind == NOTHING:
         raise DataError(
@@ -109,23 +113,25 @@ def build_all(
     trained: TrainedModel,
     source: ParquetSource,
     store: MemoryStore,
-    report: Callable[[str], None],
+    notify: Callable[[str], None],
 ) -> list[Build]:
-    """Do the builds that a store lacks of a log: one that was broken off, then one of the files that are new."""
+    """Build what a store lacks of a log: first resume an interrupted build, then build the new files."""
     config = data_config(trained.card, source, settings.read)
-    builder = MemoryBuilder(trained, store, source, config, Path(settings.out), report)
-    how = how_read(store.facts.space_id, settings.read)
-    done = []
+    builder = MemoryBuilder(trained, store, source, config, Path(settings.out), notify)
+    row_rules = how_read(store.facts.space_id, settings.read)
+    builds = []
     with store.writer() as writer:
-        for build in plan_builds(store.journal(), source, how):
-            again = settings.late == "rebuild-user"
-            done.append(builder.run(writer, build, rebuild_late=again, batch_events=settings.read.batch_events))
+        for build in plan_builds(store.journal(), source, row_rules):
+            rebuild_late = settings.late == "rebuild-user"
+            builds.append(
+                builder.run(writer, build, rebuild_late=rebuild_late, batch_events=settings.read.batch_events)
+            )
     builder.clear_up()
-    return done
+    return builds
 
 
 def _finish(settings: BuildMemory, store: MemoryStore, builds: list[Build], console: Console) -> None:
-    """Say what was made, in words and in metrics.json."""
+    """Print the counts and write metrics.json."""
     total = {name: sum(getattr(build, name) for build in builds) for name in _COUNTED}
     figures = {
         **total,
@@ -139,7 +145,7 @@ def _finish(settings: BuildMemory, store: MemoryStore, builds: list[Build], cons
     write_json(out / "metrics.json", figures)
     if not builds:
         console.print(f"{memories}: every file of {settings.log} was consumed before; nothing to do")
-    console.print(f"Memories in {store.address}")  # not the table's title, which is cut to its width
+    console.print(f"Memories in {store.address}")  # not as the table's title, which would be cut to the table's width
     table = Table(show_header=False)
     table.add_column()
     table.add_column(justify="right")
@@ -158,9 +164,9 @@ def _finish(settings: BuildMemory, store: MemoryStore, builds: list[Build], cons
 
 _COUNTED = {
     "events": "events folded",
-    "users": "users touched",
+    "users": "users updated",
     "late": "late events",
-    "rebuilt_users": "users built anew",
+    "rebuilt_users": "users rebuilt",
     "skipped_deleted": "events of deleted users",
 }
 

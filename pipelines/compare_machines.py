@@ -1,4 +1,4 @@
-"""Train memory machines side by side on the same logs, at the same size and with the same tuning, and report.
+"""Compare memory machines on the same logs, at the same size and with the same tuning.
 
 python -m pipelines.compare_machines --data FOLDER --out runs/compare --jobs 2
 python -m pipelines.compare_machines --quick --out runs/quick
@@ -26,7 +26,7 @@ from rm_rec.config.base import Settings
 from rm_rec.config.outside import PackageName
 from rm_rec.machines import MACHINES
 
-_NAME = re.compile(r"[\w .-]+")  # of a run's folder, and of what MLflow keeps
+_NAME = re.compile(r"[\w .-]+")  # names runs' folders and MLflow's metrics
 BASELINES = ("window_only", "mean_pool", "din_50", "din_full")
 REHEARSED = ("associative", "rehearsal", "learned_queries", "rum", "ntm", "mimn", "dnc", "hpmn")
 MEMORIES = (
@@ -36,48 +36,50 @@ MEMORIES = (
 
 
 class CompareMachines(Settings):
-    """What is compared, and how."""
+    """Which models to compare on which logs, and how."""
 
     data: str = "data"
-    """Folder of the logs that the recipes name; the synthetic log is made where it is not there."""
+    """Folder of the logs that the recipes name; if it has no synthetic.parquet, one is generated in --out."""
     logs: tuple[str, ...] = Field(("delicious_tags", "quickstart"), min_length=1)
-    """Recipes on whose logs every candidate is trained: names in pipelines/recipes, or YAML files."""
+    """Recipes of the logs on which every candidate is trained: names in pipelines/recipes, or YAML files."""
     logs_of_best: tuple[str, ...] = ("foursquare_nyc", "wikipedia_edits", "movielens", "assistments2017")
-    """Recipes on whose logs the best candidates and the baselines are trained."""
+    """Recipes of further logs, on which only the baselines and the best candidates are trained."""
     num_best: int = Field(5, ge=1)
-    """How many are best: by the mean rank of their validation AUC on `logs`."""
+    """Number of best candidates, by the mean rank of their validation AUC on `logs`."""
     baselines: tuple[str, ...] = BASELINES
-    """Trained on every log."""
+    """Models that are trained on every log, named as candidates are."""
     candidates: tuple[str, ...] = Field(MEMORIES, min_length=1)
-    """Kinds of machines, package.module:Class among them, names in pipelines/recipes/models, or YAML files; trained
-    without the rehearsal loss."""
+    """Models to compare, trained without the rehearsal loss: kinds of machines (package.module:Class too), names in
+    pipelines/recipes/models, or YAML files."""
     allow_package: tuple[PackageName, ...] = ()
-    """Packages of other people whose code candidates may use, such as the candidate acme.machines:Fading."""
+    """Packages outside rm-rec whose code the models may run, for a candidate such as acme.machines:Fading."""
     rehearsed: tuple[str, ...] = REHEARSED
-    """Candidates that are trained with the rehearsal loss too, at the learning rate chosen without."""
+    """Candidates that are also trained with the rehearsal loss, at the learning rate that was chosen without it."""
     state_bytes: int = Field(2048, ge=1)
-    """Every machine gets as many slots as a state of this size holds, in float16."""
+    """Bytes of one user's state in float16; every machine gets as many slots as fit."""
     learning_rates: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = Field((0.003, 0.006), min_length=1)
-    """Of the network: on each log each candidate tries them all with its first seed; validation AUC chooses."""
+    """Learning rates of the network to choose from: each candidate tries all of them on each log with the first seed,
+    and the best validation AUC decides."""
     seeds: int = Field(3, ge=1)
-    """Of weights, batches and training's negatives; held-out impressions are the same for all."""
+    """Number of seeds (of weights, batches and training's negatives); held-out impressions are the same for all."""
     epochs: int = Field(4, ge=1)
-    """At most this many, for all alike."""
+    """Maximum number of epochs of each run."""
     quick: bool = False
-    """A small made log, one epoch, two seeds, one learning rate: whether everything runs; its figures mean nothing."""
+    """Only check that everything runs: a small synthetic log, one epoch, two seeds, one learning rate. The results mean
+    nothing."""
     resamples: int = Field(200, ge=0)
-    """Times the users are drawn anew for the intervals; 0 leaves intervals out."""
+    """Number of bootstrap resamples of users for the intervals; 0 leaves intervals out."""
     cost_rounds: int = Field(5, ge=0)
-    """Times that each model's writing, reading and training are timed, in turns; 0 leaves costs out."""
+    """Number of times that writing, reading and training are timed for each model; 0 leaves costs out."""
     jobs: int = Field(1, ge=0)
-    """Runs at a time, of one thread each; 0 only reports what is finished."""
+    """Number of training runs at a time, with one thread each; 0 only reports finished runs."""
     tracking: TrackingConfig = TrackingConfig(experiment="compare-machines")
     out: str = "runs/compare_machines"
-    """Folder of all runs and of the report; a comparison that was killed goes on from it."""
+    """Output folder of all runs and of the report; the same command resumes a killed comparison from it."""
 
     @property
     def trained(self) -> tuple[str, ...]:
-        """Return all that is trained on each of `logs`: baselines, candidates, and what is rehearsed of them."""
+        """Return what is trained on each of `logs`: baselines, candidates, and the rehearsed candidates."""
         plain = (*self.baselines, *self.candidates)
         return (*plain, *(f"{name}{REHEARSAL}" for name in self.rehearsed if name in plain))
 
@@ -88,7 +90,7 @@ class CompareMachines(Settings):
             folders = [*map(short_name, names)]
             odd = [folder for folder in folders if not _NAME.fullmatch(folder.removesuffix(REHEARSAL))]
             if odd:
-                raise ValueError(f"{odd[0]!r} names a folder and figures: letters, digits, spaces and _ . - make names")
+                raise ValueError(f"{odd[0]!r} names a folder and figures: use letters, digits, spaces and _ . - only")
             twice = [folder for folder in folders if folders.count(folder) > 1]
             if twice:
                 raise ValueError(f"{twice[0]} is named twice")
@@ -101,7 +103,7 @@ class CompareMachines(Settings):
             if name.endswith(REHEARSAL):
                 plain = name.removesuffix(REHEARSAL)
                 raise ValueError(f"{name}: give {plain} in candidates, and in rehearsed too: both are trained")
-        if "rehearsed" in self.model_fields_set:  # the default names more than a user may have left
+        if "rehearsed" in self.model_fields_set:  # the default may name more than the given candidates
             unknown = [name for name in self.rehearsed if name not in trained]
             if unknown:
                 raise ValueError(f"rehearsed: {unknown[0]} is no candidate; expected some of {', '.join(trained)}")
@@ -125,10 +127,10 @@ def main(argv: list[str]) -> int:
         CompareMachines,
         argv,
         prog="python -m pipelines.compare_machines",
-        description="Train memory machines side by side, at the same size and with the same tuning, and report.",
+        description="Compare memory machines on the same logs, at the same size and with the same tuning.",
         examples=(
             "python -m pipelines.compare_machines --data logs --out runs/compare --jobs 2",
-            "python -m pipelines.compare_machines --data logs --logs movielens --candidates ntm,dnc --out runs/two",
+            "python -m pipelines.compare_machines --data logs --logs movielens --logs_of_best '' --candidates ntm,dnc",
             "python -m pipelines.compare_machines --quick --out runs/quick",
         ),
     )
@@ -139,10 +141,10 @@ def main(argv: list[str]) -> int:
     logs = (*settings.logs, *settings.logs_of_best)
     allowed = [f"--allow_package={','.join(settings.allow_package)}"] if settings.allow_package else []
     check_names(logs, settings.trained, data, out, settings.state_bytes, allowed)
-    made = out / (QUICK_FILE if settings.quick else SYNTHETIC)
-    paths = {log: made if settings.quick else log_file(log, data, out) for log in logs}
-    if settings.jobs and made in paths.values() and not made.exists():
-        write_log(QUICK_LOG if settings.quick else SyntheticConfig(), made)
+    synthetic = out / (QUICK_FILE if settings.quick else SYNTHETIC)
+    paths = {log: synthetic if settings.quick else log_file(log, data, out) for log in logs}
+    if settings.jobs and synthetic in paths.values() and not synthetic.exists():
+        write_log(QUICK_LOG if settings.quick else SyntheticConfig(), synthetic)
     arguments = [*allowed, "--training.epochs", str(settings.epochs), "--metrics.resamples", "0"]
     arguments += ["--training.min_batches", "5"] if settings.quick else []
     plan = Plan(paths, settings.learning_rates, settings.seeds, settings.state_bytes, arguments)
@@ -156,10 +158,10 @@ def main(argv: list[str]) -> int:
     with tracking.tracked_run(settings.tracking, out, resolved(settings), {}):
         console.print(results.keep(out, settings.baselines, comparison.shown))
     console.print(f"Wrote {out / REPORT}, {NUMBERS} and the figures.")
-    asked = settings.seeds * sum(map(len, finished.values()))
-    if results.num_runs < asked:
-        missing = asked - results.num_runs
-        console.print(f"{missing} of {asked} runs are not finished: the same command goes on with them.")
+    num_due = settings.seeds * sum(map(len, finished.values()))
+    if results.num_runs < num_due:
+        missing = num_due - results.num_runs
+        console.print(f"{missing} of {num_due} runs are not finished: the same command resumes them.")
         return FAILED
     return DONE
 
@@ -173,7 +175,7 @@ class Comparison:
         self.metrics: dict[str, Any] = {}
 
     def train(self) -> None:
-        """Tune on `logs`, then all seeds there; then the best on the other logs alike; then what is rehearsed."""
+        """Tune on `logs` and train all seeds there; then the best on the other logs; then the rehearsed candidates."""
         logs, plain = self.settings.logs, (*self.settings.baselines, *self.settings.candidates)
         self._run(self.plan.tuning(logs, plain))
         self._run(self.plan.seeds(logs, plain, self.metrics))
@@ -196,15 +198,15 @@ class Comparison:
             *self.plan.seeds(settings.logs, settings.trained, self.metrics),
             *self.plan.seeds(settings.logs_of_best, self.shown, self.metrics),
         ]
-        asked = {**dict.fromkeys(settings.logs, settings.trained), **dict.fromkeys(settings.logs_of_best, self.shown)}
-        found: dict[str, dict[str, list[FinishedRun]]] = {
-            short_name(log): {short_name(name): [] for name in names} for log, names in asked.items()
+        due = {**dict.fromkeys(settings.logs, settings.trained), **dict.fromkeys(settings.logs_of_best, self.shown)}
+        runs: dict[str, dict[str, list[FinishedRun]]] = {
+            short_name(log): {short_name(name): [] for name in names} for log, names in due.items()
         }
         for trial in trials:
             if trial.name in self.metrics:
                 run = FinishedRun(self.plan.settings(trial), self.metrics[trial.name], self.grid.folder(trial.name))
-                found[short_name(trial.log)][short_name(trial.candidate)].append(run)
-        return found
+                runs[short_name(trial.log)][short_name(trial.candidate)].append(run)
+        return runs
 
     def _run(self, trials: Sequence[Trial]) -> None:
         self.metrics |= self.grid.run(self.plan.runs(trials), self.settings.jobs)

@@ -1,4 +1,4 @@
-"""Evaluate predicted click probabilities from any model, with intervals, and compare models on the same rows.
+"""Evaluate predicted click probabilities of any model, with intervals, and compare models on the same impressions.
 
 python -m pipelines.evaluate --predictions mine.parquet --out evaluation
 python -m pipelines.evaluate --predictions old.parquet --predictions new.parquet --out evaluation
@@ -33,21 +33,22 @@ from rm_rec.evaluation.report import Difference, Report, compare
 
 
 class EvaluateConfig(Settings):
-    """What is evaluated, and how."""
+    """What to evaluate, and how."""
 
     predictions: tuple[str, ...] = ()
-    """A Parquet file or folder of predictions; give the option again to compare others with the first."""
+    """Parquet file or folder of predictions; give the option again to compare others with the first."""
     model: str | None = None
-    """A model's folder, as train_ctr writes it: instead of predictions, to score `data` with."""
+    """Folder of a trained model, to score `data` with instead of reading --predictions."""
     allow_package: tuple[PackageName, ...] = ()
-    """Packages of other people whose code the model may use, as a `kind` such as acme.machines:Fading names it."""
+    """Packages outside rm-rec whose code the model may run, for a `kind` such as acme.machines:Fading."""
     data: DataConfig | None = None
-    """The log that the model scores; columns and impressions are the model's unless given, its vocabulary always."""
+    """Log that the model scores. Columns and impressions are the model's unless given; the vocabulary is always the
+    model's."""
     out: str | None = None
-    """Folder for metrics.json, report.md, the plots and a model's predictions.parquet; without it the tables are only
-    printed."""
+    """Output folder for metrics.json, report.md, the plots and, with --model, predictions.parquet; null only prints the
+    tables."""
     split: str | None = "test"
-    """Evaluate the rows of this split, where the file has a column of splits; null for all rows."""
+    """Split whose rows are evaluated, if the file has a column of splits; null for all rows."""
     columns: PredictionColumns = PredictionColumns()
     metrics: MetricsConfig = MetricsConfig()
 
@@ -63,7 +64,7 @@ class EvaluateConfig(Settings):
 
 
 def main(argv: list[str]) -> int:
-    """Evaluate what the command line names; returns the exit code, raises for bad input."""
+    """Run the job; see the module's docstring."""
     config = load_settings(
         EvaluateConfig,
         argv,
@@ -77,7 +78,7 @@ def main(argv: list[str]) -> int:
     )
     console = result_console()
     if config.model is not None and config.data is not None and config.out is not None:
-        from pipelines.training.score_log import score_log  # takes seconds to import, which predictions do not need
+        from pipelines.training.score_log import score_log  # takes seconds to import, and only --model needs it
 
         scored = score_log(
             Path(config.model), config.data, config.split, Path(config.out), console.print, config.allow_package
@@ -94,14 +95,14 @@ def main(argv: list[str]) -> int:
         for (name, table), path in zip(tables.items(), config.predictions, strict=True)
     }
     differences, notes = _compare_with_first(tables, config)
-    found = grids(reports, differences)
-    print_report(console, found, notes)
+    tables_of_text = grids(reports, differences)
+    print_report(console, tables_of_text, notes)
     if config.out is None:
         console.print("Add --out DIR to keep these numbers and their plots.")
         return DONE
     out = Path(config.out)
     figures = figures_of(tables, reports, config.columns, config.metrics.calibration_bins)
-    _write(out, figures, markdown(found, notes, list(figures)), _numbers(reports, differences, notes, config))
+    _write(out, figures, markdown(tables_of_text, notes, list(figures)), _numbers(reports, differences, notes, config))
     console.print(f"Wrote {out / 'metrics.json'}, report.md and {len(figures)} plots.")
     return DONE
 
@@ -115,7 +116,7 @@ def _compare_with_first(
     for name, table in others:
         aligned = align(first, table, config.columns)
         if isinstance(aligned, str):
-            notes.append(f"{name} is not compared with {first_name}: not the same impressions, {aligned}.")
+            notes.append(f"{name} is not compared with {first_name}: they are not the same impressions; {aligned}.")
             continue
         before, after = aligned
         differences[f"{name} less {first_name}, same impressions"] = compare(
@@ -136,7 +137,7 @@ def _numbers(
     config: EvaluateConfig,
 ) -> dict[str, Any]:
     return {
-        "models": {name: found.to_dict() for name, found in reports.items()},
+        "models": {name: report.to_dict() for name, report in reports.items()},
         "differences": {title: [vars(row) for row in rows] for title, rows in differences.items()},
         "notes": notes,
         "config": resolved(config),
@@ -149,7 +150,7 @@ def _write(out: Path, figures: dict[str, Figure], text: str, values: dict[str, A
         for name, figure in figures.items():
             figure.savefig(out / name)
         write_text(out / "report.md", text)
-        # Last, so that a metrics.json says the evaluation is whole.
+        # Last, so that its presence means that the evaluation is complete.
         write_json(out / "metrics.json", values)
     except OSError as error:
         raise DataError(f"{out}: cannot be written: {error.strerror}") from error

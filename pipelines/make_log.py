@@ -1,4 +1,4 @@
-"""Make a synthetic log with planted long-range structure, whose best possible AUC is known.
+"""Generate a synthetic log in which old events decide many clicks, and whose best possible AUC is known.
 
 python -m pipelines.make_log --out data/synthetic.parquet
 python -m pipelines.make_log --out data/large.parquet --log.users 20000 --log.events_per_user 1000
@@ -17,11 +17,11 @@ from rm_rec.config.base import Settings
 
 
 class MakeLog(Settings):
-    """What to make, and where to write it."""
+    """What the log has, and where to write it."""
 
     log: SyntheticConfig = SyntheticConfig()
     out: str = "data/synthetic.parquet"
-    """The Parquet file to write."""
+    """Parquet file to write."""
 
 
 def main(argv: list[str]) -> int:
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
         MakeLog,
         argv,
         prog="python -m pipelines.make_log",
-        description="Make a synthetic log with planted long-range structure.",
+        description="Generate a synthetic log in which old events decide many clicks.",
         examples=(
             "python -m pipelines.make_log --out data/synthetic.parquet",
             "python -m pipelines.make_log --out data/large.parquet --log.users 20000",
@@ -40,12 +40,12 @@ def main(argv: list[str]) -> int:
     table = write_log(settings.log, out)
     console = result_console()
     console.print(f"{out}: {len(table):,} events of {settings.log.users:,} users")
-    console.print(f"best possible AUC over all of them: {best_possible_auc(table):.4f}")
+    console.print(f"best possible AUC over all events: {best_possible_auc(table):.4f}")
     return DONE
 
 
 def write_log(config: SyntheticConfig, out: Path) -> pa.Table:
-    """Make a log and write it, whole or not at all."""
+    """Generate a log and write it; a killed job leaves no partial file at `out`."""
     table = make_synthetic_log(config)
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as partial:

@@ -1,6 +1,7 @@
-"""Look after a store of memories: look into it, copy it, delete a user.
+"""Inspect a store of memories, copy it, or delete a user from it.
 
-python -m pipelines.memories inspect --memories memories [--user 42]
+python -m pipelines.memories inspect --memories memories
+python -m pipelines.memories inspect --memories memories --user 42
 python -m pipelines.memories copy --memories memories --to redis://localhost:6379/0?name=clicks
 python -m pipelines.memories delete-user --memories memories --user 42
 """
@@ -15,43 +16,53 @@ from rich.table import Table
 
 from feature_store.errors import DataError
 from feature_store.stores import MemoryStore, copy, open_store
-from pipelines.cli import SettingsError, load_settings
+from pipelines.cli import load_settings
 from pipelines.cli.job import DONE, result_console, run_job
+from pipelines.errors import SettingsError
 from rm_rec.config.base import Settings
 
 PROG = "python -m pipelines.memories"
 
 
 class Inspect(Settings):
-    """Print what a store is and holds, or what it holds of one user."""
+    """Print a store's facts and builds, or one user's memory."""
 
     memories: str
-    """A store: a folder, parquet:FOLDER, or redis://HOST:PORT/DB?name=NAME."""
+    """Store of memories: a folder, parquet:FOLDER, or redis://HOST:PORT/DB?name=NAME."""
     user: str | None = None
-    """A user's id."""
+    """Id of the user whose memory is printed; null prints the store."""
 
 
 class Copy(Settings):
-    """Copy all memories, what was consumed and who was deleted into a new store; killed, run it again."""
+    """Copy all memories, the record of consumed files and the deleted users into a new store.
+
+    If the job is killed, run it again.
+    """
 
     memories: str
-    """The store to copy."""
+    """Store to copy."""
     to: str
-    """The new store: lmdb:FOLDER, parquet:FOLDER, or redis://HOST:PORT/DB?name=NAME."""
+    """New store: lmdb:FOLDER, parquet:FOLDER, or redis://HOST:PORT/DB?name=NAME."""
     dtype: Literal["float16", "float32"] | None = None
-    """Of the new store's states, but for integers and what stays exact; as in the old one unless given."""
+    """Number type of the new store's states; null keeps that of the old one. Counts and other parts that must be exact
+    keep their own type."""
 
 
 class DeleteUser(Settings):
     """Delete a user's memory for good: later builds skip the user's events."""
 
     memories: str
-    """The store that forgets."""
+    """Store to delete the user from."""
     user: str
-    """A user's id."""
+    """Id of the user."""
 
 
 _ACTIONS: dict[str, type[Inspect | Copy | DeleteUser]] = {"inspect": Inspect, "copy": Copy, "delete-user": DeleteUser}
+_EXAMPLES = {
+    "inspect": ("--memories memories", "--memories memories --user 42"),
+    "copy": ("--memories memories --to redis://localhost:6379/0?name=clicks",),
+    "delete-user": ("--memories memories --user 42",),
+}
 
 
 def main(argv: list[str]) -> int:
@@ -63,12 +74,18 @@ def main(argv: list[str]) -> int:
     if action not in _ACTIONS:
         raise SettingsError(f"{action!r} is no action; expected {', '.join(_ACTIONS)}")
     block = _ACTIONS[action]
-    settings = load_settings(block, argv[1:], prog=f"{PROG} {action}", description=block.__doc__ or "")
+    settings = load_settings(
+        block,
+        argv[1:],
+        prog=f"{PROG} {action}",
+        description=" ".join((block.__doc__ or "").split()),
+        examples=[f"{PROG} {action} {example}" for example in _EXAMPLES[action]],
+    )
     console = result_console()
     with open_store(settings.memories) as store:
         if isinstance(settings, Copy):
-            with copy(store, settings.to, settings.dtype) as made:
-                console.print(f"{made.address}: {made.count():,} memories, copied from {store.address}")
+            with copy(store, settings.to, settings.dtype) as new:
+                console.print(f"{new.address}: {new.count():,} memories, copied from {store.address}")
         elif isinstance(settings, DeleteUser):
             _delete(store, settings.user, console)
         elif settings.user is None:
@@ -80,19 +97,19 @@ def main(argv: list[str]) -> int:
 
 def _delete(store: MemoryStore, user: str, console: Console) -> None:
     with store.writer() as writer:
-        was_there = writer.delete(_typed(store, user))
-    what = "deleted" if was_there else "had no memory"
-    console.print(f"{store.address}: user {user} {what}, and will get none: later builds skip this user's events")
+        had_memory = writer.delete(_typed(store, user))
+    result = "deleted" if had_memory else "had no memory"
+    console.print(f"{store.address}: user {user} {result}, and will get none: later builds skip this user's events")
 
 
 def _typed(store: MemoryStore, user: str) -> int | str:
-    """Read an id of the command line as the store's users are."""
+    """Convert an id from the command line to the type of the store's user ids."""
     if store.facts.memory.user_type == "string":
         return user
     try:
         return int(pa.scalar(int(user), pa.int64()).as_py())
     except (ValueError, OverflowError) as error:
-        raise DataError(f"{store.address}: its users are integers of 64 bits, {user!r} is none") from error
+        raise SettingsError(f"{store.address}: its users are integers of 64 bits, {user!r} is not one") from error
 
 
 def _print_store(store: MemoryStore, console: Console) -> None:
@@ -114,8 +131,8 @@ def _print_store(store: MemoryStore, console: Console) -> None:
         "buckets": str(facts.num_buckets),
     }
     if journal.under_way is not None:
-        broken, step = journal.under_way.build, journal.under_way.step
-        rows["broken off"] = f"build {broken.id} after {step} of {facts.num_buckets} buckets; build_memory goes on"
+        build_id, step = journal.under_way.build.id, journal.under_way.step
+        rows["interrupted"] = f"build {build_id} after {step} of {facts.num_buckets} buckets; build_memory resumes it"
     _print(console, f"Memories in {store.address}", rows)
     if journal.builds:
         table = Table(title="Builds", title_justify="left")
@@ -129,11 +146,11 @@ def _print_store(store: MemoryStore, console: Console) -> None:
 
 
 def _print_user(store: MemoryStore, user: str, console: Console) -> None:
-    wanted = pa.array([_typed(store, user)])
-    memories, found = store.get(wanted)
-    if not found[0]:
-        why = "was deleted" if store.deleted(wanted)[0] else "has no memory"
-        raise DataError(f"{store.address}: user {user} {why}")
+    users = pa.array([_typed(store, user)])
+    memories, has_memory = store.get(users)
+    if not has_memory[0]:
+        reason = "was deleted" if store.deleted(users)[0] else "has no memory"
+        raise DataError(f"{store.address}: user {user} {reason}")
     record = memories.records[0]
     rows = {
         "events": f"{int(record['num_events']):,}",
@@ -149,13 +166,13 @@ def _print_user(store: MemoryStore, user: str, console: Console) -> None:
     table = Table(title="Window, newest first", title_justify="left")
     for name in window:
         table.add_column("gap bin" if name == "time_gap" else name, justify="right")
-    for place in np.arange(int(record["num_window"]))[::-1]:
-        table.add_row(*(str(values[0, place]) for values in window.values()))
+    for position in np.arange(int(record["num_window"]))[::-1]:
+        table.add_row(*(str(values[0, position]) for values in window.values()))
     console.print(table, soft_wrap=False)
 
 
 def _print(console: Console, title: str, rows: dict[str, str]) -> None:
-    console.print(title)  # not the table's own title, which is cut to its width
+    console.print(title)  # not as the table's title, which would be cut to the table's width
     table = Table(show_header=False)
     for name, value in rows.items():
         table.add_row(name, value)

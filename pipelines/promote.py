@@ -1,10 +1,11 @@
-"""Make the candidate the champion if it is better on held-out impressions, beyond chance; or take the last one back.
+"""Make the candidate the champion if it is significantly better on held-out impressions, or roll back.
 
 python -m pipelines.promote --name clicks --log logs/all.parquet --memories memories
 python -m pipelines.promote --name clicks --log logs/all.parquet --memories memories --dry-run
 python -m pipelines.promote --name clicks --rollback
 
-Exit codes: 0 moved, or the champion already; 3 refused, with the numbers that missed; 2 bad input.
+Exit codes: 0 the alias was moved, or the candidate is the champion already; 3 refused, with the numbers that missed
+their bounds; 2 bad input.
 """
 
 from pathlib import Path
@@ -16,11 +17,11 @@ from pydantic import Field, model_validator
 from rich.console import Console
 
 from feature_store.data_config import DataConfig
-from feature_store.errors import DataError
 from feature_store.logs.preparation import log_fingerprint
 from feature_store.stores import public_address
 from pipelines.cli import load_settings, resolved
 from pipelines.cli.job import DONE, GateRefused, result_console, run_job, this_python
+from pipelines.errors import RegistryError
 from pipelines.evaluation.evaluated import MetricsConfig
 from pipelines.evaluation.predictions import PredictionColumns, numbers, user_codes
 from pipelines.promotion.checks import memories_built, not_rolled_back, unseen
@@ -47,64 +48,64 @@ PROG = "python -m pipelines.promote"
 
 
 class Promote(Settings):
-    """Which model, on what evidence, and what it has to reach."""
+    """Which model to promote, on what data, and the bounds that it has to meet."""
 
     name: str = Field(min_length=1)
-    """Of the registered model whose aliases these are."""
+    """Name of the registered model whose aliases are moved."""
     log: str | None = None
-    """The log that the candidate was trained on, wherever it lies now: its held-out impressions decide."""
+    """Log that the candidate was trained on, by its present path: its held-out impressions decide."""
     impressions: str | None = None
-    """The impressions, where they are files of their own; those of the candidate's training run unless given."""
+    """Path of the impressions, if they are files of their own; null is the path of the candidate's training run."""
     allow_package: tuple[PackageName, ...] = ()
-    """Packages of other people whose code the models may use, as a `kind` such as acme.machines:Fading names it."""
+    """Packages outside rm-rec whose code the models may run, for a `kind` such as acme.machines:Fading."""
     split: Literal["validation", "test"] = "test"
-    """Which held-out impressions, as the candidate's training run split them."""
+    """Split to compare on, as the candidate's training run split the impressions."""
     min_gain: float = Field(0.0, ge=-1.0, le=1.0)
-    """The lower end of the AUC gain's 95 % interval, over users, must be above this. Below 0 it lets a candidate pass
-    that loses no more than so much."""
+    """Bound of the AUC gain: the lower end of its 95 % interval over users must be above this. A negative bound accepts
+    a small loss."""
     max_calibration_loss: float = Field(0.005, ge=0.0, le=1.0)
-    """The candidate's expected calibration error may be larger than the champion's by at most this."""
+    """Maximum by which the candidate's expected calibration error may exceed the champion's."""
     max_ratio_loss: float = Field(0.02, ge=0.0)
-    """The candidate's predicted over actual clicks may be further from 1 than the champion's by at most this."""
+    """Maximum by which the candidate's |predicted / actual clicks - 1| may exceed the champion's."""
     memories: str | None = None
-    """The store that will serve the candidate: it must have memories of the candidate's space."""
+    """Store that will serve the candidate: it must have memories of the candidate's memory space."""
     allow_unbuilt: bool = False
-    """Promote a candidate without memories; build them before anything follows the alias."""
+    """Promote a candidate without memories; build them before anything is served from the alias."""
     allow_other_log: bool = False
-    """Compare models that were trained on another log, or split. Safe where the log has only grown since."""
+    """Compare models that were trained on another log or split. Safe only if the log has merely grown since."""
     allow_rolled_back: bool = False
-    """Promote a version again that was rolled back before."""
+    """Promote a version although it was rolled back before."""
     baseline: str | None = None
-    """Where there is no champion yet: a model's folder, or that of its run, to beat instead of a mean_pool model that
-    is trained for it."""
+    """Model to beat if there is no champion yet: its folder or that of its run. By default a mean_pool model is trained
+    for this."""
     rollback: bool = False
-    """Make the version before the champion again; nothing is measured."""
+    """Make the previous champion the champion again; nothing is measured."""
     dry_run: bool = False
-    """Decide and say so, but move nothing."""
+    """Decide and print the decision, but move no alias."""
     resamples: int = Field(1000, ge=100, le=100_000)
-    """Times the users are drawn anew for the interval, the same draws for both models."""
+    """Number of bootstrap resamples of users for the interval; both models get the same resamples."""
     seed: int = Field(0, ge=0)
-    """Seed of the draws."""
+    """Seed of the bootstrap."""
     calibration_bins: int = Field(20, ge=1)
-    """Bins of equal numbers of impressions for the calibration error."""
+    """Number of bins, of equal numbers of impressions each, for the calibration error."""
     threads: int = Field(0, ge=0)
-    """CPU threads; 0 leaves PyTorch's own choice."""
+    """Number of CPU threads; 0 is PyTorch's default."""
     tracking_uri: str = "sqlite:///mlflow.db"
-    """MLflow's address."""
+    """MLflow tracking URI."""
     experiment: str = Field("promotions", min_length=1)
-    """Where MLflow keeps each decision with its evidence."""
+    """Name of the MLflow experiment in which each decision is logged with its evidence."""
     out: str = "runs/promote"
-    """Folder for report.md, metrics.json, the plots, both models' predictions and the prepared log."""
+    """Output folder for report.md, metrics.json, the plots, both models' predictions and the prepared log."""
 
     @model_validator(mode="after")
     def _has_a_log(self) -> Self:
         if self.log is None and not self.rollback:
-            raise ValueError("log: required, but for --rollback; give the log that the candidate was trained on")
+            raise ValueError("log: required, except with --rollback; give the log that the candidate was trained on")
         return self
 
     @property
     def bounds(self) -> Bounds:
-        """What the gate asks."""
+        """The bounds of the gate."""
         return Bounds(
             min_gain=self.min_gain,
             max_calibration_loss=self.max_calibration_loss,
@@ -121,7 +122,7 @@ def main(argv: list[str]) -> int:
         Promote,
         argv,
         prog=PROG,
-        description="Make the candidate the champion if it is better on held-out impressions, or take the last back.",
+        description="Make the candidate the champion if it is better on held-out impressions, or roll back.",
         examples=(
             f"{PROG} --name clicks --log logs/all.parquet --memories memories",
             f"{PROG} --name clicks --log logs/all.parquet --memories memories --dry-run",
@@ -138,7 +139,7 @@ def main(argv: list[str]) -> int:
             return _roll_back(settings, registry, console)
         candidate, champion = registry.at(CANDIDATE), registry.at(CHAMPION)
         if candidate is None:
-            raise DataError(
+            raise RegistryError(
                 f"{settings.name}: no version has the alias {CANDIDATE}; train one with "
                 f"train_ctr --tracking.register_as {settings.name}"
             )
@@ -156,14 +157,14 @@ def _promote(
     decision = _decide(settings, registry, candidate, champion, contender, data, console)
     show(decision, console)
     fingerprint = log_fingerprint(data)
-    known = decision.tags(fingerprint)
+    tags = decision.tags(fingerprint)
     tracking = TrackingConfig(uri=settings.tracking_uri, experiment=settings.experiment)
-    out, asked = Path(settings.out), _asked(settings)
-    with tracked_run(tracking, out, asked, {"decision": identity(asked, known)}) as run_id:
-        mlflow.set_tags(known)
+    out, values = Path(settings.out), _without_password(settings)
+    with tracked_run(tracking, out, values, {"decision": identity(values, tags)}) as run_id:
+        mlflow.set_tags(tags)
         keep(decision, out)
         if not settings.dry_run:
-            verdict = {GATE: known["verdict"], GATE_RUN: run_id}
+            verdict = {GATE: tags["verdict"], GATE_RUN: run_id}
             if decision.passed:
                 registry.promote(candidate, champion, {**verdict, SPACE: contender.trained.card.memory_space or "none"})
                 mlflow.set_tag(MOVED, "true")
@@ -176,7 +177,7 @@ def _promote(
     verb = "would be" if settings.dry_run else "is"
     console.print(f"\nmodels:/{settings.name}@{CHAMPION} {verb} version {candidate.number} (before: {before}).")
     if not settings.dry_run and champion is not None:
-        console.print(f"Back again: {this_python()} -m pipelines.promote --name {settings.name} --rollback")
+        console.print(f"To roll back: {this_python()} -m pipelines.promote --name {settings.name} --rollback")
     return DONE
 
 
@@ -189,18 +190,18 @@ def _decide(
     data: DataConfig,
     console: Console,
 ) -> Decision:
-    """Check what can be known before, then score both models; what is refused before is not scored."""
+    """Check what needs no predictions, then score both models; a candidate that fails a check is not scored."""
     rival = None
     if champion is not None:
         rival = of_version(registry, champion, settings.allow_package)
     elif settings.baseline is not None:
         rival = of_folder(settings.baseline, settings.tracking_uri, settings.allow_package)
     models = (contender,) if rival is None else (contender, rival)
-    known = {model.weights for model in models}
+    weights = {model.weights for model in models}
     checks = (
         *not_rolled_back(candidate, allowed=settings.allow_rolled_back),
         memories_built(contender, candidate, settings.memories, data.log, allowed=settings.allow_unbuilt),
-        *(unseen(model, data, known, allowed=settings.allow_other_log) for model in models),
+        *(unseen(model, data, weights, allowed=settings.allow_other_log) for model in models),
     )
     if not all(check.holds for check in checks):
         return Decision(candidate, champion, models, checks, None, {}, {})
@@ -221,37 +222,37 @@ def _decide(
     return Decision(candidate, champion, (contender, rival), (*checks, *judgement.checks), judgement, reports, figures)
 
 
-def _asked(settings: Promote) -> dict[str, Any]:
-    """Return the settings as MLflow keeps them: a store's address may have a password."""
+def _without_password(settings: Promote) -> dict[str, Any]:
+    """Return the settings for MLflow, without the password that a store's address may contain."""
     shown = settings.memories and public_address(settings.memories)
     return resolved(settings) | {"memories": shown}
 
 
 def _already(settings: Promote, registry: Registry, champion: Version, console: Console) -> int:
-    """Say so, and end what a killed job may have left open."""
+    """Print that the candidate is the champion, and complete a move that was interrupted."""
     if not settings.dry_run:
         registry.settle()
         registry.finish_run(champion)
-    console.print(f"models:/{settings.name}@{CHAMPION} is version {champion.number}, the candidate, already.")
+    console.print(f"models:/{settings.name}@{CHAMPION} already is version {champion.number}, the candidate.")
     return DONE
 
 
 def _roll_back(settings: Promote, registry: Registry, console: Console) -> int:
     champion = registry.at(CHAMPION)
     if champion is None:
-        raise DataError(f"{settings.name}: no version has the alias {CHAMPION}, so there is nothing to roll back")
+        raise RegistryError(f"{settings.name}: no version has the alias {CHAMPION}, so there is nothing to roll back")
     if registry.half_rolled_back():
         if not settings.dry_run:
             registry.settle()
         console.print(
-            f"A roll-back was broken off: models:/{settings.name}@{CHAMPION} is version {champion.number}, as it asked."
+            f"Completed an interrupted roll-back: models:/{settings.name}@{CHAMPION} is version {champion.number}."
         )
         return DONE
     target = registry.before(champion)
     if not settings.dry_run:
         tracking = TrackingConfig(uri=settings.tracking_uri, experiment=settings.experiment)
         decision = {"decision": f"roll back {champion.number}, {moment()}"}
-        with tracked_run(tracking, Path(settings.out), _asked(settings), decision):
+        with tracked_run(tracking, Path(settings.out), _without_password(settings), decision):
             registry.roll_back(champion, target)
             moved = {"rolled_back_from": champion.number, "rolled_back_to": target.number}
             mlflow.set_tags({"model_name": settings.name, "verdict": "rolled back", MOVED: "true", **moved})

@@ -63,13 +63,14 @@ def main(argv: list[str]) -> int:
         description="Measure how far back a trained model's memory reaches: recollection and click AUC by age.",
         examples=(f"{PROG} --run runs/mine", f"{PROG} --run runs/mine --compare_with runs/din_50"),
     )
-    with held(Path(settings.run)):
-        return _measure(settings, Path(settings.run))
-
-
-def _measure(settings: MeasureRetention, out: Path) -> int:
-    console = result_console()
+    out = Path(settings.run)
     run_settings, metrics = finished_run(out)
+    with held(out):
+        return _measure(settings, out, run_settings, metrics["fingerprint"])
+
+
+def _measure(settings: MeasureRetention, out: Path, run_settings: Mapping[str, Any], fingerprint: str) -> int:
+    console = result_console()
     trained = load_model(out / "model", settings.allow_package)
     data = _data_of(run_settings, trained, out / "prepared")
     predictions = pq.read_table(out / "predictions.parquet", filters=[("split", "=", SPLITS[TEST])])
@@ -78,7 +79,6 @@ def _measure(settings: MeasureRetention, out: Path) -> int:
     other = None
     if settings.compare_with is not None:
         other = read_comparable(settings.compare_with, out, expected)
-    fingerprint = metrics["fingerprint"]
     ours = read_retention(out)
     if ours is not None and (ours.fingerprint, ours.conditions, ours.compared_with) == (
         fingerprint,

@@ -1,8 +1,8 @@
-"""Score candidates from their users' memories alone: the log is never opened.
+"""Score candidates from their users' memories alone, without the log.
 
 python -m pipelines.score_batch --model runs/a/model --memories memories --candidates today.parquet --out scores.parquet
 
-Every column and the order of the rows are kept; one column is added. A job that was killed goes on where it was.
+All columns and the order of the rows are kept; one column is added. A killed job resumes where it stopped.
 """
 
 import json
@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import Field
 
-from feature_store.errors import DataError
 from feature_store.files import replacing, sha256_of_text
 from feature_store.logs.parquet_source import ParquetSource
 from feature_store.stores import open_store
 from feature_store.stores.store import MemoryStore
 from pipelines.cli import load_settings
 from pipelines.cli.job import DONE, Progress, result_console, run_job
+from pipelines.errors import SettingsError
 from pipelines.models.artifact import TrainedModel, load_model
 from pipelines.models.memory_records import check_space
 from pipelines.models.model_files import find_model
@@ -34,32 +34,33 @@ from rm_rec.config.base import Settings
 from rm_rec.config.outside import PackageName
 
 PROG = "python -m pipelines.score_batch"
-_SAID = b"rm_rec_scores"
-_ROWS_AT_ONCE = 131_072
+_METADATA_KEY = b"rm_rec_scores"
+_ROWS_PER_PIECE = 131_072
 
 
 class ScoreBatch(Settings):
-    """What to score, with what."""
+    """What to score, and with which model and memories."""
 
     model: str
-    """A model's folder, or models:/NAME/VERSION, models:/NAME@ALIAS, runs:/…"""
+    """Folder of a trained model or of its run, or models:/NAME/VERSION, models:/NAME@ALIAS, runs:/RUN_ID/model."""
     allow_package: tuple[PackageName, ...] = ()
-    """Packages of other people whose code the model may use, as a `kind` such as acme.machines:Fading names it."""
+    """Packages outside rm-rec whose code the model may run, for a `kind` such as acme.machines:Fading."""
     memories: str
-    """A store that build_memory made: a folder, parquet:FOLDER, or redis://HOST:PORT/DB?name=NAME."""
+    """Store of memories that build_memory made: a folder, parquet:FOLDER, or redis://HOST:PORT/DB?name=NAME."""
     candidates: str
-    """One Parquet file with a user and an item in each row, a folder of them or a glob."""
+    """Candidates: one Parquet file with a user and an item in each row, a folder of them or a glob."""
     columns: CandidateColumns = CandidateColumns()
     at: int | None = None
-    """The moment of candidates without a time, in the log's unit; by default the one after the store's newest event."""
+    """Time of candidates without a column of times, in the log's unit; by default one unit after the store's newest
+    event."""
     out: str
-    """The Parquet file to write."""
+    """Parquet file to write."""
     part_rows: int = Field(2_000_000, ge=1)
-    """A job that was killed loses at most the work on so many rows."""
+    """Rows scored between two saved parts: the most that a killed job has to score again."""
     threads: int = Field(0, ge=0)
-    """CPU threads; 0 leaves PyTorch's own choice."""
+    """Number of CPU threads; 0 is PyTorch's default."""
     tracking_uri: str = "sqlite:///mlflow.db"
-    """MLflow's address, for models:/ and runs:/."""
+    """MLflow tracking URI, for models:/ and runs:/."""
 
 
 def main(argv: list[str]) -> int:
@@ -68,7 +69,7 @@ def main(argv: list[str]) -> int:
         ScoreBatch,
         argv,
         prog=PROG,
-        description="Score candidates from their users' memories alone.",
+        description="Score candidates from their users' memories alone, without the log.",
         examples=(
             f"{PROG} --model runs/quickstart --memories memories --candidates today.parquet --out scores.parquet",
             f"{PROG} --model models:/clicks@champion --memories redis://localhost --candidates in/ --out s.parquet",
@@ -81,24 +82,24 @@ def main(argv: list[str]) -> int:
     source = ParquetSource.open(settings.candidates)
     names = CandidateNames.of(settings.columns, trained, source)
     if names.time is not None and settings.at is not None:
-        raise DataError(
+        raise SettingsError(
             f"{settings.candidates}: column {names.time!r} has each candidate's time, and --at gives another; leave "
             "out --at, or that column"
         )
-    _refuse_overwriting(Path(settings.out), source)
+    _check_out(Path(settings.out), source)
     with open_store(settings.memories) as store:
         check_space(trained, store, settings.model)
         job = ScoringJob(settings, trained, store, source, names)
         cold = job.run()
     if cold is None:
-        console.print(f"{settings.out} holds these very scores; nothing to do. Delete it to score anew.")
+        console.print(f"{settings.out} already holds these scores; nothing to do. Delete it to score again.")
     else:
         console.print(f"{settings.out}: {source.num_rows:,} candidates scored, {cold:,} of users without a memory")
     return DONE
 
 
 class ScoringJob:
-    """Scores part after part of the candidates, and joins them in one file when all are there."""
+    """Scores the candidates part by part, each in a file, and joins the parts in one file at the end."""
 
     def __init__(
         self,
@@ -116,19 +117,19 @@ class ScoringJob:
         self.fingerprint = self._fingerprint()
 
     def run(self) -> int | None:
-        """Return how many candidates' users had no memory; None where the file with these scores is there already."""
+        """Score; return how many candidates' users have no memory, or None if the file has these scores already."""
         if (finished := _Part.read(self.out)) is not None and finished.fingerprint == self.fingerprint:
-            shutil.rmtree(self.parts, ignore_errors=True)  # of a job that was killed as it ended
+            shutil.rmtree(self.parts, ignore_errors=True)  # left by a job that was killed at its end
             return None
         with held(self.parts):
             return self._run()
 
     def _run(self) -> int:
-        parts = self._kept_parts()
-        done = sum(part.rows for part in parts)
+        parts = self._finished_parts()
+        num_scored = sum(part.rows for part in parts)
         with Progress("scoring", self.source.num_rows, "candidates") as progress:
-            progress.advance(done)
-            for table, cold in self._scored(done, progress):
+            progress.advance(num_scored)
+            for table, cold in self._scored(num_scored, progress):
                 part = _Part(self.parts / f"part-{len(parts):06d}.parquet", self.fingerprint, table.num_rows, cold)
                 part.write(table)
                 parts.append(part)
@@ -137,21 +138,21 @@ class ScoringJob:
         shutil.rmtree(self.parts)
         return whole.cold
 
-    def _kept_parts(self) -> list["_Part"]:
-        """Return the parts that were scored before a kill, if they are of this very job."""
-        kept: list[_Part] = []
+    def _finished_parts(self) -> list["_Part"]:
+        """Return the parts that an earlier, killed job with the same fingerprint scored."""
+        finished: list[_Part] = []
         for path in sorted(self.parts.glob("part-*.parquet")):
             part = _Part.read(path)
-            if part is None or part.fingerprint != self.fingerprint or path.name != f"part-{len(kept):06d}.parquet":
+            if part is None or part.fingerprint != self.fingerprint or path.name != f"part-{len(finished):06d}.parquet":
                 break
-            kept.append(part)
-        return kept
+            finished.append(part)
+        return finished
 
     def _scored(self, skip: int, progress: Progress) -> Iterator[tuple[pa.Table, int]]:
-        """Score what is left, and yield it in parts, each with its number of candidates without a memory."""
+        """Score the rows after the first `skip`; yield parts, each with its number of candidates without a memory."""
         waiting: list[pa.Table] = []
         rows, cold, first_row = 0, 0, skip
-        for piece in read_pieces(self.source, min(_ROWS_AT_ONCE, self.settings.part_rows), skip):
+        for piece in read_pieces(self.source, min(_ROWS_PER_PIECE, self.settings.part_rows), skip):
             scored, without = self._score(piece, first_row)
             waiting.append(scored)
             rows, cold, first_row = rows + len(piece), cold + without, first_row + len(piece)
@@ -163,22 +164,22 @@ class ScoringJob:
             yield pa.concat_tables(waiting), cold
 
     def _score(self, piece: pa.Table, first_row: int) -> tuple[pa.Table, int]:
-        names, where = self.names, self.settings.candidates
-        moment = np.full(len(piece), self.at, np.int64)
-        time = times_of(piece, names.time, first_row, where) if names.time is not None else moment
+        names, path = self.names, self.settings.candidates
+        default = np.full(len(piece), self.at, np.int64)
+        time = times_of(piece, names.time, first_row, path) if names.time is not None else default
         context = {name: piece[name] for name in names.context}
-        dense = dense_of(piece, names.dense, first_row, where)
+        dense = dense_of(piece, names.dense, first_row, path)
         candidates = encode(self.scorer.trained, piece[names.item], time, context, dense)
         scores = self.scorer.score(piece[names.user], candidates)
         column = pa.array(scores.probability.astype(np.float32))
         return piece.append_column(self.settings.columns.prediction, column), scores.cold
 
     def _fingerprint(self) -> str:
-        """Name all that the scores depend on: model, memories, candidates and how they are read."""
-        what = [
+        """Return the hash of all that the scores depend on: model, memories, candidates and how they are read."""
+        inputs = [
             self.trained.card.weights_sha256,
             self.trained.card.vocabulary_sha256,
-            self.store.facts.model_dump(mode="json"),  # a copy may have its journal, but other states
+            self.store.facts.model_dump(mode="json"),  # a copy may have the same journal, but other states
             self.store.journal().model_dump(mode="json"),
             sorted(tombstone.hex() for tombstone in self.store.tombstones()),
             self.source.content_hash(),
@@ -186,12 +187,12 @@ class ScoringJob:
             self.settings.columns.prediction,
             self.at,
         ]
-        return sha256_of_text(json.dumps(what))
+        return sha256_of_text(json.dumps(inputs))
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A Parquet file of scored candidates that says of which job it is."""
+    """A Parquet file of scored candidates, with the fingerprint of its job in the metadata."""
 
     path: Path
     fingerprint: str
@@ -200,32 +201,32 @@ class _Part:
 
     @classmethod
     def read(cls, path: Path) -> "_Part | None":
-        """Read what a file says of itself; None where it is none of these, or not whole."""
+        """Read a file's metadata; None if it is no such file, or damaged."""
         try:
             with pq.ParquetFile(path) as file:
-                said = json.loads((file.schema_arrow.metadata or {})[_SAID])
-                return cls(path, said["fingerprint"], file.metadata.num_rows, said["cold"])
+                metadata = json.loads((file.schema_arrow.metadata or {})[_METADATA_KEY])
+                return cls(path, metadata["fingerprint"], file.metadata.num_rows, metadata["cold"])
         except (OSError, pa.ArrowException, KeyError, ValueError):
             return None
 
     def write(self, table: pa.Table) -> None:
-        """Write the file at once."""
+        """Write a table as the file."""
         self._write(table.schema, [table])
 
     def join(self, parts: Sequence["_Part"]) -> None:
-        """Write the file of parts, one after the other, holding one row group at a time."""
+        """Write the file from parts, with one row group in memory at a time."""
         with pq.ParquetFile(parts[0].path) as file:
             schema = file.schema_arrow
         self._write(schema, (table for part in parts for table in _row_groups(part.path)))
 
     def _write(self, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
-        said = {_SAID: json.dumps({"fingerprint": self.fingerprint, "cold": self.cold})}
+        metadata = {_METADATA_KEY: json.dumps({"fingerprint": self.fingerprint, "cold": self.cold})}
         with (
             replacing(self.path) as partial,
-            pq.ParquetWriter(partial, schema.with_metadata(said), compression="zstd") as writer,
+            pq.ParquetWriter(partial, schema.with_metadata(metadata), compression="zstd") as writer,
         ):
             for table in tables:
-                writer.write_table(table.replace_schema_metadata(said))
+                writer.write_table(table.replace_schema_metadata(metadata))
 
 
 def _row_groups(path: Path) -> Iterator[pa.Table]:
@@ -234,12 +235,14 @@ def _row_groups(path: Path) -> Iterator[pa.Table]:
             yield file.read_row_group(group)
 
 
-def _refuse_overwriting(out: Path, source: ParquetSource) -> None:
+def _check_out(out: Path, source: ParquetSource) -> None:
+    """Raise SettingsError if the output would overwrite candidates, or is a folder."""
     if out.is_dir():
-        raise DataError(f"{out}: a folder; name the Parquet file to write")
-    place, given = out.resolve(), Path(source.path).expanduser()
-    if place in {file.resolve() for file in source.files} or (given.is_dir() and given.resolve() in place.parents):
-        raise DataError(f"{out}: lies among the candidates, {source.path}; name a file elsewhere")
+        raise SettingsError(f"{out}: is a folder; name the Parquet file to write")
+    path, candidates = out.resolve(), Path(source.path).expanduser()
+    in_folder = candidates.is_dir() and candidates.resolve() in path.parents
+    if in_folder or path in {file.resolve() for file in source.files}:
+        raise SettingsError(f"{out}: is among the candidates, {source.path}; name a file elsewhere")
 
 
 if __name__ == "__main__":

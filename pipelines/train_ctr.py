@@ -3,7 +3,6 @@
 python -m pipelines.train_ctr --config pipelines/recipes/quickstart.yaml --data.log data/synthetic.parquet --out runs/a
 """
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from rich.console import Console
 
 from feature_store.data_config import SPLITS, DataConfig, NextEvent
 from feature_store.errors import DataError
-from feature_store.files import replacing, sha256_of_text, write_json
+from feature_store.files import replacing, sha256_of_json, write_json
 from pipelines.cli import load_settings, resolved
 from pipelines.cli.job import DONE, result_console, run_job, this_python
 from pipelines.evaluation.evaluated import MetricsConfig, evaluate_predictions, figures_of
@@ -50,43 +49,45 @@ EXAMPLES = (
 
 
 class TrainCtr(Settings):
-    """One training run."""
+    """Settings of one training run."""
 
     moved: ClassVar[Mapping[str, str]] = {
         "retention": "retention is measured by a job of its own: python -m pipelines.retention --run FOLDER",
     }
     data: DataConfig
     start_from: str | None = Field(None, alias="from")
-    """A model to go on from, instead of from nothing: a folder, models:/NAME@ALIAS, runs:/…; its columns, features,
-    vocabulary and model settings are kept."""
+    """Trained model to start from instead of random weights: a folder, models:/NAME@ALIAS or runs:/RUN_ID/model. Its
+    columns, features, vocabulary and model settings are kept."""
     freeze_writer: bool = False
-    """Train only what reads memories, and leave what writes them: memories that are built stay valid. Needs --from."""
+    """Train only the parts that read memories and freeze those that write them, so that memories built already stay
+    valid. Needs --from."""
     model: ModelConfig = ModelConfig()
     allow_package: tuple[PackageName, ...] = ()
-    """Packages of other people whose code the model may use, as a `kind` such as acme.machines:Fading names it."""
+    """Packages outside rm-rec whose code the model may run, for a `kind` such as acme.machines:Fading."""
     rehearsal: RehearsalConfig | None = RehearsalConfig()
-    """Auxiliary loss that makes the memory keep what happened; null trains without."""
+    """Auxiliary loss that trains the memory to recollect past events; null trains without it."""
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     tracking: TrackingConfig = TrackingConfig()
     metrics: MetricsConfig = MetricsConfig()
     out: str = "runs/train_ctr"
-    """Folder for checkpoints, model, predictions.parquet and metrics.json; a run that was killed goes on from it."""
+    """Output folder for checkpoints, model, predictions.parquet and metrics.json; the same command resumes a killed run
+    from it."""
 
     @model_validator(mode="after")
     def _carried_columns_are_as_named(self) -> Self:
         carried = () if isinstance(self.data.impressions, NextEvent) else self.data.impressions.carry
-        taken = [name for name in carried if name in PREDICTED_COLUMNS]
-        if taken:
+        reserved = [name for name in carried if name in PREDICTED_COLUMNS]
+        if reserved:
             raise ValueError(
-                f"data.impressions.carry: {taken[0]!r} names a column of predictions.parquet itself: rename yours"
+                f"data.impressions.carry: {reserved[0]!r} names a column of predictions.parquet itself: rename yours"
             )
         return self
 
     @model_validator(mode="after")
     def _something_is_frozen(self) -> Self:
         if self.freeze_writer and self.start_from is None:
-            raise ValueError("freeze_writer: there is nothing to freeze: name the model to go on from with --from")
+            raise ValueError("freeze_writer: there is nothing to freeze: name the model to start from with --from")
         return self
 
     @model_validator(mode="after")
@@ -105,10 +106,11 @@ def main(argv: list[str]) -> int:
 
 
 def train(settings: TrainCtr) -> int:
-    """Do one training run in its folder, or what is left of it; return the exit code."""
+    """Do one training run in its folder, or resume it; return the exit code."""
     console = result_console()
     model = resolved_config(settings.model, settings.allow_package)
-    allowed = tuple(sorted({*settings.allow_package, *outside_packages(model)}))  # of Python objects too
+    # With the packages of settings that are Python objects: reading the saved model needs them to be allowed.
+    allowed = tuple(sorted({*settings.allow_package, *outside_packages(model)}))
     settings = settings.model_copy(update={"model": model, "allow_package": allowed})
     out = Path(settings.out)
     device = device_of(settings.training.device, "training.device")
@@ -123,13 +125,13 @@ def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console
         settings = settings.model_copy(
             update={"model": start.card.model, "data": data_as_before(settings.data, start, settings.start_from)}
         )
-    known = start.vocabularies if start is not None else None
-    data = LogData.prepare(settings.data, out / "prepared", report=console.print, vocabularies=known)
+    vocabularies = start.vocabularies if start is not None else None
+    data = LogData.prepare(settings.data, out / "prepared", notify=console.print, vocabularies=vocabularies)
     _check_held_out(settings, data)
     fingerprint = fingerprint_of(settings, data.prepared.manifest.fingerprint, start)
     tags = {
         "data_sha256": data.prepared.manifest.fingerprint,
-        "config_sha256": _sha256(run_folder.deciding(resolved(settings))),
+        "config_sha256": sha256_of_json(run_folder.deciding(resolved(settings))),
         "fingerprint": fingerprint,
         **({} if start is None else {"started_from_sha256": start.card.weights_sha256}),
     }
@@ -149,7 +151,7 @@ def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console
         model.load_state_dict(start.model.state_dict())
         if settings.freeze_writer:
             freeze_writer(model, str(settings.start_from))
-            rehearsal = None  # it would train what is frozen
+            rehearsal = None  # it would train the frozen weights
     learner = Learner(model, rehearsal).to(device)
     fit = Fit(learner, data, settings.optimizer, settings.training, out / "checkpoint", fingerprint)
     if fit.resume():
@@ -157,7 +159,7 @@ def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console
     manifest = data.prepared.manifest
     with tracking.tracked_run(settings.tracking, out, resolved(settings), tags):
         tracking.log_data_set(Path(settings.data.log).stem, manifest.fingerprint, {"events": manifest.events})
-        for epoch in fit.state.epochs:  # a kill may have come between an epoch's checkpoint and its line in MLflow
+        for epoch in fit.state.epochs:  # the run may have been killed before it logged an epoch
             _track_epoch(epoch)
         state = fit.run(lambda epoch: _report_epoch(console, epoch))
         metrics = _finish(settings, data, model, state, fingerprint)
@@ -169,7 +171,9 @@ def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console
     console.print(f"\nModel       {out / 'model'}" + (f", registered as {uri} (alias candidate)" if uri else ""))
     console.print(f"Predictions {out / 'predictions.parquet'}")
     if state.best is not None and state.best.number == settings.training.epochs:
-        console.print(f"The last epoch was the best: more may help (--training.epochs {2 * settings.training.epochs}).")
+        console.print(
+            f"The last epoch was the best: more epochs may help (--training.epochs {2 * settings.training.epochs})."
+        )
     python = this_python()
     console.print(
         f"\nNext: {python} -m pipelines.evaluate --predictions {out / 'predictions.parquet'} --out {out / 'report'}"
@@ -200,9 +204,9 @@ def _finish(settings: TrainCtr, data: LogData, model: ClickModel, state: FitStat
     figures = figures_of(
         {"test": tables[TEST]}, {"test": reports["test"]}, PredictionColumns(), settings.metrics.calibration_bins
     )
-    whole = {name: report.to_dict() for name, report in reports.items()}
+    values = {name: report.to_dict() for name, report in reports.items()}
     text = markdown(grids(reports, {}), notes=(), images=())
-    tracking.log_report(whole, {"training.png": curves, **figures}, text=text)
+    tracking.log_report(values, {"training.png": curves, **figures}, text=text)
     return {
         **metrics,
         "best_epoch": best.number,
@@ -214,22 +218,18 @@ def _finish(settings: TrainCtr, data: LogData, model: ClickModel, state: FitStat
 
 
 def fingerprint_of(settings: TrainCtr, log: str, start: TrainedModel | None = None) -> str:
-    """Name a run by what its result depends on: settings, log and start, not where any of them is kept.
+    """Return the hash of what a run's result depends on: its settings, log and start, but not their paths.
 
-    `log` is the log's own fingerprint.
+    `log` is the fingerprint of the log.
     """
     parts: list[Any] = [run_folder.deciding(resolved(settings)), log]
     if start is not None:
         parts += [start.card.weights_sha256, start.card.vocabulary_sha256, settings.freeze_writer]
-    return _sha256(parts)
-
-
-def _sha256(values: Any) -> str:
-    return sha256_of_text(json.dumps(values, sort_keys=True))
+    return sha256_of_json(parts)
 
 
 def _check_held_out(settings: TrainCtr, data: LogData) -> None:
-    """Refuse, before training, a split that the best epoch could not be chosen on, or the model not be tested on."""
+    """Raise DataError, before training, if the validation or the test split has no AUC."""
     labelled = not isinstance(settings.data.impressions, NextEvent)
     for split in (VALIDATION, TEST):
         zeros, ones = data.prepared.manifest.split_counts[split]
@@ -257,7 +257,7 @@ def _report_epoch(console: Console, epoch: Epoch) -> None:
 
 
 def _track_epoch(epoch: Epoch) -> None:
-    # Not `validation_auc`, which is the finished model's.
+    # Not called `validation_auc`, which is the metric of the finished model.
     tracking.log_once(
         {"loss": epoch.loss, "epoch_validation_auc": epoch.validation_auc, **epoch.rehearsal}, step=epoch.number
     )

@@ -1,1 +1,1 @@
-"""From a log to users' memories: what `build_memory` plans, folds and commits."""
+"""Building users' memories from a log: the plan, the folding and the commits of `build_memory`."""

@@ -1,7 +1,7 @@
-"""Runs a build of memories: one step a bucket of the store, each in one transaction with the record of it.
+"""Runs a build of memories in steps, one for each bucket of the store.
 
-Before a step nothing of it is written, after it all is, and the store's journal says so in the same transaction: a
-build that was killed goes on, and no event is folded twice.
+A step writes its memories and the record of the step in the store's journal in one transaction: a killed build resumes
+after its last finished step, and no event is folded twice.
 """
 
 import shutil
@@ -28,7 +28,7 @@ _WORK = "building-"
 
 
 class MemoryBuilder:
-    """One build: the events of some files, into one store, with one model."""
+    """Folds the events of files into one store, with one model."""
 
     def __init__(
         self,
@@ -37,25 +37,25 @@ class MemoryBuilder:
         source: ParquetSource,
         config: DataConfig,
         out: Path,
-        report: Callable[[str], None],
+        notify: Callable[[str], None],
     ) -> None:
         self.trained, self.store, self.source, self.config = trained, store, source, config
-        self.out, self.report = out, report
+        self.out, self.notify = out, notify
 
     def run(self, writer: StoreWriter, build: Build, *, rebuild_late: bool, batch_events: int) -> Build:
-        """Do what is left of a build, and return it with its counts; DataError where the log lacks a file it needs."""
+        """Do a build, or the rest of it, and return it with its counts; raises DataError if the log lacks a file."""
         journal = self.store.journal()
-        done = 0
+        first = 0
         if journal.under_way is not None:
-            build, done = journal.under_way.build, journal.under_way.step
+            build, first = journal.under_way.build, journal.under_way.step
         work = self.out / f"{_WORK}{build.id}"
         prepared = self.prepare(build.files, work / "new")
         whole = _WholeLog(self, journal, build, work / "whole")
         fold = MemoryFold(self.trained, self.store, batch_events, whole.get if rebuild_late else None)
         num_buckets = self.store.facts.num_buckets
         with Progress("building", num_buckets, "buckets of users") as progress:
-            progress.advance(done)
-            for bucket in range(done, num_buckets):
+            progress.advance(first)
+            for bucket in range(first, num_buckets):
                 folded = fold.bucket(prepared, bucket)
                 build = _with_counts(build, folded)
                 self._set_aside(folded.late, build, bucket)
@@ -73,7 +73,7 @@ class MemoryBuilder:
         return build
 
     def clear_up(self) -> None:
-        """Remove the sorted logs of builds that were killed as they ended, or as they began and are now others."""
+        """Remove the sorted logs that killed builds have left."""
         for work in self.out.glob(f"{_WORK}*"):
             shutil.rmtree(work, ignore_errors=True)
 
@@ -85,27 +85,27 @@ class MemoryBuilder:
                 pq.write_table(pa.concat_tables(late), partial, compression="zstd")
 
     def prepare(self, files: tuple[SourceFile, ...], folder: Path) -> PreparedLog:
-        """Sort some of the log's files by user, in buckets that agree with the store's."""
+        """Sort some of the log's files by user, in buckets that match the store's."""
         hashes = self.source.file_hashes
-        absent = [file.name for file in files if file.sha256 not in hashes]
-        if absent:
+        missing = [file.name for file in files if file.sha256 not in hashes]
+        if missing:
             raise DataError(
-                f"{self.source.path}: {absent[0]}, consumed earlier, is not here, and an event came late: its user's "
-                "memory is built anew from the whole log. Name a log with all files, or take --late set-aside"
+                f"{self.source.path}: {missing[0]}, consumed earlier, is not here, and an event came late: its user's "
+                "memory is rebuilt from the whole log. Name a log with all files, or use --late set-aside"
             )
-        wanted = {file.sha256 for file in files}
+        selected = {file.sha256 for file in files}
         return prepare(
             self.config,
             folder,
-            report=self.report,
+            report=self.notify,
             for_training=False,
-            events=self.source.only([place for place, found in enumerate(hashes) if found in wanted]),
+            events=self.source.only([index for index, sha256 in enumerate(hashes) if sha256 in selected]),
             buckets_multiple_of=self.store.facts.num_buckets,
         )
 
 
 class _WholeLog:
-    """All that a store ever consumed, prepared once, when the first user has to be built anew."""
+    """All files that a store ever consumed, prepared when the first user has to be rebuilt."""
 
     def __init__(self, builder: MemoryBuilder, journal: Journal, build: Build, folder: Path) -> None:
         self._builder, self._build, self._folder = builder, build, folder
@@ -116,7 +116,7 @@ class _WholeLog:
 
     @cached_property
     def _prepared(self) -> PreparedLog:
-        self._builder.report("an event came late: its user's memory is built anew from the whole log")
+        self._builder.notify("an event came late: its user's memory is rebuilt from the whole log")
         return self._builder.prepare((*self._earlier, *self._build.files), self._folder)
 
 

@@ -1,4 +1,4 @@
-"""Folds the events of one bucket of users into their memories: who was deleted, what came late, who is built anew."""
+"""Folds the events of one bucket of users into their memories; handles deleted users and late events."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -20,18 +20,18 @@ from pipelines.training.batches import pack_users
 from rm_rec.histories import Histories
 
 _NEVER = np.iinfo(np.int64).min
-_FEWEST = 16  # a user counts as so many events, at least, when users are packed: its state has a size too
+_LEAST_EVENTS = 16  # counted per user in a batch, since a state takes memory too
 
 
 @dataclass
 class Folded:
-    """What became of a bucket's events."""
+    """Results of folding one bucket's events."""
 
     memories: list[Memories] = field(default_factory=list)
     late: list[pa.Table] = field(default_factory=list)
-    """Events that were set aside, with the time that their user's memory already held."""
+    """Events that were set aside, with the time of the newest event in their user's memory."""
     counts: Counter[str] = field(default_factory=Counter)
-    """By the names that `Build` has for them."""
+    """Counts, by their names in `Build`."""
     first_time: int | None = None
     last_time: int | None = None
 
@@ -39,8 +39,8 @@ class Folded:
 class MemoryFold:
     """Folds events into the memories of one store, with one model.
 
-    `whole_log` gives the prepared log of all that was ever consumed, to build a user anew from when one of its events
-    comes late; without it late events are set aside.
+    `whole_log` returns the prepared log of all consumed files, from which a user with a late event is rebuilt; if it is
+    None, late events are set aside.
     """
 
     def __init__(
@@ -66,17 +66,17 @@ class MemoryFold:
         events = events.of_users(np.flatnonzero(~deleted))
         if not len(events.time):
             return
-        known, has = self.store.get(events.users)
+        memories, has_memory = self.store.get(events.users)
         newest = np.full(len(events.users), _NEVER)
-        newest[has] = known.records["last_time"]
+        newest[has_memory] = memories.records["last_time"]
         newest_of_event = events.of_each_event(newest)
         late = events.time < newest_of_event
         folded.counts["late"] += int(late.sum())
-        anew = np.zeros(len(events.users), bool)
+        rebuilt = np.zeros(len(events.users), bool)
         if late.any() and self.whole_log is not None:
-            anew[owners(events.offsets)[late]] = True
-            folded.counts["rebuilt_users"] += int(anew.sum())
-            folded.memories += self._anew(self.whole_log(), bucket, events.users.filter(pa.array(anew)))
+            rebuilt[owners(events.offsets)[late]] = True
+            folded.counts["rebuilt_users"] += int(rebuilt.sum())
+            folded.memories += self._rebuild(self.whole_log(), bucket, events.users.filter(pa.array(rebuilt)))
         elif late.any():
             times = pa.array(newest_of_event[late])
             folded.late.append(events.table.filter(pa.array(late)).append_column("memory_time", times))
@@ -86,32 +86,34 @@ class MemoryFold:
             first, last = int(events.time.min()), int(events.time.max())
             folded.first_time = first if folded.first_time is None else min(first, folded.first_time)
             folded.last_time = last if folded.last_time is None else max(last, folded.last_time)
-        chosen = np.flatnonzero((events.lengths > 0) & ~anew)
-        place = np.cumsum(has) - 1
-        folded.memories += self._fold(events.of_users(chosen), known.select(place[chosen[has[chosen]]]), has[chosen])
+        users = np.flatnonzero((events.lengths > 0) & ~rebuilt)
+        row = np.cumsum(has_memory) - 1  # of a user among `memories`
+        known = memories.select(row[users[has_memory[users]]])
+        folded.memories += self._fold(events.of_users(users), known, has_memory[users])
 
-    def _anew(self, whole: PreparedLog, bucket: int, users: pa.Array) -> list[Memories]:
+    def _rebuild(self, whole: PreparedLog, bucket: int, users: pa.Array) -> list[Memories]:
         """Build users' memories from all their events."""
-        found = []
+        rebuilt = []
         for part in range(bucket, whole.num_buckets, self.store.facts.num_buckets):
             events = self._read(whole, part)
-            wanted = pa.compute.is_in(events.users, value_set=users.cast(events.users.type))
-            events = events.of_users(np.flatnonzero(wanted.to_numpy(zero_copy_only=False)))
-            nobody = Memories.none(self.store.facts.memory)
-            found += self._fold(events, nobody, np.zeros(len(events.users), bool))
-        return found
+            is_selected = pa.compute.is_in(events.users, value_set=users.cast(events.users.type))
+            events = events.of_users(np.flatnonzero(is_selected.to_numpy(zero_copy_only=False)))
+            none = Memories.none(self.store.facts.memory)
+            rebuilt += self._fold(events, none, np.zeros(len(events.users), bool))
+        return rebuilt
 
-    def _fold(self, events: UserEvents, known: Memories, has: NDArray[np.bool_]) -> list[Memories]:
-        """Fold each user's events into its memory; `known` are those of the users who have one."""
-        place = np.cumsum(has) - 1
-        lengths = np.maximum(events.lengths, _FEWEST)
+    def _fold(self, events: UserEvents, memories: Memories, has_memory: NDArray[np.bool_]) -> list[Memories]:
+        """Fold each user's events into its memory; `memories` are those of the users who have one."""
+        row = np.cumsum(has_memory) - 1  # of a user among `memories`
+        lengths = np.maximum(events.lengths, _LEAST_EVENTS)
         parts = []
         with torch.inference_mode():
             for users in pack_users(np.arange(len(lengths)), lengths, self.batch_events):
-                some = events.of_users(users)
-                before = to_model(self.trained.model.memory, known.select(place[users[has[users]]]), has[users])
-                after = self.trained.model.fold(before, _tensors(some))
-                parts.append(to_store(self.trained.model.memory, self.store.facts.memory, some.users, after))
+                batch = events.of_users(users)
+                known = memories.select(row[users[has_memory[users]]])
+                before = to_model(self.trained.model.memory, known, has_memory[users])
+                after = self.trained.model.fold(before, _tensors(batch))
+                parts.append(to_store(self.trained.model.memory, self.store.facts.memory, batch.users, after))
         return parts
 
     def _read(self, prepared: PreparedLog, part: int) -> UserEvents:

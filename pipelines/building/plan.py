@@ -1,15 +1,15 @@
-"""What a build of memories is: which files are new to a store, how they are read, and what was broken off."""
+"""The plan of builds: which files are new to a store, how they are read, and which build was interrupted."""
 
-import json
 from typing import Literal
 
 from pydantic import Field
 
 from feature_store.data_config import DataConfig, Impressions, LabelColumn, NextEvent
 from feature_store.errors import DataError
-from feature_store.files import sha256_of_text
+from feature_store.files import sha256_of_json
 from feature_store.logs.parquet_source import ParquetSource
 from feature_store.stores.store import Build, Journal, SourceFile
+from pipelines.errors import SettingsError
 from pipelines.models.artifact import ModelCard
 from rm_rec.config.base import Settings
 
@@ -20,32 +20,34 @@ class ReadConfig(Settings):
     """How the log is read."""
 
     bad_rows: Literal["error", "set_aside"] = "set_aside"
-    """Rows with a null id or a bad time: stop at the first, or write them to OUT/rejects with the reason."""
+    """What to do with rows with a null id or an invalid time: stop at the first (error), or write them to OUT/rejects
+    with the reason (set_aside)."""
     duplicate_rows: Literal["set_aside", "keep", "error"] = "set_aside"
-    """Rows of one build that are equal in every column that is read; as in training."""
+    """What to do with rows of one build that are equal in every column that is read: keep the first and write the rest
+    to OUT/rejects (set_aside), keep all, or stop (error)."""
     memory_limit_mb: int = Field(1000, ge=200)
-    """What sorting the log may hold in memory; the rest spills to disk."""
+    """Memory limit of sorting the log, in MB; the rest spills to disk."""
     events_per_bucket: int = Field(500_000, ge=1)
-    """About this many events are in memory at a time."""
+    """Approximate number of events in memory at a time."""
     batch_events: int = Field(65_536, ge=1)
-    """About this many events, padding included, are folded at a time."""
+    """Approximate number of events that are folded at a time, padding included."""
 
 
 def event_source(log: str) -> ParquetSource:
-    """Open a log's files; of two with the same content the second is left out."""
+    """Open a log's files; of files with the same content only the first is kept."""
     source = ParquetSource.open(log)
-    first = {content: place for place, content in reversed(list(enumerate(source.file_hashes)))}
+    first = {content: index for index, content in reversed(list(enumerate(source.file_hashes)))}
     return source.only(sorted(first.values()))
 
 
 def data_config(card: ModelCard, source: ParquetSource, read: ReadConfig) -> DataConfig:
-    """Read a log as the model's was read: with its labels too, where it has them, so that the same rows are bad."""
+    """Return the config that reads a log as in training: with labels, if it has them, so that the same rows are bad."""
     impressions: Impressions = NextEvent()
-    asked = card.impressions
-    if isinstance(asked, LabelColumn):
-        needed = {asked.column, *asked.context_features, *asked.context_dense, *asked.carry}
-        if all(needed <= schema.keys() for schema in source.schemas):
-            impressions = asked
+    trained_on = card.impressions
+    if isinstance(trained_on, LabelColumn):
+        columns = {trained_on.column, *trained_on.context_features, *trained_on.context_dense, *trained_on.carry}
+        if all(columns <= schema.keys() for schema in source.schemas):
+            impressions = trained_on
     return DataConfig(
         log=source.path,
         columns=card.columns,
@@ -57,10 +59,12 @@ def data_config(card: ModelCard, source: ParquetSource, read: ReadConfig) -> Dat
     )
 
 
-def plan_builds(journal: Journal, source: ParquetSource, how: str) -> list[Build]:
-    """List the builds to do: first the one under way, if there is one, then one of the files not consumed yet.
+def plan_builds(journal: Journal, source: ParquetSource, row_rules: str) -> list[Build]:
+    """List the builds to do: first the interrupted one, if any, then one of the files that are not consumed yet.
 
-    Raises DataError where the build under way needs a file that the log lacks, or was begun in another way.
+    Raises:
+        DataError: the interrupted build needs a file that the log lacks.
+        SettingsError: the interrupted build began with other settings.
     """
     files = [
         SourceFile(name=name, sha256=content, rows=rows)
@@ -69,35 +73,34 @@ def plan_builds(journal: Journal, source: ParquetSource, how: str) -> list[Build
     consumed = {file.sha256 for build in journal.builds for file in build.files}
     builds = []
     if journal.under_way is not None:
-        begun = journal.under_way.build
-        missing = [file for file in begun.files if file.sha256 not in source.file_hashes]
+        interrupted = journal.under_way.build
+        missing = [file for file in interrupted.files if file.sha256 not in source.file_hashes]
         if missing:
             raise DataError(
-                f"{source.path}: build {begun.id}, which was broken off, needs {missing[0].name} (sha256 "
-                f"{missing[0].sha256[:12]}), which is not here; name the log that build began with"
+                f"{source.path}: build {interrupted.id}, which was interrupted, needs {missing[0].name} (sha256 "
+                f"{missing[0].sha256[:12]}), which is not here; name the log that this build began with"
             )
-        if begun.id != build_id(begun.files, how):
-            raise DataError(
-                f"{source.path}: build {begun.id}, which was broken off, began with other settings of "
-                "read.bad_rows or read.duplicate_rows; give the same ones to let it end, then others"
+        if interrupted.id != build_id(interrupted.files, row_rules):
+            raise SettingsError(
+                f"{source.path}: build {interrupted.id}, which was interrupted, began with other settings of "
+                "read.bad_rows or read.duplicate_rows; give the same ones until it is finished"
             )
-        builds.append(begun)
-        consumed |= {file.sha256 for file in begun.files}
+        builds.append(interrupted)
+        consumed |= {file.sha256 for file in interrupted.files}
     new = tuple(file for file in files if file.sha256 not in consumed)
     if new:
-        builds.append(Build(id=build_id(new, how), files=new))
+        builds.append(Build(id=build_id(new, row_rules), files=new))
     return builds
 
 
-def build_id(files: tuple[SourceFile, ...], how: str) -> str:
-    """Name a build by its files' contents and the settings that decide what it makes of them."""
-    text = json.dumps([how, sorted(file.sha256 for file in files)])
-    return sha256_of_text(text)[:16]
+def build_id(files: tuple[SourceFile, ...], row_rules: str) -> str:
+    """Return the hash of a build's files and of the settings that its result depends on."""
+    return sha256_of_json([row_rules, sorted(file.sha256 for file in files)])[:16]
 
 
 def how_read(space: str, read: ReadConfig) -> str:
-    """Write down what decides, beside its files, what a build folds: the memory space and which rows are left out.
+    """Return the settings that a build's result depends on beside its files: memory space, and which rows are left out.
 
-    What becomes of late events is not among them: a build that lacks the files to build users anew may go on without.
+    The policy for late events is not one of them: a build that lacks the files to rebuild users may resume without.
     """
     return f"space={space} bad_rows={read.bad_rows} duplicate_rows={read.duplicate_rows}"

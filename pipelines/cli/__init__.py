@@ -1,6 +1,5 @@
-"""Jobs' settings: YAML files and the command line, read into pydantic models; `--help` from the same models."""
+"""Settings of the jobs, read from YAML files and the command line; `--help`, exit codes and progress."""
 
 from pipelines.cli.settings import flatten, load_settings, resolved
-from pipelines.cli.values import SettingsError
 
-__all__ = ["SettingsError", "flatten", "load_settings", "resolved"]
+__all__ = ["flatten", "load_settings", "resolved"]

@@ -1,4 +1,4 @@
-"""What a config model says about itself: its blocks, their kinds, and the text of `--help`."""
+"""The structure of a config model (blocks, kinds, keys) and the text of `--help` that is made from it."""
 
 import textwrap
 import types
@@ -10,8 +10,8 @@ import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-KIND = "kind"  # the field that tells the members of a union of blocks apart
-PLACE = "package.module:Class"  # a kind that names a class of a package, whose keys are its own
+KIND = "kind"  # the field that selects a member of a union of blocks
+OUTSIDE_CLASS = "package.module:Class"  # a kind that names a class of another package, which defines the keys
 WIDTH = 100
 _NAMES = {str: "text", Path: "path", int: "integer", float: "number", bool: "true or false", type(None): "null"}
 _BOUNDS = {
@@ -37,12 +37,12 @@ def members_of(annotation: Any) -> tuple[Any, ...]:
 
 
 def blocks_of(annotation: Any) -> tuple[type[BaseModel], ...]:
-    """Return the config models a field may hold: none for a plain value, several for a union told apart by kind."""
+    """Return the config models a field may hold: none for a plain value, several for a union selected by kind."""
     return tuple(m for m in members_of(annotation) if isinstance(m, type) and issubclass(m, BaseModel))
 
 
 def is_open(model: type[BaseModel]) -> bool:
-    """Say whether a block takes any key: it is a class of another package, by a kind of the form of PLACE."""
+    """Return whether a block accepts any key, as the settings of a class of another package do."""
     return model.model_config.get("extra") == "allow"
 
 
@@ -63,13 +63,13 @@ def sequence_of(annotation: Any) -> tuple[Any, ...] | None:
 
 
 def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
-    """Return a config's fields by the keys that users write: a key that Python reserves (`from`) is a field's alias."""
+    """Return a config's fields by the keys that users write: the alias of a field that Python reserves (`from`)."""
     return {info.alias or name: info for name, info in model.model_fields.items()}
 
 
 def kind_of(model: type[BaseModel]) -> str:
-    """Return the name that selects this model in a union of blocks; PLACE for classes of other packages."""
-    return PLACE if is_open(model) else str(get_args(model.model_fields[KIND].annotation)[0])
+    """Return the kind that selects this model in a union of blocks; OUTSIDE_CLASS for classes of other packages."""
+    return OUTSIDE_CLASS if is_open(model) else str(get_args(model.model_fields[KIND].annotation)[0])
 
 
 def dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -89,8 +89,8 @@ def help_text(
     """
     lines = [description, "", "Examples:", *(f"  {line}" for line in examples or _examples(model, prog)), ""]
     files = "a YAML file, or the name of a recipe that comes with rm-rec: " + ", ".join(recipes)
-    lines += ["Options:", *_entry("--config", files, "Any number of times; a later file wins.")]
-    lines += _entry("--help", "", "Show this.")
+    again = "Settings; can be given several times, a later file overrides an earlier one."
+    lines += ["Options:", *_entry("--config", files, again), *_entry("--help", "", "Show this help.")]
     plain = {name: info for name, info in keys_of(model).items() if not _holds_blocks(info)}
     for name, info in plain.items():
         lines += _field(f"--{name}", info, "  ")
@@ -166,7 +166,7 @@ def _named_blocks(key: str, info: FieldInfo, indent: str) -> list[str]:
     lines = _wrapped(f"{key}: {info.description or ''}".strip(), indent)
     facts = "one of " + ", ".join(map(kind_of, models)) if len(models) > 1 else kind_of(models[0])
     lines += _entry(f"--{key}.NAME.{KIND}", facts, "", indent + "  ")
-    return lines + _entry(f"--{key}.NAME.KEY", "", "", indent + "  ")
+    return lines + _entry(f"--{key}.NAME.KEY", "a value in YAML: 3, true, [a, b]", "", indent + "  ")
 
 
 def _field(option: str, info: FieldInfo, indent: str, default: Any = None) -> list[str]:

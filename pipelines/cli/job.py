@@ -1,4 +1,4 @@
-"""What every job does around its work: exit codes, one line for a mistake, and progress.
+"""What all jobs share: exit codes, errors in one line, progress, and the console for results.
 
 if __name__ == "__main__":
     run_job(main)
@@ -18,31 +18,29 @@ from typing import NoReturn, Self, TextIO, final
 import rich.progress
 from rich.console import Console
 
-from feature_store.errors import DataError
-from pipelines.cli import SettingsError
 from rm_rec.errors import RmRecError
 
 DONE, FAILED, BAD_INPUT, GATE_REFUSED, INTERRUPTED = 0, 1, 2, 3, 130
-TEXT_WIDTH = 120  # where there is no terminal to ask
+TEXT_WIDTH = 120  # of output that does not go to a terminal
 
-_SPACE, _PLACE = "free some space, or name a place that has it", "name a place that can be written"
-# What the system refuses and the user can mend; other system errors are defects of ours.
-_MENDS = {
+_SPACE, _PATH = "free some space, or name a path on another disk", "name a path that can be written"
+# System errors that a user can fix, with what to do; other system errors are defects of rm-rec.
+_FIXES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _SPACE),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _PLACE),
-    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG), _PLACE),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _PATH),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG), _PATH),
     errno.EIO: "check the disk",
 }
 
 
-class GateRefused(Exception):  # noqa: N818 - a refusal is an answer, not an error
-    """A quality gate said no; the message says which number missed which bound."""
+class GateRefused(Exception):  # noqa: N818 - a refusal is a result, not an error
+    """The promotion gate refused a candidate; the message says which number missed which bound."""
 
 
 def result_console() -> Console:
-    """Return where a job prints what it made: no line is torn, and no path is read as rich's markup.
+    """Return the console for a job's results: lines are not wrapped, and text is not parsed as rich's markup.
 
-    A table needs `print(table, soft_wrap=False)`, to fit the width.
+    Print a table with `print(table, soft_wrap=False)`, so that it fits the width.
     """
     width = None if sys.stdout.isatty() else TEXT_WIDTH
     return Console(width=width, soft_wrap=True, markup=False, emoji=False, highlight=False)
@@ -51,48 +49,47 @@ def result_console() -> Console:
 def run_job(main: Callable[[list[str]], int]) -> NoReturn:
     """Run a job on the command line's arguments and exit: 0 done, 1 failed, 2 bad input, 3 gate refused, 130 Ctrl-C.
 
-    What a user can mend is one line `error: …` on stderr for each mistake. Anything else is a defect of ours: one
-    line, and the traceback in a file under the job's `--out` folder, or a temporary one.
+    An error that a user can fix is printed on stderr, one line `error: …` for each mistake. Any other is a defect of
+    rm-rec: one line, and the traceback in a file in the job's `--out` folder or, failing that, in a temporary file.
     """
     argv = sys.argv[1:]
     try:
         code = main(argv)
-    except (RmRecError, SettingsError) as error:
-        _say("error", error)
+    except RmRecError as error:
+        _print_lines("error", str(error) or type(error).__name__)
         code = BAD_INPUT
     except GateRefused as refusal:
-        _say("refused", refusal)
+        _print_lines("refused", str(refusal) or type(refusal).__name__)
         code = GATE_REFUSED
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
         code = INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - the last floor: nothing above it shows a traceback to a user
-        if isinstance(error, OSError) and error.errno in _MENDS:
-            _say("error", DataError(_refused_by_the_system(error)))
+    except Exception as error:  # noqa: BLE001 - no traceback is shown to a user
+        if isinstance(error, OSError) and error.errno in _FIXES:
+            _print_lines("error", _system_error(error))
             code = BAD_INPUT
         else:
             message = " ".join(str(error).split())
-            kept = _keep_traceback(argv)
+            path = _write_traceback(argv)
             sys.stderr.write(
-                f"error: {type(error).__name__}: {message} - this is a defect: please report it; traceback in {kept}\n"
+                f"error: {type(error).__name__}: {message} - this is a defect: please report it; traceback in {path}\n"
             )
             code = FAILED
     sys.exit(code)
 
 
-def _refused_by_the_system(error: OSError) -> str:
+def _system_error(error: OSError) -> str:
     assert error.errno is not None
     where = f"{error.filename2 or error.filename}: " if error.filename else ""
-    return f"{where}{os.strerror(error.errno)}; {_MENDS[error.errno]}"
+    return f"{where}{os.strerror(error.errno)}; {_FIXES[error.errno]}"
 
 
-def _say(word: str, error: Exception) -> None:
-    lines = str(error).splitlines() or [type(error).__name__]
-    sys.stderr.writelines(f"{word}: {line}\n" for line in lines)
+def _print_lines(prefix: str, message: str) -> None:
+    sys.stderr.writelines(f"{prefix}: {line}\n" for line in message.splitlines())
 
 
-def _keep_traceback(argv: Sequence[str]) -> Path:
-    """Write the current traceback to a file: the out folder may be what is broken, so a temporary one stands in."""
+def _write_traceback(argv: Sequence[str]) -> Path:
+    """Write the current traceback to the out folder or, if that cannot be written, to a temporary file."""
     text = traceback.format_exc()
     out = _out_folder(argv)
     if out is not None:
@@ -120,9 +117,9 @@ def _out_folder(argv: Sequence[str]) -> Path | None:
 
 @final
 class Progress:
-    """How far a job is: a bar on a terminal, elsewhere a plain line every few seconds and one at the end.
+    """Progress of a job: a bar on a terminal, elsewhere a plain line every few seconds and one at the end.
 
-    `total` and `advance` count the same `unit`; a total of None means it is not known.
+    `total` and `advance` count the same `unit`; `total` is None if it is not known.
 
         with Progress("train", total=1000, unit="users") as progress:
             progress.advance(10, note="loss 0.52")
@@ -164,7 +161,7 @@ class Progress:
         return self
 
     def advance(self, amount: int = 1, note: str = "") -> None:
-        """Count `amount` more units as done; a note (the loss) is shown until the next one."""
+        """Count `amount` more units as done; `note` (such as the loss) is shown until the next one."""
         self._done += amount
         self._note = note or self._note
         if self._bar is not None:
@@ -186,15 +183,15 @@ class Progress:
         seconds = now - self._started
         parts = [f"{self._name}: {self._done:,} {self._unit}", f"{seconds:.0f} s"]
         if self._total:
-            share = self._done / self._total
-            parts[0] = f"{self._name}: {self._done:,} of {self._total:,} {self._unit} ({share:.0%})"
-            if 0 < share < 1:
-                parts.append(f"about {seconds * (1 - share) / share:.0f} s left")
+            fraction = self._done / self._total
+            parts[0] = f"{self._name}: {self._done:,} of {self._total:,} {self._unit} ({fraction:.0%})"
+            if 0 < fraction < 1:
+                parts.append(f"about {seconds * (1 - fraction) / fraction:.0f} s left")
         self._stream.write(", ".join([*parts, self._note] if self._note else parts) + "\n")
         self._stream.flush()
 
 
 def this_python() -> str:
-    """Name the running interpreter as one would type it here."""
+    """Return the path of the running interpreter, relative to the current folder if it is in there."""
     path = Path(sys.executable)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -4,7 +4,7 @@ import difflib
 from pathlib import Path
 
 import pipelines
-from pipelines.cli.values import SettingsError
+from pipelines.errors import SettingsError
 
 RECIPES = Path(pipelines.__path__[0]) / "recipes"
 

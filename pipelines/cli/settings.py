@@ -1,9 +1,9 @@
-"""A job's config from YAML files and the command line, with every mistake told in one line that names its source.
+"""Read a job's config from YAML files and the command line; each mistake is one line that names its source.
 
     python -m pipelines.train_ctr --config recipe.yaml --config mine.yaml --optimizer.lr 0.003
 
-Layers are merged key by key, the later one wins. A block told apart by `kind` is the exception: a layer that changes
-the kind replaces the block, for the keys of one kind mean nothing to another.
+Layers are merged key by key, the later one wins. The exception is a block with a `kind`: a layer that changes the
+kind replaces the whole block, as other kinds have other keys.
 """
 
 import difflib
@@ -29,10 +29,11 @@ from pipelines.cli.help_text import (
     named_blocks_of,
 )
 from pipelines.cli.recipes import find_recipe, recipe_names
-from pipelines.cli.values import COMMAND_LINE, SettingsError, Typed, from_yaml, join_leaf, problem_of
+from pipelines.cli.values import COMMAND_LINE, Typed, from_yaml, join_leaf, problem_of
+from pipelines.errors import SettingsError
 
 Settings = TypeVar("Settings", bound=BaseModel)
-_Layer = tuple[str, Mapping[str, Any]]  # where it came from, and its keys
+_Layer = tuple[str, Mapping[str, Any]]  # the source, and the keys with their values
 
 
 def load_settings(
@@ -40,7 +41,7 @@ def load_settings(
 ) -> Settings:
     """Read a job's config from `--config FILE` (any number; see `find_recipe`) and `--dotted.key value` overrides.
 
-    `prog` is what the user typed to start the job. `--help` prints every key and exits 0. Raises SettingsError.
+    `prog` is the command that starts the job. `--help` prints every key and exits 0. Raises SettingsError.
     """
     if "--help" in argv or "-h" in argv:
         sys.stdout.write(help_text(model, prog, description, examples, recipe_names()))
@@ -63,7 +64,7 @@ def resolved(model: BaseModel) -> dict[str, Any]:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn nested keys into dotted ones, lists into JSON text: what MLflow takes as parameters.
+    """Turn nested keys into dotted ones and lists into JSON text, as MLflow's parameters need it.
 
     >>> flatten({"optimizer": {"lr": 0.003}, "columns": ["a"]})
     {'optimizer.lr': 0.003, 'columns': '["a"]'}
@@ -133,7 +134,7 @@ def _where(error: yaml.YAMLError) -> str:
 
 @dataclass
 class _Reader:
-    """Joins the layers along the config's own shape, and keeps what was wrong and where each value came from."""
+    """Merges layers along the structure of a config, and records mistakes and the source of each value."""
 
     known: frozenset[str]
     errors: list[str] = field(default_factory=list)
@@ -141,43 +142,43 @@ class _Reader:
     failed: set[str] = field(default_factory=set)
 
     def block(self, model: type[BaseModel], layers: Sequence[_Layer], prefix: str, kind: str = "") -> dict[str, Any]:
-        """Return the keys given for one block; a key the block does not have is noted and left out."""
+        """Return the merged keys of one block; a key that the block does not have is recorded and left out."""
         known = keys_of(model)
         for source, keys in layers:
             self.errors += [self._unknown(f"{prefix}{key}", source, model, kind) for key in keys if key not in known]
         tree: dict[str, Any] = {}
         for name, info in known.items():
-            given = [(source, keys[name]) for source, keys in layers if name in keys]
+            values = [(source, keys[name]) for source, keys in layers if name in keys]
             key = f"{prefix}{name}"
             try:
-                if named_blocks_of(info.annotation) is not None and given:
-                    tree[name] = self._join_named(info, given, key)
+                if named_blocks_of(info.annotation) is not None and values:
+                    tree[name] = self._join_named(info, values, key)
                 elif blocks_of(info.annotation):
-                    self._join_block(tree, name, info, given, key)
-                elif given:
-                    self.sources[key] = given[-1][0]
-                    tree[name] = join_leaf(info, given, key)
+                    self._join_block(tree, name, info, values, key)
+                elif values:
+                    self.sources[key] = values[-1][0]
+                    tree[name] = join_leaf(info, values, key)
             except SettingsError as error:
                 self.errors.append(str(error))
                 self.failed.add(key)
         return tree
 
-    def _join_named(self, info: FieldInfo, given: Sequence[tuple[str, Any]], key: str) -> Any:
-        """Join blocks that users name, each along its own layers; null takes away what layers before gave."""
-        if not all(isinstance(blocks, Mapping) for _, blocks in given):
-            return join_leaf(info, given, key)
-        names = dict.fromkeys(name for _, blocks in given for name in blocks)
+    def _join_named(self, info: FieldInfo, values: Sequence[tuple[str, Any]], key: str) -> Any:
+        """Merge blocks with names of the user's choice, each by itself; null removes the block of earlier layers."""
+        if not all(isinstance(blocks, Mapping) for _, blocks in values):
+            return join_leaf(info, values, key)
+        names = dict.fromkeys(name for _, blocks in values for name in blocks)
         inner = FieldInfo.from_annotation(named_blocks_of(info.annotation))
         tree: dict[str, Any] = {}
         for name in names:
-            layers = [(source, blocks[name]) for source, blocks in given if name in blocks]
-            empty = [place for place, (_, block) in enumerate(layers) if block is None or _is_null(block)]
+            layers = [(source, blocks[name]) for source, blocks in values if name in blocks]
+            empty = [index for index, (_, block) in enumerate(layers) if block is None or _is_null(block)]
             if layers := layers[empty[-1] + 1 if empty else 0 :]:
                 self._join_block(tree, name, inner, layers, f"{key}.{name}")
         return tree
 
     def _join_block(
-        self, tree: dict[str, Any], name: str, info: FieldInfo, given: Sequence[tuple[str, Any]], key: str
+        self, tree: dict[str, Any], name: str, info: FieldInfo, values: Sequence[tuple[str, Any]], key: str
     ) -> None:
         models = blocks_of(info.annotation)
         default = None if info.is_required() else info.get_default(call_default_factory=True)
@@ -185,7 +186,7 @@ class _Reader:
         several = len(models) > 1 or is_open(models[0])
         chosen = layers[0][1].get(KIND) if layers and several else None
         emptied = False
-        for source, value in given:
+        for source, value in values:
             self.sources[key] = source
             block = from_yaml(value.texts[-1], key) if isinstance(value, Typed) else value
             if block is None:  # `optimizer:` with nothing under it, or an explicit null
@@ -210,21 +211,21 @@ class _Reader:
                 return
             if chosen not in by_kind:
                 source = f" ({self.sources[key]})" if key in self.sources else ""
-                found = f" = {chosen!r}" if chosen is not None else ""
+                actual = f" = {chosen!r}" if chosen is not None else ""
                 expected = f"one of {', '.join(by_kind)}" if len(by_kind) > 1 else next(iter(by_kind))
-                raise SettingsError(f"{key}.{KIND}{found}{source}: must be {expected}")
+                raise SettingsError(f"{key}.{KIND}{actual}{source}: must be {expected}")
             tree[name] = self.block(by_kind[chosen], layers, f"{key}.", chosen)
 
     def _any_keys(self, layers: Sequence[_Layer], prefix: str) -> dict[str, Any]:
-        """Return the keys given for a class of another package: it is not imported here, so that any may be right."""
+        """Merge the keys of a class of another package: any key, as the class is not imported here to check them."""
         tree: dict[str, Any] = {}
         for name in dict.fromkeys(name for _, block in layers for name in block):
             key = f"{prefix}.{name}"
-            given = [(source, block[name]) for source, block in layers if name in block]
-            source, last = given[-1]
+            values = [(source, block[name]) for source, block in layers if name in block]
+            source, last = values[-1]
             self.sources[key] = source
             if isinstance(last, Mapping):
-                tree[name] = self._any_keys([one for one in given if isinstance(one[1], Mapping)], key)
+                tree[name] = self._any_keys([layer for layer in values if isinstance(layer[1], Mapping)], key)
             elif name != KIND:
                 tree[name] = from_yaml(last.texts[-1], key) if isinstance(last, Typed) else last
         return tree
@@ -244,12 +245,12 @@ class _Reader:
         return f"{key} ({source}): unknown key" + (f"; did you mean {near[0]}?" if near else "; --help lists all keys")
 
     def explain(self, error: ValidationError, tree: Mapping[str, Any]) -> None:
-        """Note each value that pydantic refused: its key, value, source and bound."""
+        """Record each value that pydantic refused: its key, value, source and bound."""
         problems = error.errors(include_url=False)
         inner = {problem["loc"][:length] for problem in problems for length in range(len(problem["loc"]))}
         for problem in problems:
             if problem["type"] == "too_short" and problem["loc"] in inner:
-                continue  # only because a value that was refused does not count
+                continue  # only because pydantic does not count a refused element
             key = _dotted(problem["loc"], tree)
             if any(key == failed or key.startswith(f"{failed}.") for failed in self.failed):
                 continue
@@ -273,7 +274,7 @@ def _is_null(block: Any) -> bool:
 
 
 def _preset(default: BaseModel) -> dict[str, Any]:
-    """Return what a field's default instance sets beyond its class's own defaults, and its kinds."""
+    """Return the keys that a field's default instance sets explicitly, and its kinds."""
     values = {name: getattr(default, name) for name in type(default).model_fields}
     return {
         name: _preset(value) if isinstance(value, BaseModel) else value
@@ -283,10 +284,10 @@ def _preset(default: BaseModel) -> dict[str, Any]:
 
 
 def _dotted(location: Sequence[Any], tree: Any) -> str:
-    """Return the key a pydantic location means: it names kinds and positions in lists, which keys do not."""
+    """Return the dotted key of a pydantic location, without the kinds and list positions that pydantic adds."""
     keys: list[str] = []
     for part in location:
-        if part == "[key]":  # pydantic's mark of a name that was refused
+        if part == "[key]":  # pydantic's mark of a refused name
             continue
         if isinstance(tree, Mapping):
             if part not in tree and part == tree.get(KIND):

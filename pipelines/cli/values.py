@@ -1,4 +1,4 @@
-"""How one value of a config is read: text from the command line stays text where the field is text."""
+"""Reading one value of a config: text from the command line stays text if the field is text, else it is YAML."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,31 +9,28 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from pipelines.cli.help_text import members_of, sequence_of
+from pipelines.errors import SettingsError
 
 COMMAND_LINE = "command line"
 
 
-class SettingsError(ValueError):
-    """The config files or the command line cannot be used; one line for each mistake."""
-
-
 @dataclass(frozen=True)
 class Typed:
-    """What was typed for one key on the command line, unread until the key's type is known."""
+    """Text that was typed for one key on the command line, not parsed until the key's type is known."""
 
     texts: tuple[str | None, ...]
-    """One for each time the key was given; None where no value followed it."""
+    """One text for each time that the key was given; None where no value followed it."""
 
 
-def join_leaf(info: FieldInfo, given: Sequence[tuple[str, Any]], key: str) -> Any:
-    """Return what the layers, given as (source, value), make of one plain field; the last one wins."""
-    if all(isinstance(value, Mapping) for _, value in given):  # a free dictionary: merged like a block
+def join_leaf(info: FieldInfo, layers: Sequence[tuple[str, Any]], key: str) -> Any:
+    """Return the value of one plain field from its layers, (source, value) each; the last one wins."""
+    if all(isinstance(value, Mapping) for _, value in layers):  # a free dictionary: merged like a block
         return {
             name: _from_text(value.texts[-1], (), f"{key}.{name}") if isinstance(value, Typed) else value
-            for _, block in given
+            for _, block in layers
             for name, value in block.items()
         }
-    source, value = given[-1]
+    source, value = layers[-1]
     value = _read(value, info, key) if isinstance(value, Typed) else value
     members = members_of(info.annotation)
     if isinstance(value, bool) and bool not in members and {int, float} & set(members):
@@ -64,7 +61,7 @@ def _list_from_text(text: str | None, item: tuple[Any, ...], key: str) -> list[A
 
 
 def _from_text(text: str | None, members: tuple[Any, ...], key: str) -> Any:
-    """Read one value typed for a field that accepts `members`: text stays text where the field is text."""
+    """Read one typed value of a field that accepts `members`: text stays text if the field is text."""
     if text is None:
         if bool in members:
             return True
@@ -87,5 +84,5 @@ def from_yaml(text: str | None, key: str) -> Any:
 
 
 def problem_of(error: yaml.YAMLError) -> str:
-    """Return the first line of what PyYAML found wrong."""
+    """Return the first line of PyYAML's description of an error."""
     return str(getattr(error, "problem", None) or error).splitlines()[0]

@@ -1,1 +1,1 @@
-"""Models side by side: what `pipelines.compare_machines` trains, measures and reports."""
+"""Comparison of models: training runs, results, costs and reports of `pipelines.compare_machines`."""

@@ -1,4 +1,4 @@
-"""What is compared: memory machines and model recipes by name, each a training run over a log's recipe.
+"""Candidates of a comparison: memory machines and model recipes by name, each a training run over a log's recipe.
 
 NAME is a recipe of pipelines/recipes/models, else a machine's kind (package.module:Class too), else a YAML file;
 NAME+rehearsal trains the same with the rehearsal loss.
@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from feature_store.errors import DataError
-from pipelines.cli import SettingsError, load_settings
+from pipelines.cli import load_settings
 from pipelines.cli.recipes import RECIPES
+from pipelines.errors import SettingsError
 from pipelines.train_ctr import TrainCtr
 from rm_rec.config.outside import is_place
 from rm_rec.errors import ConfigError
@@ -19,20 +20,20 @@ from rm_rec.resolved import resolved_config
 
 MODELS = RECIPES / "models"
 REHEARSAL = "+rehearsal"
-SYNTHETIC = "synthetic.parquet"  # the log that is made where the folder has none
+SYNTHETIC = "synthetic.parquet"  # a log that is generated if the folder of logs has none
 
 
 def log_file(log: str, data: Path, out: Path) -> Path:
-    """Return where a recipe's log lies: in the folder of logs, or made in `out`."""
-    named = Path(_settings(*_recipe(log)).data.log).name
-    given = data / named
-    if given.exists() or named != SYNTHETIC:
-        return given
+    """Return the path of a recipe's log: in the folder of logs or, for a generated one, in `out`."""
+    name = Path(_settings(*_recipe(log)).data.log).name
+    path = data / name
+    if path.exists() or name != SYNTHETIC:
+        return path
     return out / SYNTHETIC
 
 
 def short_name(name: str) -> str:
-    """Name a log or a candidate that may be given as a file.
+    """Return the name of a log or a candidate, which may be given as a file.
 
     >>> short_name("recipes/mine.yaml"), short_name("mine.yaml+rehearsal"), short_name("ntm")
     ('mine', 'mine+rehearsal', 'ntm')
@@ -44,14 +45,15 @@ def short_name(name: str) -> str:
 
 
 def candidate(name: str, log: str, log_path: Path, state_bytes: int, arguments: Iterable[str]) -> TrainCtr:
-    """Return a candidate's training run on a log, its state fitted to so many bytes; `arguments` are train_ctr's.
+    """Return the settings of a candidate's training run on a log, with a state of at most `state_bytes`.
 
-    Raises SettingsError for a name that is nothing, ConfigError for a machine that cannot be fitted.
+    `arguments` are further ones of train_ctr. Raises SettingsError if there is no such candidate, ConfigError if its
+    machine cannot be made so small.
     """
     plain = name.removesuffix(REHEARSAL)
-    rehearsal = "{}" if name.endswith(REHEARSAL) else "null"  # {}: as the recipes have it, else the default
-    own = ("--data.log", str(log_path), *arguments, "--rehearsal", rehearsal)
-    settings = _settings(*_recipe(log), *_model(plain), *own)
+    rehearsal = "{}" if name.endswith(REHEARSAL) else "null"  # {}: as in the recipes, else the default
+    overrides = ("--data.log", str(log_path), *arguments, "--rehearsal", rehearsal)
+    settings = _settings(*_recipe(log), *_model(plain), *overrides)
     model = resolved_config(settings.model, settings.allow_package)
     machine = fit_state(model.machine, model.token_dim, state_bytes)
     return settings.model_copy(update={"model": model.model_copy(update={"machine": machine})})
@@ -60,11 +62,11 @@ def candidate(name: str, log: str, log_path: Path, state_bytes: int, arguments: 
 def check_names(
     logs: Iterable[str], names: Iterable[str], data: Path, out: Path, state_bytes: int, arguments: Iterable[str] = ()
 ) -> None:
-    """Raise, before anything is trained, where a log or a candidate cannot be."""
+    """Raise DataError or SettingsError, before anything is trained, if a log or a candidate does not exist."""
     for log in logs:
         path = log_file(log, data, out)
         if not path.exists() and path.name != SYNTHETIC:
-            raise DataError(f"{path}: the log of {log} is not there; expected {path.name} in --data, {data}")
+            raise DataError(f"{path}: the log of {log} does not exist; expected {path.name} in --data, {data}")
         for name in names:
             try:
                 candidate(name, log, path, state_bytes, arguments)
@@ -91,8 +93,8 @@ def _model(name: str) -> tuple[str, ...]:
         return ("--config", str(MODELS / f"{name}.yaml"))
     if name in MACHINES or is_place(name):
         return ("--model.machine.kind", name)
-    known = ", ".join(sorted({*MACHINES, *(file.stem for file in MODELS.glob("*.yaml"))}))
-    raise SettingsError(f"{name}: no such candidate; expected a YAML file, package.module:Class, or one of {known}")
+    names = ", ".join(sorted({*MACHINES, *(file.stem for file in MODELS.glob("*.yaml"))}))
+    raise SettingsError(f"{name}: no such candidate; expected a YAML file, package.module:Class, or one of {names}")
 
 
 def _is_file(name: str) -> bool:

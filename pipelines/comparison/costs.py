@@ -1,7 +1,7 @@
-"""What each model costs: to write an event, to score a user's candidates, to train on an impression.
+"""Costs of models: to write an event, to score a user's candidates, to train on an impression.
 
-One thread, process time, medians of rounds in which every model is measured once: on a shared machine, ratios within
-one measurement are what can be trusted. Users are made; weights do not change what a model costs.
+They are medians, in process time of one thread, of rounds in which every model is measured once: on a shared machine
+only ratios within one measurement are reliable. Users are synthetic and weights random, as neither changes the costs.
 """
 
 import json
@@ -23,7 +23,7 @@ from rm_rec.histories import Histories
 from rm_rec.model import ClickModel
 
 NUM_ITEMS, NUM_EVENTS, NUM_CANDIDATES = 10_000, 1024, 100
-_USERS_AT_ONCE = 16  # of writing and training
+_BATCH_USERS = 16  # of writing and training
 _FEATURES = FeatureSpace(rows={"item": NUM_ITEMS}, events=("item",), targets=("item",))
 Models = Mapping[str, tuple[ModelConfig, RehearsalConfig | None]]
 _Works = tuple[Callable[[], object], ...]
@@ -31,10 +31,10 @@ _Works = tuple[Callable[[], object], ...]
 
 @dataclass(frozen=True)
 class Cost:
-    """What one model costs, in process time of one thread."""
+    """Costs of one model, in process time of one thread."""
 
     write: float
-    """Microseconds to fold an event: 0 where there is nothing to fold."""
+    """Microseconds to fold an event; 0 if the model has no memory."""
     read: float
     """Milliseconds to score 100 candidates of one user of 1,024 events, from its memory or from raw events."""
     train: float
@@ -42,49 +42,49 @@ class Cost:
 
 
 def kept_costs(path: Path, models: Models, rounds: int) -> dict[str, Cost]:
-    """Return what a file keeps of these very models and so many rounds; measure, and keep, where it does not."""
-    asked = {"models": TypeAdapter(Models).dump_python(models, mode="json"), "rounds": rounds}
-    kept = json.loads(path.read_text()) if path.exists() else {}
-    if any(kept.get(name) != value for name, value in asked.items()):
-        found = measure_costs(models, rounds)
-        kept = asked | {"costs": {name: asdict(cost) for name, cost in found.items()}}
-        write_json(path, kept)
-    return {name: Cost(**cost) for name, cost in kept["costs"].items()}
+    """Return the costs in a file if they are of these models and rounds; else measure them and write the file."""
+    inputs = {"models": TypeAdapter(Models).dump_python(models, mode="json"), "rounds": rounds}
+    values = json.loads(path.read_text()) if path.exists() else {}
+    if any(values.get(name) != value for name, value in inputs.items()):
+        costs = measure_costs(models, rounds)
+        values = inputs | {"costs": {name: asdict(cost) for name, cost in costs.items()}}
+        write_json(path, values)
+    return {name: Cost(**cost) for name, cost in values["costs"].items()}
 
 
 def measure_costs(models: Models, rounds: int) -> dict[str, Cost]:
-    """Measure models, each with the rehearsal that it is trained with."""
+    """Measure models; training includes the rehearsal of a model, if it has one."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         works = {name: _works(*settings) for name, settings in models.items()}
-        # The first round allocates.
+        # The first round is a warm-up.
         measured = [{name: [_seconds(one) for one in work] for name, work in works.items()} for _ in range(rounds + 1)]
     finally:
         torch.set_num_threads(threads)
-    found = {}
+    costs = {}
     for name, (config, _) in models.items():
         write, read, train = (statistics.median(one[name][part] for one in measured[1:]) for part in range(3))
-        num_events = _USERS_AT_ONCE * NUM_EVENTS
+        num_events = _BATCH_USERS * NUM_EVENTS
         folds = config.machine.kind != "none"
-        found[name] = Cost(1e6 * write / num_events if folds else 0.0, 1e3 * read, 1e6 * train / (2 * num_events))
-    return found
+        costs[name] = Cost(1e6 * write / num_events if folds else 0.0, 1e3 * read, 1e6 * train / (2 * num_events))
+    return costs
 
 
 def _works(config: ModelConfig, rehearsal: RehearsalConfig | None) -> _Works:
-    """Return what is measured of a model: writing, reading, training."""
+    """Return the functions that are timed: writing, reading and training."""
     torch.manual_seed(0)
     model = ClickModel(config, _FEATURES)
     learner = Learner(model, rehearsal).train()
     optimizer = build_optimizer(learner, OptimizerConfig())
-    everywhere = torch.arange(NUM_EVENTS).repeat_interleave(2)
-    batch = _batch(_USERS_AT_ONCE, everywhere)
+    num_earlier = torch.arange(NUM_EVENTS).repeat_interleave(2)
+    batch = _batch(_BATCH_USERS, num_earlier)
 
     def train() -> object:
         learner.train()
         return training_step(learner, optimizer, batch, 1.0, torch.Generator().manual_seed(0))
 
-    if isinstance(config.window, WholeHistory):  # no memory: the history is read anew for each request
+    if isinstance(config.window, WholeHistory):  # no memory: each request reads the whole history
         one_user = _batch(1, torch.full((NUM_CANDIDATES,), NUM_EVENTS))
         return (lambda: None, _inferring(model, lambda: model(one_user)), train)
     with torch.inference_mode():
@@ -96,9 +96,9 @@ def _works(config: ModelConfig, rehearsal: RehearsalConfig | None) -> _Works:
         context={},
         context_dense=torch.zeros(NUM_CANDIDATES, 0),
     )
-    events = _events(_USERS_AT_ONCE)
+    events = _events(_BATCH_USERS)
     return (
-        _inferring(model, lambda: model.fold(model.no_memories(_USERS_AT_ONCE), events)),
+        _inferring(model, lambda: model.fold(model.no_memories(_BATCH_USERS), events)),
         _inferring(model, lambda: model.score(memories, candidates)),
         train,
     )
@@ -133,7 +133,7 @@ def _events(num_users: int) -> Histories:
 
 
 def _batch(num_users: int, num_earlier: Tensor) -> UserBatch:
-    """Make users whose impressions see so many of their events; every second one was clicked."""
+    """Make users with an impression after each of `num_earlier` events; every second one was clicked."""
     count = num_users * len(num_earlier)
     return UserBatch(
         event_lengths=torch.full((num_users,), NUM_EVENTS),

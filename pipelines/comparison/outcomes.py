@@ -1,10 +1,10 @@
-"""What each candidate reached on a log: AUC over its seeds, inside users, by age of the signal and by popularity.
+"""Results of each candidate on a log: AUC over its seeds, within users, by age of the signal and by popularity.
 
-All candidates are measured on the same impressions. A figure is the mean of the seeds; its interval comes from drawing
-users anew, the same users for all candidates, so that a difference's interval is of paired draws.
+All candidates are measured on the same impressions. A value is the mean of the seeds. Its interval is by bootstrap over
+users, with the same resamples for all candidates, so that the interval of a difference is a paired one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -15,24 +15,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_store.data_config import SPLITS
-from feature_store.errors import DataError
+from pipelines.errors import RunError
 from pipelines.evaluation.predictions import PredictionColumns, align, numbers, user_codes
 from pipelines.evaluation.retention import DECIDING_AGE, events_since_items
 from pipelines.train_ctr import TrainCtr
 from pipelines.training.data import TEST, LogData
 from rm_rec.evaluation.by_age import AGE_BINS, NEVER, ages_in_segments, ranking_by_age
 from rm_rec.evaluation.metrics import auc
-from rm_rec.evaluation.report import Estimate, bootstrap, bucket_names, bucket_of, interval
+from rm_rec.evaluation.report import Estimate, bootstrap, bucket_names, bucket_of, interval, shortest_of
 from rm_rec.machines import build_machine
 from rm_rec.machines.sizes import state_bytes
 
-POPULARITY_BINS = (0, 1, 10, 100, 1000)  # how often an item was met in the training events
+POPULARITY_BINS = (0, 1, 10, 100, 1000)  # smallest number of training events on an item, of each bin
 _COLUMNS = PredictionColumns()
 
 
 @dataclass(frozen=True)
 class Seeds:
-    """A figure of each seed, in their order."""
+    """One value for each seed, in the order of the seeds."""
 
     values: tuple[float, ...]
 
@@ -49,15 +49,15 @@ class Seeds:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one candidate reached on one log; AUCs are of the test split but for `validation`."""
+    """Results of one candidate on one log; AUCs are of the test split, except `validation`."""
 
     candidate: str
     learning_rate: float
-    """The one that was best on validation."""
+    """The learning rate that was best on validation."""
     state_bytes: int
-    """Of one user, in float16 (what must be exact in float32)."""
+    """Bytes of one user's state, in float16 (float32 for parts that must be exact)."""
     seeds: tuple[int, ...]
-    """The seeds that are finished, in the order of every figure of seeds here."""
+    """The seeds that are finished, in the order of the values of all `Seeds` here."""
     best_epochs: tuple[int, ...]
     """The epoch of each seed that was best on validation."""
     validation: Seeds
@@ -65,13 +65,13 @@ class Outcome:
     test_interval: tuple[float | None, float | None]
     """95 % interval of the seeds' mean over users."""
     gain: Estimate
-    """Over the first candidate of the log, on the same users: the mean of the seeds, and its 95 % interval."""
+    """Gain over the first candidate of the log, on the same users: mean of the seeds and its 95 % interval."""
     grouped: Seeds | None
-    """AUC inside each user, averaged by the user's impressions; None where no user has both clicks and non-clicks."""
+    """AUC within each user, weighted by the user's impressions; None if no user has both clicks and non-clicks."""
     by_age: Mapping[str, Seeds]
-    """By the age of the event that decides, in segments, or of the user's last event on the item; "never": of none."""
+    """AUC by the age, in segments, of the deciding event or of the user's last event on the item; "never": no event."""
     by_popularity: Mapping[str, Seeds]
-    """AUC among the impressions of items that the training events have so often."""
+    """AUC by the number of training events on the impression's item."""
 
 
 @dataclass(frozen=True)
@@ -82,18 +82,18 @@ class LogOutcomes:
     impressions: int
     users: int
     known_age: bool
-    """Whether the log says which event decides a click; if not, a bin's AUC is its clicks' against all non-clicks'."""
+    """Whether the log says which event decides a click; else a bin's AUC is of its clicks against all non-clicks."""
     rows_by_age: Mapping[str, int]
     rows_by_popularity: Mapping[str, int]
     best_possible: float | None
-    """The AUC of the true click probabilities, on a made log."""
+    """The AUC of the true click probabilities, on a synthetic log."""
     outcomes: tuple[Outcome, ...]
-    """The first is what gains are over."""
+    """Gains are over the first."""
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run of one seed: what it was asked for, what train_ctr wrote of it, and where."""
+    """A run of one seed: its settings, its metrics (metrics.json) and its folder."""
 
     settings: TrainCtr
     metrics: Mapping[str, Any]
@@ -101,19 +101,19 @@ class FinishedRun:
 
 
 def measure_log(log: str, candidates: Mapping[str, Sequence[FinishedRun]], resamples: int) -> LogOutcomes:
-    """Measure every candidate's runs, one a seed; the first candidate is what the others' gains are over."""
+    """Measure the runs of every candidate, one for each seed; gains are over the first candidate."""
     first = next(iter(candidates.values()))[0]
     reference = _test_rows(first)
-    data = LogData.prepare(first.settings.data, first.folder / "prepared", report=lambda line: None)
+    data = LogData.prepare(first.settings.data, first.folder / "prepared", notify=lambda line: None)
     rows = _Rows.of(reference, data, first.settings.model.segment_length)
-    drawn: dict[str, np.ndarray] = {}
+    resampled: dict[str, np.ndarray] = {}
     outcomes: list[Outcome] = []
     for name, runs in candidates.items():
-        found = [rows.measure(_predictions(reference, run), resamples) for run in runs]
-        drawn[name] = np.mean([one.drawn for one in found], axis=0)
-        test = Seeds(tuple(one.auc for one in found))
+        measured = [rows.measure(_predictions(reference, run), resamples) for run in runs]
+        resampled[name] = np.mean([one.resampled for one in measured], axis=0)
+        test = Seeds(tuple(one.auc for one in measured))
         value = test.mean - outcomes[0].test.mean if outcomes else 0.0
-        gaps = drawn[name] - drawn[next(iter(candidates))]
+        gains = resampled[name] - resampled[next(iter(candidates))]
         machine = build_machine(runs[0].settings.model.machine, runs[0].settings.model.token_dim)
         outcomes.append(
             Outcome(
@@ -124,11 +124,11 @@ def measure_log(log: str, candidates: Mapping[str, Sequence[FinishedRun]], resam
                 best_epochs=tuple(int(run.metrics["best_epoch"]) for run in runs),
                 validation=Seeds(tuple(float(run.metrics["validation"]["auc"]) for run in runs)),
                 test=test,
-                test_interval=interval(drawn[name], test.mean),
-                gain=Estimate(value, *interval(gaps, value)),
+                test_interval=interval(resampled[name], test.mean),
+                gain=Estimate(value, *interval(gains, value)),
                 grouped=_grouped(runs),
-                by_age=_over_seeds([one.by_age for one in found]),
-                by_popularity=_over_seeds([one.by_popularity for one in found]),
+                by_age=_over_seeds([one.by_age for one in measured]),
+                by_popularity=_over_seeds([one.by_popularity for one in measured]),
             )
         )
     return LogOutcomes(
@@ -138,7 +138,7 @@ def measure_log(log: str, candidates: Mapping[str, Sequence[FinishedRun]], resam
         known_age=rows.known_age,
         rows_by_age=rows.rows_by_age(),
         rows_by_popularity=_rows_by_bin(rows.popularity, POPULARITY_BINS),
-        best_possible=None if rows.truth is None else auc(rows.labels, rows.truth),
+        best_possible=None if rows.true_probabilities is None else auc(rows.labels, rows.true_probabilities),
         outcomes=tuple(outcomes),
     )
 
@@ -146,7 +146,7 @@ def measure_log(log: str, candidates: Mapping[str, Sequence[FinishedRun]], resam
 @dataclass(frozen=True)
 class _Measured:
     auc: float
-    drawn: np.ndarray
+    resampled: np.ndarray
     by_age: dict[str, float]
     by_popularity: dict[str, float]
 
@@ -160,38 +160,38 @@ class _Rows:
     ages: np.ndarray  # in segments
     known_age: bool
     popularity: np.ndarray
-    truth: np.ndarray | None
+    true_probabilities: np.ndarray | None
 
     @classmethod
     def of(cls, table: pa.Table, data: LogData, segment_length: int) -> "_Rows":
         name = "predictions.parquet"
         known_age = DECIDING_AGE in table.column_names
         events_ago = table[DECIDING_AGE].to_numpy().astype(np.int64) if known_age else events_since_items(data, table)
-        counts = np.append(data.vocabularies.item_counts, 0)  # the last: of what training has not seen
-        has_truth = _COLUMNS.true_probability in table.column_names
+        counts = np.append(data.vocabularies.item_counts, 0)  # the last: of items that training has not seen
+        has_probabilities = _COLUMNS.true_probability in table.column_names
         return cls(
             labels=numbers(table, _COLUMNS.label, name),
             users=user_codes(table, _COLUMNS.user, name),
             ages=ages_in_segments(table[_COLUMNS.history_length].to_numpy(), events_ago, segment_length),
             known_age=known_age,
             popularity=counts[data.vocabularies.item_index(table[_COLUMNS.item])],
-            truth=numbers(table, _COLUMNS.true_probability, name) if has_truth else None,
+            true_probabilities=numbers(table, _COLUMNS.true_probability, name) if has_probabilities else None,
         )
 
     def measure(self, predictions: np.ndarray, resamples: int) -> _Measured:
-        found = auc(self.labels, predictions)
-        assert found is not None  # a split of one class is refused before training
+        value = auc(self.labels, predictions)
+        assert value is not None  # a split of one class is refused before training
         ranking = ranking_by_age(self.labels, predictions, self.users, self.ages, known_age=self.known_age, resamples=0)
         points = dict(ranking.by_age) | ({} if ranking.never is None else {"never": ranking.never})
         bins = bucket_of(self.popularity, POPULARITY_BINS)
         by_popularity = {
-            name: auc(self.labels[bins == place], predictions[bins == place])
-            for place, name in enumerate(bucket_names(POPULARITY_BINS))
-            if (bins == place).any()
+            name: auc(self.labels[bins == index], predictions[bins == index])
+            for index, name in enumerate(bucket_names(POPULARITY_BINS))
+            if (bins == index).any()
         }
         return _Measured(
-            auc=found,
-            drawn=bootstrap(self.labels, predictions, self.users, resamples=resamples, seed=0)["auc"],
+            auc=value,
+            resampled=bootstrap(self.labels, predictions, self.users, resamples=resamples, seed=0)["auc"],
             by_age=_defined({name: point.estimate.value for name, point in points.items()}),
             by_popularity=_defined(by_popularity),
         )
@@ -209,9 +209,9 @@ def _test_rows(run: FinishedRun) -> pa.Table:
 def _predictions(reference: pa.Table, run: FinishedRun) -> np.ndarray:
     aligned = align(reference, _test_rows(run), _COLUMNS)
     if isinstance(aligned, str):
-        raise DataError(f"{run.folder}: its test impressions are not those of the others: {aligned}; delete the folder")
+        raise RunError(f"{run.folder}: its test impressions are not those of the others: {aligned}; delete the folder")
     if not aligned[0].equals(reference):
-        raise DataError(f"{run.folder}: its test impressions lie in another order; delete the folder")
+        raise RunError(f"{run.folder}: its test impressions are in another order; delete the folder")
     return numbers(aligned[1], _COLUMNS.prediction, str(run.folder))
 
 
@@ -220,13 +220,18 @@ def _grouped(runs: Sequence[FinishedRun]) -> Seeds | None:
     return None if None in values else Seeds(tuple(map(float, values)))
 
 
-def _over_seeds(found: Sequence[Mapping[str, float]]) -> dict[str, Seeds]:
-    return {name: Seeds(tuple(one[name] for one in found if name in one)) for name in found[0]}
+def _over_seeds(runs: Sequence[Mapping[str, float]]) -> dict[str, Seeds]:
+    return {name: Seeds(tuple(run[name] for run in runs if name in run)) for name in runs[0]}
+
+
+def sorted_bins(names: Iterable[str]) -> list[str]:
+    """Return names of bins, the youngest or smallest first, "never" last."""
+    return sorted(names, key=lambda name: (name == "never", 0 if name == "never" else shortest_of(name)))
 
 
 def _rows_by_bin(values: np.ndarray, bins: Sequence[int]) -> dict[str, int]:
-    places = bucket_of(values, bins)
-    counts = {name: int((places == place).sum()) for place, name in enumerate(bucket_names(bins))}
+    bin_of = bucket_of(values, bins)
+    counts = {name: int((bin_of == index).sum()) for index, name in enumerate(bucket_names(bins))}
     return {name: count for name, count in counts.items() if count}
 
 

@@ -1,4 +1,4 @@
-"""Which runs a comparison needs: every candidate tries the same learning rates, then has the same number of seeds."""
+"""The runs of a comparison: each candidate tries the same learning rates, then is trained with the same seeds."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any, final
 from pipelines.comparison.candidates import REHEARSAL, candidate, short_name
 from pipelines.train_ctr import TrainCtr
 
-Metrics = Mapping[str, Mapping[str, Any]]  # name of a run -> what train_ctr wrote of it
+Metrics = Mapping[str, Mapping[str, Any]]  # name of a run -> its metrics.json
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """Return the run's name, a folder."""
+        """Return the run's name, which is its folder too."""
         return f"{short_name(self.log)}/{short_name(self.candidate)}/lr-{self.learning_rate:g}-seed-{self.seed}"
 
 
@@ -42,24 +42,24 @@ class Plan:
         self._learning_rates, self._num_seeds = learning_rates, num_seeds
 
     def settings(self, trial: Trial) -> TrainCtr:
-        """Return a trial's training run."""
-        own = ["--optimizer.lr", repr(trial.learning_rate), "--training.seed", str(trial.seed)]
+        """Return the settings of a trial's training run."""
+        overrides = ["--optimizer.lr", repr(trial.learning_rate), "--training.seed", str(trial.seed)]
         path = self._log_paths[trial.log]
-        return candidate(trial.candidate, trial.log, path, self._state_bytes, [*self._arguments, *own])
+        return candidate(trial.candidate, trial.log, path, self._state_bytes, [*self._arguments, *overrides])
 
     def runs(self, trials: Iterable[Trial]) -> dict[str, TrainCtr]:
-        """Return the training runs of trials by their names."""
+        """Return the settings of trials' training runs by the trials' names."""
         return {trial.name: self.settings(trial) for trial in trials}
 
     def tuning(self, logs: Iterable[str], candidates: Iterable[str]) -> list[Trial]:
-        """Return the first seed of every learning rate."""
+        """Return the trials of tuning: every learning rate with the first seed."""
         names = list(candidates)
         return [Trial(log, name, rate, 0) for rate in self._learning_rates for log in logs for name in names]
 
     def chosen(self, log: str, name: str, metrics: Metrics) -> float | None:
-        """Return the learning rate that is best on a log's validation split; None while one is not tried yet.
+        """Return the learning rate that is best on a log's validation split; None until all have been tried.
 
-        With rehearsal it is the one that is best without: nothing else differs.
+        A rehearsed candidate has the learning rate that is best without rehearsal, so that nothing else differs.
         """
         tried = self.tuning([log], [name.removesuffix(REHEARSAL)])
         if any(trial.name not in metrics for trial in tried):
@@ -67,7 +67,7 @@ class Plan:
         return max(tried, key=lambda trial: validation_auc(metrics[trial.name])).learning_rate
 
     def seeds(self, logs: Iterable[str], candidates: Iterable[str], metrics: Metrics) -> list[Trial]:
-        """Return all seeds of all candidates that are tuned on the log, seed by seed: whole tables early."""
+        """Return all seeds of all candidates that are tuned on the log, ordered by seed: tables are complete early."""
         names = list(candidates)
         rates = {(log, name): self.chosen(log, name, metrics) for log in logs for name in names}
         return [
@@ -80,7 +80,7 @@ class Plan:
     def best(self, logs: Sequence[str], candidates: Iterable[str], metrics: Metrics, count: int) -> list[str]:
         """Return the candidates that are best on validation, by the mean of their ranks on these logs.
 
-        One that is missing on a log is left out, of the others' ranks too.
+        A candidate without runs on one of the logs is left out, also from the ranks of the others.
         """
         scores = {
             log: {
@@ -99,5 +99,5 @@ class Plan:
 
 
 def validation_auc(metrics: Mapping[str, Any]) -> float:
-    """Return what candidates are chosen by; the test split is not looked at."""
+    """Return the metric that candidates are chosen by; the test split plays no part."""
     return float(metrics["validation"]["auc"])

@@ -1,4 +1,4 @@
-"""A whole comparison: measured, written to its folder and to MLflow."""
+"""The results of a comparison, written to its folder and to MLflow."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +19,7 @@ COSTS, NUMBERS, REPORT = "costs.json", "comparison.json", "report.md"
 
 @dataclass(frozen=True)
 class Results:
-    """What a comparison came to, on the logs on which anything is finished."""
+    """Results of a comparison on the logs that have finished runs."""
 
     logs: tuple[LogOutcomes, ...]
     costs: Mapping[str, Cost]
@@ -29,15 +29,15 @@ class Results:
     def measure(
         cls, finished: Mapping[str, Mapping[str, Sequence[FinishedRun]]], resamples: int, cost_rounds: int, out: Path
     ) -> "Results | None":
-        """Measure the finished runs of each log's candidates; None where there are none."""
-        by_log = {log: {name: runs for name, runs in named.items() if runs} for log, named in finished.items()}
-        by_log = {log: named for log, named in by_log.items() if named}
+        """Measure the finished runs of each log's candidates; None if there are none."""
+        by_log = {log: {name: runs for name, runs in by_name.items() if runs} for log, by_name in finished.items()}
+        by_log = {log: by_name for log, by_name in by_log.items() if by_name}
         if not by_log:
             return None
-        settings = {name: runs[0].settings for named in reversed(by_log.values()) for name, runs in named.items()}
+        settings = {name: runs[0].settings for by_name in reversed(by_log.values()) for name, runs in by_name.items()}
         models = {name: (one.model, one.rehearsal) for name, one in settings.items()}
         return cls(
-            logs=tuple(measure_log(log, named, resamples) for log, named in by_log.items()),
+            logs=tuple(measure_log(log, by_name, resamples) for log, by_name in by_log.items()),
             costs=kept_costs(out / COSTS, models, cost_rounds) if cost_rounds else {},
             segment_length=next(iter(settings.values())).model.segment_length,
         )
@@ -48,9 +48,9 @@ class Results:
         return sum(len(outcome.test.values) for log in self.logs for outcome in log.outcomes)
 
     def keep(self, out: Path, baselines: Sequence[str], shown: Sequence[str]) -> str:
-        """Write numbers, tables and figures to the folder and to the MLflow run that is open; return the tables.
+        """Write numbers, tables and figures to the folder and to the open MLflow run; return the tables.
 
-        Curves by age and popularity are of the candidates `shown`.
+        Curves by age and popularity show the candidates `shown`.
         """
         drawn = self._figures([*map(short_name, baselines)], [*map(short_name, shown)])
         for name, figure in drawn.items():
@@ -65,7 +65,7 @@ class Results:
         tracking.log_report(values, drawn, file=NUMBERS, text=text)
         for log in self.logs:
             for outcome in log.outcomes:
-                name = f"{log.log}/{outcome.candidate.replace(REHEARSAL, ' with rehearsal')}"  # MLflow takes no +
+                name = f"{log.log}/{outcome.candidate.replace(REHEARSAL, ' with rehearsal')}"  # MLflow does not allow +
                 tracking.log_curve(f"{name}/test_auc", {0: outcome.test.mean})
                 tracking.log_curve(f"{name}/validation_auc", {0: outcome.validation.mean})
         return text

@@ -1,7 +1,7 @@
-"""Training runs side by side, each `train_ctr` with one thread, in a process and a folder of its own.
+"""Training runs in parallel, each a `train_ctr` with one thread in its own process and folder.
 
-Killed, they go on where they were; finished with the same settings on the same log, they are not run again. Of other
-settings or another log, a folder is refused: delete it, or take another.
+Killed runs resume. A run that is finished, with the same settings on the same log, is not repeated. A folder of other
+settings or another log is refused: delete it, or choose another.
 """
 
 import multiprocessing
@@ -31,39 +31,39 @@ _LOG = "log.txt"
 
 @final
 class RunGrid:
-    """A folder of training runs, each in a folder beneath it that it is named by; one MLflow experiment."""
+    """A folder of training runs, with a subfolder for each, named like the run; one MLflow experiment."""
 
     def __init__(self, out: Path, tracking: TrackingConfig) -> None:
         self.out = out.resolve()
         self._tracking = tracking
-        self._logs: dict[str, str] = {}  # fingerprints: of a large log, one takes seconds
+        self._logs: dict[str, str] = {}  # fingerprints: that of a large log takes seconds
 
     def folder(self, name: str) -> Path:
-        """Return where a run keeps its predictions and metrics."""
+        """Return the folder of a run."""
         return self.out / name
 
     def finished(self, runs: Mapping[str, TrainCtr]) -> dict[str, dict[str, Any]]:
         """Return the metrics of the runs that are finished."""
-        found = {name: self._metrics(name, settings) for name, settings in runs.items()}
-        return {name: metrics for name, metrics in found.items() if metrics is not None}
+        all_metrics = {name: self._metrics(name, settings) for name, settings in runs.items()}
+        return {name: metrics for name, metrics in all_metrics.items() if metrics is not None}
 
     def run(self, runs: Mapping[str, TrainCtr], jobs: int) -> dict[str, dict[str, Any]]:
-        """Do what is not finished, in order and `jobs` at a time; return the metrics of what did not fail."""
+        """Do the runs that are not finished, in order and `jobs` at a time; return the metrics of all finished runs."""
         due = {name: settings for name, settings in runs.items() if self._metrics(name, settings) is None}
         if due and jobs:
             self.out.mkdir(parents=True, exist_ok=True)
-            # Two runs at once would both create them: one would fail, or be kept in MLflow's default experiment.
+            # Created here: of two runs that both create it, one would fail or go to MLflow's default experiment.
             client = mlflow.MlflowClient(self._tracking.uri)
             if client.get_experiment_by_name(self._tracking.experiment) is None:
                 client.create_experiment(self._tracking.experiment)
-            # A run starts as a copy of a process that has imported everything: alone, that takes it seconds.
+            # A run is forked from a process that has imported everything, which would take each run seconds.
             processes = multiprocessing.get_context("forkserver")
             processes.set_forkserver_preload([__name__])
             pool = ThreadPoolExecutor(jobs)
             try:
-                for asked in [pool.submit(self._run, name, settings, processes) for name, settings in due.items()]:
-                    asked.result()
-            finally:  # Ctrl-C stops the runs that are under way; those that wait are not to start
+                for future in [pool.submit(self._run, name, settings, processes) for name, settings in due.items()]:
+                    future.result()
+            finally:  # Ctrl-C stops the current runs; waiting runs must not start
                 pool.shutdown(cancel_futures=True)
         return self.finished(runs)
 
@@ -71,17 +71,17 @@ class RunGrid:
         process = processes.Process(target=_train, args=(resolved(self._here(name, settings)),))
         process.start()
         process.join()
-        # Not by the exit code: two threads that ask for it at once may not both get it.
+        # The exit code is not used: of two threads that wait for it at once, one may not get it.
         finished = self._metrics(name, settings) is not None
         result = "done" if finished else f"FAILED, see {self.folder(name) / _LOG}"
         sys.stderr.write(f"{name}: {result}\n")
 
     def _metrics(self, name: str, settings: TrainCtr) -> dict[str, Any] | None:
         here = self._here(name, settings)
-        found = run_folder.result_of(self.folder(name), resolved(here))
-        if found is None or here.start_from is not None:
-            return found
-        return found if found["fingerprint"] == fingerprint_of(here, self._log(here.data)) else None
+        metrics = run_folder.result_of(self.folder(name), resolved(here))
+        if metrics is None or here.start_from is not None:
+            return metrics
+        return metrics if metrics["fingerprint"] == fingerprint_of(here, self._log(here.data)) else None
 
     def _log(self, data: DataConfig) -> str:
         key = data.model_dump_json()
@@ -96,16 +96,16 @@ class RunGrid:
 
 
 def _train(settings: Mapping[str, Any]) -> None:
-    """Be one run, as long as the process that asked for it lives: a second one would find the folder taken."""
-    asking = multiprocessing.parent_process()
-    assert asking is not None
-    threading.Thread(target=_die_with, args=(asking.sentinel,), daemon=True).start()
+    """Do one run in this process, which ends when its parent does: else the folder would stay locked."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
     folder = Path(settings["out"])
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOG).open("a") as text:
         for stream in (1, 2):
             os.dup2(text.fileno(), stream)
-    sys.argv = ["train_ctr", "--out", str(folder)]  # where a traceback is kept
+    sys.argv = ["train_ctr", "--out", str(folder)]  # where a traceback is written
     run_job(lambda _: train(TrainCtr.model_validate(settings)))
 
 

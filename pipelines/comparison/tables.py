@@ -1,60 +1,60 @@
-"""A comparison as people read it: Markdown tables."""
+"""Results of a comparison as Markdown tables."""
 
 from collections.abc import Mapping, Sequence
 
 from pipelines.comparison.candidates import REHEARSAL
 from pipelines.comparison.costs import NUM_CANDIDATES, NUM_EVENTS, Cost
-from pipelines.comparison.outcomes import LogOutcomes, Outcome, Seeds
+from pipelines.comparison.outcomes import LogOutcomes, Outcome, Seeds, sorted_bins
 from pipelines.evaluation.tables import markdown_table
-from rm_rec.evaluation.report import Estimate, shortest_of
+from rm_rec.evaluation.report import Estimate
 
 
-def report(found: Sequence[LogOutcomes], measured: Mapping[str, Cost], segment_length: int) -> str:
-    """Write all tables, one section a log."""
-    parts = [part for outcomes in found for part in _of_log(outcomes, segment_length)]
+def report(logs: Sequence[LogOutcomes], measured: Mapping[str, Cost], segment_length: int) -> str:
+    """Return all tables, with a section for each log."""
+    parts = [part for outcomes in logs for part in _of_log(outcomes, segment_length)]
     if measured:
-        parts += ["## Cost", _COST_NOTE, _cost_table(found, measured)]
+        parts += ["## Cost", _COST_NOTE, _cost_table(logs, measured)]
     return "\n\n".join(["# Memories compared", _NOTE, *parts]) + "\n"
 
 
 _NOTE = (
     "AUC of the test split at the epoch that was best on validation: mean of the seeds ± half of their range, then the "
     "95 % interval of that mean over users. A gain is over the model that is named, on the same users, with the "
-    "interval of the paired difference. Rows by validation AUC. `+rehearsal`: the same with the rehearsal loss."
+    "interval of the paired difference. Rows are sorted by validation AUC. `+rehearsal`: with the rehearsal loss."
 )
 _COST_NOTE = (
-    f"Process time of one thread, medians, all models measured in turns. Read: {NUM_CANDIDATES} candidates of one user "
+    f"Process time of one thread, medians of rounds over all models. Read: {NUM_CANDIDATES} candidates of one user "
     f"of {NUM_EVENTS:,} events. Train: users of as many events, two impressions after each. Bytes: a user's state in "
-    "float16, without the raw events that a model's window reads."
+    "float16, without the raw events of its window."
 )
 
 
-def _of_log(found: LogOutcomes, segment_length: int) -> list[str]:
-    ranked = by_validation(found)
-    parts = [f"## {found.log}", _facts(found), _main_table(ranked)]
-    rehearsed = _rehearsal_table(found)
+def _of_log(outcomes: LogOutcomes, segment_length: int) -> list[str]:
+    ranked = by_validation(outcomes)
+    parts = [f"## {outcomes.log}", _facts(outcomes), _main_table(ranked)]
+    rehearsed = _rehearsal_table(outcomes)
     if rehearsed:
         parts += ["Rehearsal on and off, seed by seed:", rehearsed]
     unit = f"in segments of {segment_length} events"
     age = (
         f"AUC by age of the deciding event, {unit}, among the impressions of that age:"
-        if found.known_age
+        if outcomes.known_age
         else f"AUC by age of the user's last event on the item, {unit}, of such clicks against all non-clicks:"
     )
-    popularity = "AUC by how often the training events have the item, among the impressions of such items:"
-    parts += [age, _bins_table(ranked, found.rows_by_age, [o.by_age for o in ranked])]
-    return [*parts, popularity, _bins_table(ranked, found.rows_by_popularity, [o.by_popularity for o in ranked])]
+    popularity = "AUC by the number of training events on the item, among the impressions of such items:"
+    parts += [age, _bins_table(ranked, outcomes.rows_by_age, [o.by_age for o in ranked])]
+    return [*parts, popularity, _bins_table(ranked, outcomes.rows_by_popularity, [o.by_popularity for o in ranked])]
 
 
-def by_validation(found: LogOutcomes) -> list[Outcome]:
+def by_validation(outcomes: LogOutcomes) -> list[Outcome]:
     """Return a log's candidates, the best on validation first."""
-    return sorted(found.outcomes, key=lambda outcome: -outcome.validation.mean)
+    return sorted(outcomes.outcomes, key=lambda outcome: -outcome.validation.mean)
 
 
-def _facts(found: LogOutcomes) -> str:
-    best = f"; best possible AUC {found.best_possible:.4f}" if found.best_possible is not None else ""
-    first = found.outcomes[0].candidate
-    return f"{found.impressions:,} test impressions of {found.users:,} users{best}. Gains are over {first}."
+def _facts(outcomes: LogOutcomes) -> str:
+    best = f"; best possible AUC {outcomes.best_possible:.4f}" if outcomes.best_possible is not None else ""
+    first = outcomes.outcomes[0].candidate
+    return f"{outcomes.impressions:,} test impressions of {outcomes.users:,} users{best}. Gains are over {first}."
 
 
 def _main_table(ranked: Sequence[Outcome]) -> str:
@@ -75,8 +75,8 @@ def _main_table(ranked: Sequence[Outcome]) -> str:
     return markdown_table(header, rows)
 
 
-def _rehearsal_table(found: LogOutcomes) -> str:
-    by_name = {outcome.candidate: outcome for outcome in found.outcomes}
+def _rehearsal_table(outcomes: LogOutcomes) -> str:
+    by_name = {outcome.candidate: outcome for outcome in outcomes.outcomes}
     rows = []
     for name, rehearsed in by_name.items():
         plain = by_name.get(name.removesuffix(REHEARSAL))
@@ -91,23 +91,23 @@ def _rehearsal_table(found: LogOutcomes) -> str:
 
 
 def _gains(plain: Outcome, off: Seeds, rehearsed: Outcome, on: Seeds) -> Seeds:
-    """Subtract seed by seed; a seed that only one of them has finished is left out."""
-    without = dict(zip(plain.seeds, off.values, strict=True))
+    """Return the gains seed by seed; a seed that only one of the two has finished is left out."""
+    plain_values = dict(zip(plain.seeds, off.values, strict=True))
     pairs = zip(rehearsed.seeds, on.values, strict=True)
-    return Seeds(tuple(value - without[seed] for seed, value in pairs if seed in without))
+    return Seeds(tuple(value - plain_values[seed] for seed, value in pairs if seed in plain_values))
 
 
 def _bins_table(ranked: Sequence[Outcome], rows: Mapping[str, int], values: Sequence[Mapping[str, Seeds]]) -> str:
-    bins = sorted(rows, key=lambda name: (name == "never", 0 if name == "never" else shortest_of(name)))
+    bins = sorted_bins(rows)
     cells = [
-        [outcome.candidate, *(f"{found[name].mean:.3f}" if name in found else "" for name in bins)]
-        for outcome, found in zip(ranked, values, strict=True)
+        [outcome.candidate, *(f"{by_bin[name].mean:.3f}" if name in by_bin else "" for name in bins)]
+        for outcome, by_bin in zip(ranked, values, strict=True)
     ]
     return markdown_table(["", *bins], [["rows", *(f"{rows[name]:,}" for name in bins)], *cells])
 
 
-def _cost_table(found: Sequence[LogOutcomes], measured: Mapping[str, Cost]) -> str:
-    sizes = {outcome.candidate: outcome.state_bytes for log in found for outcome in log.outcomes}
+def _cost_table(logs: Sequence[LogOutcomes], measured: Mapping[str, Cost]) -> str:
+    sizes = {outcome.candidate: outcome.state_bytes for log in logs for outcome in log.outcomes}
     rows = [
         [
             name,
@@ -124,7 +124,7 @@ def _cost_table(found: Sequence[LogOutcomes], measured: Mapping[str, Cost]) -> s
 
 
 def seeds_text(seeds: Seeds) -> str:
-    """Write the mean of the seeds, plus and minus half of their range; of one seed, its value."""
+    """Return the mean of the seeds, plus and minus half of their range; for one seed, its value."""
     return f"{seeds.mean:.4f}" + (f" ± {seeds.spread:.4f}" if len(seeds.values) > 1 else "")
 
 

@@ -1,1 +1,1 @@
-"""What is measured of predictions and of memories, and how it is written down."""
+"""Evaluation of predictions and of memories: metrics, retention, tables and figures."""

@@ -1,4 +1,4 @@
-"""Tables of predictions: read, checked, and laid side by side so that models can be compared row by row."""
+"""Tables of predictions: read, checked, and aligned so that models can be compared row by row."""
 
 from pathlib import Path
 
@@ -9,47 +9,48 @@ import pyarrow.dataset as ds
 
 from feature_store.data_config import SPLITS
 from feature_store.errors import DataError
+from pipelines.errors import SettingsError, first_line
 from rm_rec.config.base import Settings
 
 
 class PredictionColumns(Settings):
-    """The predictions' own column names; only user, label and prediction must be there."""
+    """Names of the predictions' columns; only user, label and prediction are required."""
 
     user: str = "user_id"
-    """Who saw the item: integers or strings."""
+    """User of the impression: integers or strings."""
     item: str = "item_id"
-    """What was shown; used only to tell whether two files hold the same rows."""
+    """Item that was shown; only used to check that two files have the same impressions."""
     time: str = "timestamp"
-    """When; used only to tell whether two files hold the same rows."""
+    """Time of the impression; only used to check that two files have the same impressions."""
     split: str = "split"
-    """The impression's split, by name or by position (0 train, 1 validation, 2 test)."""
+    """Split of the impression, by name or by number (0 train, 1 validation, 2 test)."""
     label: str = "label"
-    """0 or 1, or a boolean: whether the item was clicked."""
+    """Whether the item was clicked: 0 or 1, or a boolean."""
     prediction: str = "prediction"
-    """The predicted click probability, from 0 to 1."""
+    """Predicted click probability, from 0 to 1."""
     history_length: str = "history_length"
-    """How many events the user had before the impression."""
+    """Number of the user's events before the impression."""
     true_probability: str = "true_probability"
-    """The click probability that made the label, where a generator knows it."""
+    """True click probability, in synthetic data: it gives the best possible AUC."""
 
     def required(self) -> tuple[str, ...]:
-        """Return the columns that no evaluation can do without."""
+        """Return the columns that every evaluation needs."""
         return (self.user, self.label, self.prediction)
 
     def impression_keys(self) -> tuple[str, ...]:
-        """Return the columns that tell one impression from another."""
+        """Return the columns that identify an impression."""
         return (self.user, self.time, self.item)
 
 
 def read_predictions(path: str, columns: PredictionColumns, split: str | None, *, with_keys: bool) -> pa.Table:
-    """Read the columns an evaluation needs of one Parquet file or folder, and the rows of one split.
+    """Read the columns that an evaluation needs from one Parquet file or folder, and the rows of one split.
 
-    Rows of every split are read where `split` is None or the file has no such column. `with_keys` reads item and time
-    too. Raises DataError with the path, what was expected and what was found.
+    All rows are read if `split` is None or there is no column of splits. `with_keys` also reads item and time. Raises
+    DataError if the file cannot be read, lacks a column or has no such rows.
     """
-    within_run = Path(path) / "predictions.parquet"  # a folder that train_ctr wrote
+    file_of_run = Path(path) / "predictions.parquet"  # in a folder that train_ctr wrote
     try:
-        source = ds.dataset(str(within_run) if within_run.is_file() else path, format="parquet")
+        source = ds.dataset(str(file_of_run) if file_of_run.is_file() else path, format="parquet")
         present = source.schema.names
         if not source.files:
             raise DataError(f"{path}: no Parquet file in this folder")
@@ -59,17 +60,16 @@ def read_predictions(path: str, columns: PredictionColumns, split: str | None, *
                 f"{path}: no column {missing[0]!r}; it has {', '.join(present)}; name yours with --columns.… NAME"
             )
         optional = (columns.history_length, columns.true_probability, *(columns.impression_keys() if with_keys else ()))
-        wanted = dict.fromkeys([*columns.required(), *(name for name in optional if name in present)])
+        read = dict.fromkeys([*columns.required(), *(name for name in optional if name in present)])
         rows = None
         if split is not None and columns.split in present:
-            whole_number = pa.types.is_integer(source.schema.field(columns.split).type)
-            rows = pc.field(columns.split) == _split_value(path, split, whole_number)
-        table = source.to_table(columns=list(wanted), filter=rows)
+            is_number = pa.types.is_integer(source.schema.field(columns.split).type)
+            rows = pc.field(columns.split) == _split_value(path, split, is_number)
+        table = source.to_table(columns=list(read), filter=rows)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file or folder") from error
     except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path}: cannot be read as Parquet: {reason}") from error
+        raise DataError(f"{path}: cannot be read as Parquet: {first_line(error)}") from error
     if not table.num_rows:
         where = "" if rows is None else f" of split {split!r}; choose another with --split, or null for all"
         raise DataError(f"{path}: no rows{where}")
@@ -79,27 +79,27 @@ def read_predictions(path: str, columns: PredictionColumns, split: str | None, *
 def numbers(
     table: pa.Table, column: str, name: str, *, at_least: float = -np.inf, at_most: float = np.inf
 ) -> np.ndarray:
-    """Return a column as float64; raises DataError if it has nulls, is no number or leaves its bounds."""
+    """Return a column as float64; raises DataError if it has nulls, is not numeric or is out of bounds."""
     values = table[column]
     if values.null_count:
         raise DataError(f"{name}: column {column!r} has {values.null_count:,} nulls in {table.num_rows:,} rows")
     kind = values.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         raise DataError(f"{name}: column {column!r} must hold numbers, it holds {kind}")
-    found: np.ndarray = values.cast(pa.int8() if pa.types.is_boolean(kind) else kind).to_numpy().astype(np.float64)
+    result: np.ndarray = values.cast(pa.int8() if pa.types.is_boolean(kind) else kind).to_numpy().astype(np.float64)
     if at_least > -np.inf:
-        outside = ~((found >= at_least) & (found <= at_most))
+        outside = ~((result >= at_least) & (result <= at_most))
         if outside.any():
             bounds = f"at least {at_least:g}" + (f" and at most {at_most:g}" if at_most < np.inf else "")
             raise DataError(
-                f"{name}: column {column!r} must be {bounds}; found {found[outside][0]:g} and the like in "
+                f"{name}: column {column!r} must be {bounds}; found {result[outside][0]:g} and the like in "
                 f"{int(outside.sum()):,} of {table.num_rows:,} rows"
             )
-    return found
+    return result
 
 
 def user_codes(table: pa.Table, column: str, name: str) -> np.ndarray:
-    """Return a small integer for each row's user, whatever its id's type; raises DataError if it has nulls."""
+    """Return an integer code of each row's user, for ids of any type; raises DataError if there are nulls."""
     values = table[column]
     if values.null_count:
         raise DataError(f"{name}: column {column!r} has {values.null_count:,} nulls in {table.num_rows:,} rows")
@@ -111,7 +111,7 @@ def user_codes(table: pa.Table, column: str, name: str) -> np.ndarray:
 
 
 def align(first: pa.Table, second: pa.Table, columns: PredictionColumns) -> tuple[pa.Table, pa.Table] | str:
-    """Put two tables in the same order of rows, or say why they do not hold the same impressions."""
+    """Return two tables in the same order of rows, or the reason why they do not have the same impressions."""
     if first.num_rows != second.num_rows:
         return f"they have {first.num_rows:,} and {second.num_rows:,} rows"
     keys = [name for name in columns.impression_keys() if name in first.column_names and name in second.column_names]
@@ -121,13 +121,13 @@ def align(first: pa.Table, second: pa.Table, columns: PredictionColumns) -> tupl
         try:
             first, second = first.sort_by(order), second.sort_by(order)
         except pa.ArrowException as error:
-            return f"their keys cannot be sorted ({str(error).splitlines()[0]})"
+            return f"their keys cannot be sorted ({first_line(error)})"
     different = [name for name in compared if not _equal(first, second, [name])]
     return f"they differ in {', '.join(map(repr, different))}" if different else (first, second)
 
 
 def distinct_names(paths: tuple[str, ...]) -> list[str]:
-    """Name each file by as few of its last path parts as tell it from the others, without the ending they share.
+    """Name each file by the fewest last parts of its path that distinguish it from the others, without a common ending.
 
     >>> distinct_names(("runs/a/predictions.parquet", "runs/b/predictions.parquet"))
     ['a', 'b']
@@ -141,7 +141,7 @@ def distinct_names(paths: tuple[str, ...]) -> list[str]:
         names = ["/".join(part[-depth:]) for part in parts]
         if len(set(names)) == len(names):
             return names
-    raise DataError("predictions: the same file is given twice")
+    raise SettingsError("predictions: the same file is given twice")
 
 
 def _equal(first: pa.Table, second: pa.Table, names: list[str]) -> bool:
@@ -157,9 +157,9 @@ def _equal(first: pa.Table, second: pa.Table, names: list[str]) -> bool:
     return True
 
 
-def _split_value(path: str, split: str, whole_number: bool) -> str | int:
-    if not whole_number:
+def _split_value(path: str, split: str, is_number: bool) -> str | int:
+    if not is_number:
         return split
     if split not in SPLITS:
-        raise DataError(f"{path}: splits are numbered here; --split must be one of {', '.join(SPLITS)}")
+        raise DataError(f"{path}: splits are numbers here; --split must be one of {', '.join(SPLITS)}")
     return SPLITS.index(split)

@@ -1,4 +1,4 @@
-"""A report as people read it: tables on the terminal, Markdown in a file."""
+"""Reports as tables: on the terminal, and as Markdown."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ _Grid = tuple[str, list[str], list[list[str]]]  # title, header, rows
 
 
 def grids(reports: Mapping[str, Report], differences: Mapping[str, Sequence[Difference]]) -> list[_Grid]:
-    """Lay reports out as titled tables of text: overall, by length of history, and models against the first."""
+    """Return reports as titled tables of text: overall, by length of history, and each model against the first."""
     models = list(reports)
     overall = [
         [label, *(_with_interval(getattr(r.overall, name)) for r in reports.values())] for label, name in _METRICS
@@ -37,23 +37,27 @@ def grids(reports: Mapping[str, Report], differences: Mapping[str, Sequence[Diff
         ["Users", *(f"{r.overall.users:,}" for r in reports.values())],
         ["Users of one class, not in grouped AUC", *(f"{r.overall.users_left_out:,}" for r in reports.values())],
     ]
-    found: list[_Grid] = [("Overall, 95 % intervals over users", ["", *models], overall)]
+    tables: list[_Grid] = [("Overall, 95 % intervals over users", ["", *models], overall)]
     buckets = sorted({bucket for report in reports.values() for bucket in report.by_history}, key=shortest_of)
     if buckets:
         header = ["Events before", "Impressions", *models]
-        found.append(("AUC by length of history", header, [_bucket(name, reports) for name in buckets]))
+        tables.append(("AUC by length of history", header, [_bucket(name, reports) for name in buckets]))
     for title, rows in differences.items():
         cells = [
-            [_LABELS[row.metric], _with_interval(Estimate(row.value, row.low, row.high), "+"), _share(row.share_better)]
+            [
+                _LABELS[row.metric],
+                _with_interval(Estimate(row.value, row.low, row.high), "+"),
+                _fraction(row.share_better),
+            ]
             for row in rows
         ]
-        found.append((title, ["", "Difference", "Better in"], cells))
-    return found
+        tables.append((title, ["", "Difference", "Better in"], cells))
+    return tables
 
 
-def print_report(console: Console, found: Iterable[_Grid], notes: Sequence[str]) -> None:
-    """Print the tables, then what the reader must know about them."""
-    for title, header, rows in found:
+def print_report(console: Console, tables: Iterable[_Grid], notes: Sequence[str]) -> None:
+    """Print tables, then notes."""
+    for title, header, rows in tables:
         table = Table(title=title, title_justify="left", title_style="bold")
         for position, name in enumerate(header):
             table.add_column(name, justify="left" if position == 0 else "right", overflow="fold")
@@ -65,26 +69,26 @@ def print_report(console: Console, found: Iterable[_Grid], notes: Sequence[str])
 
 
 def print_training(console: Console, metrics: Mapping[str, Any]) -> None:
-    """Print the held-out figures of metrics.json."""
+    """Print the held-out metrics of metrics.json."""
     table = Table(title=f"Best epoch {metrics['best_epoch']} of {len(metrics['epochs'])}", title_justify="left")
-    known = metrics["test"]["best_possible_auc"] is not None  # on made logs alone
+    has_best = metrics["test"]["best_possible_auc"] is not None  # on synthetic logs only
     columns = ["", "impressions", "AUC", "95 % interval", "AUC within users", "logloss"]
-    for column in [*columns, "best possible AUC"] if known else columns:
+    for column in [*columns, "best possible AUC"] if has_best else columns:
         table.add_column(column, justify="right")
     for name in ("validation", "test"):
         row = metrics[name]
         interval = "-" if row["auc_low"] is None else f"{row['auc_low']:.4f} to {row['auc_high']:.4f}"
         grouped = "-" if row["grouped_auc"] is None else f"{row['grouped_auc']:.4f}"
-        best = [f"{row['best_possible_auc']:.4f}"] if known else []
+        best = [f"{row['best_possible_auc']:.4f}"] if has_best else []
         cells = [f"{row['impressions']:,}", f"{row['auc']:.4f}", interval, grouped, f"{row['logloss']:.4f}"]
         table.add_row(name, *cells, *best)
     console.print(table, soft_wrap=False)
 
 
-def markdown(found: Iterable[_Grid], notes: Sequence[str], images: Sequence[str]) -> str:
-    """Write the tables as Markdown, then the notes, then the images by file name."""
+def markdown(tables: Iterable[_Grid], notes: Sequence[str], images: Sequence[str]) -> str:
+    """Return tables as Markdown, then notes, then images by file name."""
     lines = ["# Evaluation", ""]
-    for title, header, rows in found:
+    for title, header, rows in tables:
         lines += [f"## {title}", "", markdown_table(header, rows), ""]
     lines += [f"{note}\n" for note in notes]
     lines += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})\n" for name in images]
@@ -92,7 +96,7 @@ def markdown(found: Iterable[_Grid], notes: Sequence[str], images: Sequence[str]
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Write a table as Markdown: the first column to the left, numbers to the right."""
+    """Return a table as Markdown: the first column aligned left, the others right."""
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return "\n".join(map(_line, lines))
 
@@ -114,8 +118,8 @@ def _number(value: float | None, sign: str = "") -> str:
     return "undefined" if value is None else f"{value:{sign}.4f}"
 
 
-def _share(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.0%} of draws"
+def _fraction(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.0%} of resamples"
 
 
 def _line(cells: Iterable[str]) -> str:

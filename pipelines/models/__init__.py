@@ -1,1 +1,1 @@
-"""Trained models at rest: what their folders hold, how they are found, and what makes two memories comparable."""
+"""Trained models on disk: their files, where they are found, and their memory spaces."""

@@ -1,4 +1,4 @@
-"""Memories between a store and a model: records of NumPy on one side, tensors on the other."""
+"""Conversion of memories between a store's records (NumPy) and a model's state (tensors)."""
 
 from typing import Literal
 
@@ -8,11 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from feature_store.errors import DataError
 from feature_store.stores.memory_schema import MemorySchema
 from feature_store.stores.record import Memories, make_memories
 from feature_store.stores.store import MemoryStore
 from feature_store.stores.users import UserType
+from pipelines.errors import ModelError
 from pipelines.models.artifact import TrainedModel
 from rm_rec.histories import TOKENS
 from rm_rec.memory_state import MemoryState
@@ -20,14 +20,14 @@ from rm_rec.sources.base import StatePart
 from rm_rec.user_memory import UserMemory
 
 StateType = Literal["float16", "float32"]
-_TOKENS_PART = "window_tokens"  # where a record keeps the vectors of a window's events
+_TOKENS_PART = "window_tokens"  # the part of a record with the vectors of the window's events
 
 
 def memory_schema(memory: UserMemory, features: tuple[str, ...], dtype: StateType, user_type: UserType) -> MemorySchema:
-    """Say what a record of a model's memories holds: its state, and `features`, the keys of each event in the window.
+    """Return the schema of a model's memory records: the state, and `features` (keys) of each event in the window.
 
-    Without features the window holds the events' vectors: the memory of a model that does not embed events anew.
-    ConfigError where the model's window is the whole history.
+    Without features the window has the events' vectors, for a model that does not embed events itself. Raises
+    ConfigError if the model's window is the whole history.
     """
     parts = memory.state_parts()
     if not features:
@@ -50,49 +50,55 @@ def memory_schema(memory: UserMemory, features: tuple[str, ...], dtype: StateTyp
 
 
 def check_space(trained: TrainedModel, store: MemoryStore, model: str) -> None:
-    """Raise DataError where a store's memories are not of a model's memory space."""
+    """Raise ModelError if a store's memories are not of a model's memory space; `model` is its name in the error."""
     space = trained.card.memory_space
     if store.facts.space_id != space:
-        raise DataError(
+        raise ModelError(
             f"{store.address}: its memories were built in space {store.facts.space_id}, model {model} is in "
             f"{space or 'none: its window is the whole history'}; build its own: "
             f"python -m pipelines.build_memory --model {model} --memories NEW_STORE --log LOG"
         )
 
 
-def to_model(memory: UserMemory, memories: Memories, found: NDArray[np.bool_]) -> MemoryState:
-    """Lay out users' memories [U] for a model: those that were `found`, in their order, and none for the others."""
+def to_model(memory: UserMemory, memories: Memories, has_memory: NDArray[np.bool_]) -> MemoryState:
+    """Convert records to a model's state.
+
+    Args:
+        memory: the model's memory.
+        memories: records of the users who have a memory, in order.
+        has_memory: [U] which users these are; the others get an empty memory.
+    """
     records = memories.records
-    if not found.all():
-        records = np.zeros(len(found), records.dtype)
-        records[found] = memories.records
-    given = Memories(memories.users, records)
-    state = {name: torch.from_numpy(values) for name, values in given.state().items()}
-    if not found.all():
-        missing = torch.from_numpy(~found)
-        for name, initial in memory.initial(int((~found).sum())).state.items():
+    if not has_memory.all():
+        records = np.zeros(len(has_memory), records.dtype)
+        records[has_memory] = memories.records
+    all_memories = Memories(memories.users, records)
+    state = {name: torch.from_numpy(values) for name, values in all_memories.state().items()}
+    if not has_memory.all():
+        missing = torch.from_numpy(~has_memory)
+        for name, initial in memory.initial(int((~has_memory).sum())).state.items():
             state[name][missing] = initial
     vectors = state.pop(_TOKENS_PART, None)
-    # A window is laid out in whole segments: in one place more than a record has.
-    kept = given.window()
-    window = {name: np.zeros((len(found), memory.cut.places), np.int64) for name in kept}
-    for name, values in kept.items():
-        window[name][:, : values.shape[1]] = values
-    laid = {name: torch.from_numpy(values) for name, values in window.items()}
+    # A state's window has whole segments: one position more than a record has.
+    stored = all_memories.window()
+    padded = {name: np.zeros((len(has_memory), memory.cut.places), np.int64) for name in stored}
+    for name, values in stored.items():
+        padded[name][:, : values.shape[1]] = values
+    window = {name: torch.from_numpy(values) for name, values in padded.items()}
     if vectors is not None:
-        laid[TOKENS] = functional.pad(vectors, (0, 0, 0, memory.cut.places - vectors.shape[1]))
+        window[TOKENS] = functional.pad(vectors, (0, 0, 0, memory.cut.places - vectors.shape[1]))
     return MemoryState(
         state=state,
         num_events=torch.from_numpy(records["num_events"].copy()),
         last_time=torch.from_numpy(records["last_time"].copy()),
-        window_time=laid.pop("time"),
-        window_gap=laid.pop("time_gap"),
-        window=laid,
+        window_time=window.pop("time"),
+        window_gap=window.pop("time_gap"),
+        window=window,
     )
 
 
 def to_store(memory: UserMemory, schema: MemorySchema, users: pa.Array, memories: MemoryState) -> Memories:
-    """Make records of users' memories; DataError where a number does not fit its place."""
+    """Convert a model's state to records; raises DataError if a number does not fit the schema's type."""
     width = memory.cut.window_events
     window = {"time": memories.window_time, "time_gap": memories.window_gap, **memories.window}
     state = dict(memories.state)

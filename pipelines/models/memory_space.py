@@ -1,4 +1,4 @@
-"""What makes two memories comparable: the config, the vocabulary and every weight that writes, named by their hash."""
+"""Memory spaces: the hash of the config, the vocabulary and the weights that memories are written with."""
 
 import hashlib
 import json
@@ -13,15 +13,15 @@ FORMAT = 1
 
 
 def space_id(model: ClickModel, vocabularies: Vocabularies) -> str | None:
-    """Name a model's memory space: 16 hexadecimal digits; None where its window is the whole history.
+    """Return the id of a model's memory space, 16 hexadecimal digits; None if its window is the whole history.
 
-    Readers, click head and context do not count: models that differ in them alone share memories.
+    Readers, click head and context are not in the hash: models that differ only in them can read the same memories.
     """
     if model.memory.window.whole_history:
         return None
     config = model.config
     digest = hashlib.sha256()
-    what: dict[str, object] = {
+    written_by: dict[str, object] = {
         "format": FORMAT,
         "token_dim": config.token_dim,
         "segment_length": config.segment_length,
@@ -31,14 +31,14 @@ def space_id(model: ClickModel, vocabularies: Vocabularies) -> str | None:
         "features": model.features.events,
         "oov_rows": [vocabularies.features[name].oov_rows for name in model.features.events],
     }
-    if config.sources:  # only then: a model without any keeps the name it had before there were any
-        what["sources"] = {name: source.model_dump(mode="json") for name, source in config.sources.items()}
-    digest.update(json.dumps(what, sort_keys=True).encode())
+    if config.sources:  # only then: a model without further sources keeps the id of version 0.1
+        written_by["sources"] = {name: source.model_dump(mode="json") for name, source in config.sources.items()}
+    digest.update(json.dumps(written_by, sort_keys=True).encode())
     for name in model.features.events:
         ids = vocabularies.features[name].ids
         digest.update(f"\0{name}\0{ids.type}\0{len(ids)}\0".encode())
         digest.update(stable_hash(ids).astype("<u8").tobytes())
-    # Slots are named as in version 0.1, so that its memories go on.
+    # Weights of slots have their names of version 0.1, so that its memories stay valid.
     writing = {name.replace("memory.slots.", "memory."): weight for name, weight in model.writing_weights().items()}
     for name, weight in sorted(writing.items()):
         digest.update(f"\0{name}\0{tuple(weight.shape)}\0".encode())

@@ -1,1 +1,1 @@
-"""The gate between a candidate and the champion: who contends, what is asked, what is kept of the decision."""
+"""The gate between a candidate and the champion: the two models, the checks, and the record of the decision."""

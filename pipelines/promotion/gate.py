@@ -13,7 +13,7 @@ from rm_rec.evaluation.report import Difference, Scores, compare, score
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a candidate has to reach, and how it is measured; `judge` says what each means."""
+    """Bounds that a candidate has to meet, and how it is measured; `judge` explains each."""
 
     min_gain: float
     max_calibration_loss: float
@@ -25,40 +25,46 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that must hold, in the words of a table."""
+    """One condition of the gate, as a row of a table."""
 
     name: str
     number: str
-    """What was found."""
+    """The value that was measured."""
     bound: str
-    """What it must be."""
+    """The value that is required."""
     holds: bool
     champion: str = ""
     candidate: str = ""
-    mend: str = ""
-    """What to do where it does not hold."""
+    fix: str = ""
+    """What to do if it does not hold."""
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.number}, must be {self.bound}" + (f"; {self.mend}" if self.mend else "")
+        return f"{self.name}: {self.number}, must be {self.bound}" + (f"; {self.fix}" if self.fix else "")
+
+    def values(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        values = asdict(self)
+        values["mend"] = values.pop("fix")  # the key of metrics.json in version 0.1
+        return values
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A candidate beside a champion, and what of it the gate asks."""
+    """A candidate's scores beside a champion's, and the checks of the gate."""
 
     champion: Scores
     candidate: Scores
     differences: tuple[Difference, ...]
-    """Candidate less champion, each metric."""
+    """Candidate minus champion, for each metric."""
     checks: tuple[Check, ...]
 
     @property
     def gain(self) -> Difference:
-        """The difference that decides: that of the AUC."""
+        """The difference in AUC, which decides."""
         return next(row for row in self.differences if row.metric == "auc")
 
     def numbers(self) -> dict[str, float]:
-        """Return what is known as flat numbers, for MLflow."""
+        """Return the defined values as flat numbers, for MLflow."""
         gain = self.gain
         found: Mapping[str, float | None] = {
             "auc_champion": self.champion.auc.value,
@@ -80,7 +86,7 @@ class Judgement:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return asdict(self)
+        return asdict(self) | {"checks": tuple(check.values() for check in self.checks)}
 
 
 def judge(
@@ -90,12 +96,15 @@ def judge(
     users: Shaped[np.ndarray, " row"],
     bounds: Bounds,
 ) -> Judgement:
-    """Hold a candidate's predictions against a champion's on the same impressions.
+    """Compare a candidate's predictions with a champion's on the same impressions.
 
-    Three checks: the lower end of the 95 % interval of the AUC's gain, over resampled users, is above `min_gain`; the
-    expected calibration error is at most `max_calibration_loss` above the champion's; |predicted / actual clicks - 1|
-    is at most `max_ratio_loss` above the champion's. Raises DataError where all labels are equal, MetricError where
-    labels or predictions are none.
+    There are three checks: the lower end of the 95 % interval of the AUC's gain, over resampled users, is above
+    `min_gain`; the expected calibration error is at most `max_calibration_loss` above the champion's; |predicted /
+    actual clicks - 1| is at most `max_ratio_loss` above the champion's.
+
+    Raises:
+        DataError: all labels are equal.
+        MetricError: labels are not 0 and 1, or predictions are no probabilities.
     """
     before, after = (
         score(labels, predictions, users, resamples=0, num_bins=bounds.calibration_bins)
@@ -121,12 +130,12 @@ def judge(
 
 def _gain(differences: tuple[Difference, ...], before: Scores, after: Scores, bound: float) -> Check:
     gain = next(row for row in differences if row.metric == "auc")
-    known = gain.low is not None and gain.high is not None
+    is_defined = gain.low is not None and gain.high is not None
     return Check(
         name="AUC gain, lower end of its 95 % interval",
-        number=f"{gain.low:+.4f} (gain {gain.value:+.4f}, upper end {gain.high:+.4f})" if known else "undefined",
+        number=f"{gain.low:+.4f} (gain {gain.value:+.4f}, upper end {gain.high:+.4f})" if is_defined else "undefined",
         bound=f"above {bound:g}",
-        # Strictly: two models that rank alike have the interval [0, 0], which is no gain.
+        # Strictly above: two models with the same ranking have the interval [0, 0], which is no gain.
         holds=gain.low is not None and gain.low > bound,
         champion=f"{before.auc.value:.4f}",
         candidate=f"{after.auc.value:.4f}",
@@ -146,7 +155,7 @@ def _calibration_error(before: Scores, after: Scores, bound: float) -> Check:
 
 
 def _calibration_ratio(before: Scores, after: Scores, bound: float) -> Check:
-    # There is a click, as there is an AUC.
+    # The AUC is defined, so there are clicks, and the ratio is defined too.
     assert before.calibration_ratio is not None
     assert after.calibration_ratio is not None
     loss = abs(after.calibration_ratio - 1) - abs(before.calibration_ratio - 1)

@@ -1,6 +1,5 @@
-"""What is kept of a promotion: a table for the terminal, files in a folder, and a run in MLflow with the evidence."""
+"""The record of a decision of the gate: a table on the terminal, files in a folder, and a run in MLflow."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from feature_store.files import sha256_of_text, write_json, write_text
+from feature_store.files import sha256_of_json, write_json, write_text
 from pipelines.evaluation.evaluated import MetricsConfig, evaluate_predictions, figures_of
 from pipelines.evaluation.predictions import PredictionColumns
 from pipelines.evaluation.tables import grids, markdown, print_report
@@ -30,27 +29,27 @@ class Decision:
     candidate: Version
     champion: Version | None
     contenders: tuple[Contender, ...]
-    """The candidate, then what it was compared with, where it came to that."""
+    """The candidate, then the model that it was compared with, if it was."""
     checks: tuple[Check, ...]
     judgement: Judgement | None
-    """None where it was refused before any impression was scored."""
+    """None if the candidate was refused before impressions were scored."""
     reports: Mapping[str, Report]
     figures: Mapping[str, Figure]
 
     @property
     def passed(self) -> bool:
-        """Whether everything holds."""
+        """Whether all checks hold."""
         return self.judgement is not None and all(check.holds for check in self.checks)
 
     @property
     def title(self) -> str:
-        """Say what was compared with what."""
+        """The models that were compared, in words."""
         against = f" against {self.contenders[1].name}" if len(self.contenders) > 1 else ""
         return f"{self.candidate.name}: version {self.candidate.number}{against}"
 
     def tags(self, data_sha256: str) -> dict[str, str]:
         """Return versions, hashes and the verdict as MLflow's tags."""
-        found = {
+        tags = {
             "model_name": self.candidate.name,
             "candidate_version": self.candidate.number,
             "candidate_run": self.candidate.run_id or "",
@@ -65,15 +64,15 @@ class Decision:
             },
         }
         if self.champion is None and len(self.contenders) > 1:
-            found["baseline"] = self.contenders[1].name
-        return {name: value for name, value in found.items() if value}
+            tags["baseline"] = self.contenders[1].name
+        return {name: value for name, value in tags.items() if value}
 
     def values(self) -> dict[str, Any]:
         """Return everything as plain JSON."""
         return {
             "title": self.title,
             "passed": self.passed,
-            "checks": [vars(check) for check in self.checks],
+            "checks": [check.values() for check in self.checks],
             "judgement": self.judgement.to_dict() if self.judgement else None,
             "models": {name: report.to_dict() for name, report in self.reports.items()},
         }
@@ -82,7 +81,7 @@ class Decision:
 def reports_of(
     champion: pa.Table, candidate: pa.Table, names: tuple[str, str], metrics: MetricsConfig
 ) -> tuple[dict[str, Report], dict[str, Figure]]:
-    """Report on both models' predictions by themselves, and draw them."""
+    """Return the report and the figures of each model's predictions."""
     tables = dict(zip(names, (champion, candidate), strict=True))
     columns = PredictionColumns()
     reports = {name: evaluate_predictions(table, columns, metrics, name=name) for name, table in tables.items()}
@@ -90,13 +89,12 @@ def reports_of(
 
 
 def identity(settings: Mapping[str, Any], decided: Mapping[str, str]) -> str:
-    """Name a decision by what it rests on, so that one that was killed is taken up in the same run of MLflow."""
-    text = json.dumps([dict(settings), dict(decided)], sort_keys=True)
-    return sha256_of_text(text)[:16]
+    """Return the hash of what a decision depends on, so that a killed job resumes its run in MLflow."""
+    return sha256_of_json([dict(settings), dict(decided)])[:16]
 
 
 def show(decision: Decision, console: Console) -> None:
-    """Print what the gate asked and found."""
+    """Print the checks of the gate."""
     notes = []
     judgement = decision.judgement
     if judgement is not None:
@@ -105,7 +103,7 @@ def show(decision: Decision, console: Console) -> None:
 
 
 def keep(decision: Decision, out: Path) -> None:
-    """Write report.md, the plots and metrics.json, the last of all, to the folder and to MLflow's open run."""
+    """Write report.md, the plots and, last, metrics.json to the folder, and log them in the open MLflow run."""
     differences = {decision.title: decision.judgement.differences} if decision.judgement else {}
     tables = [_grid(decision), *(grids(decision.reports, differences) if decision.reports else [])]
     text = markdown(tables, [], list(decision.figures))

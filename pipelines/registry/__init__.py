@@ -1,1 +1,1 @@
-"""MLflow's models: how one is registered, what it carries, how it answers when served."""
+"""Models in MLflow: how they are registered, which files they have, and how they are served."""

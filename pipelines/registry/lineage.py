@@ -1,4 +1,4 @@
-"""Where a model came from and how it did: as MLflow's tags and metrics, and as the text on its pages."""
+"""A model's origin and results, as MLflow's tags, metrics and descriptions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,30 +14,30 @@ _HEADER = ("", "impressions", "AUC", "95 % interval", "AUC within users", "loglo
 
 @dataclass(frozen=True)
 class Lineage:
-    """What MLflow keeps beside a model."""
+    """What MLflow stores beside a model's files."""
 
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
     note: str
-    """Markdown, for the pages of the run, the model and its version."""
+    """Description in Markdown, for the pages of the run, the model and its version."""
 
     @classmethod
     def of(cls, card: ModelCard, metrics: Mapping[str, Any], tags: Mapping[str, str], log: str) -> "Lineage":
-        """Put together what a run knows: `metrics` of metrics.json, `tags` of its config and log."""
-        found = held_out(metrics)
-        scores = {name: f"{value:.4f}" for name, value in found.items() if name in ("validation_auc", "test_auc")}
-        known: dict[str, str] = {
+        """Make it from a run's `metrics` (metrics.json), the `tags` of its config and log, and the path of the log."""
+        values = held_out(metrics)
+        scores = {name: f"{value:.4f}" for name, value in values.items() if name in ("validation_auc", "test_auc")}
+        all_tags: dict[str, str] = {
             **scores,
             SPACE: card.memory_space or "none",
             "code_version": code_version(),
             **tags,
             "weights_sha256": card.weights_sha256,
         }
-        return cls(known, found, _note(metrics, card, log))
+        return cls(all_tags, values, _note(metrics, card, log))
 
 
 def headline(report: Report) -> dict[str, float | None]:
-    """Pick the figures of a split that metrics.json has."""
+    """Return the metrics of one split that are in metrics.json."""
     overall = report.overall
     return {
         "auc": overall.auc.value,
@@ -54,7 +54,7 @@ def headline(report: Report) -> dict[str, float | None]:
 
 
 def held_out(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Name the figures of the held-out splits that are defined, as MLflow keeps them.
+    """Return the defined metrics of the held-out splits, by their names in MLflow.
 
     >>> held_out({"validation": {"auc": 0.75}, "test": {"auc": 0.5, "best_possible_auc": None}, "best_epoch": 3})
     {'validation_auc': 0.75, 'test_auc': 0.5}
@@ -65,8 +65,8 @@ def held_out(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _note(metrics: Mapping[str, Any], card: ModelCard, log: str) -> str:
-    """Describe a run: the held-out figures, the best possible where it is known, and how to serve."""
-    test, best = metrics["test"], metrics["test"]["best_possible_auc"]  # the best is known on made logs alone
+    """Describe a run: held-out metrics, the best possible AUC if it is known, and how to serve the model."""
+    test, best = metrics["test"], metrics["test"]["best_possible_auc"]  # the best is only known on synthetic logs
     header = [*_HEADER] if best is None else [*_HEADER, "best possible AUC"]
     rows = [_row(name, metrics[name], best is not None) for name in ("validation", "test")]
     lines = [
@@ -86,7 +86,10 @@ def _note(metrics: Mapping[str, Any], card: ModelCard, log: str) -> str:
 
 def _serving(space: str | None, packages: str) -> list[str]:
     if space is None:
-        return ["", "Its window is the whole history: it is a baseline, which no memory of fixed size can serve."]
+        return [
+            "",
+            "Its window is the whole history: it is a baseline, which has no memories to be served from.",
+        ]
     needs = [f"It needs the code of {packages}, which must be installed and allowed.", ""] if packages else []
     option, variable = (f" --allow-package {packages}", f" RM_REC_ALLOW_PACKAGES={packages}") if packages else ("", "")
     return [
@@ -101,14 +104,14 @@ def _serving(space: str | None, packages: str) -> list[str]:
     ]
 
 
-def _row(name: str, found: Mapping[str, Any], best: bool) -> list[str]:
-    cells = [name, f"{found['impressions']:,}", _number(found["auc"]), _between(found, "") or "-"]
-    cells += [_number(found["grouped_auc"]), _number(found["logloss"])]
-    return [*cells, _number(found["best_possible_auc"])] if best else cells
+def _row(name: str, metrics: Mapping[str, Any], best: bool) -> list[str]:
+    cells = [name, f"{metrics['impressions']:,}", _number(metrics["auc"]), _between(metrics, "") or "-"]
+    cells += [_number(metrics["grouped_auc"]), _number(metrics["logloss"])]
+    return [*cells, _number(metrics["best_possible_auc"])] if best else cells
 
 
-def _between(found: Mapping[str, Any], before: str) -> str:
-    low, high = found["auc_low"], found["auc_high"]
+def _between(metrics: Mapping[str, Any], before: str) -> str:
+    low, high = metrics["auc_low"], metrics["auc_high"]
     return "" if low is None else f"{before}{low:.4f} to {high:.4f}"
 
 
@@ -117,5 +120,5 @@ def _number(value: float | None) -> str:
 
 
 def _line(cells: list[str]) -> str:
-    # MLflow's pages set cells side by side without a gap.
+    # MLflow's pages show cells without a gap between them.
     return "| " + " &emsp; | ".join(cells) + " |"

@@ -1,9 +1,9 @@
-"""A trained model as an MLflow model: signature, example, requirements, the code it was trained with; no pickle.
+"""A trained model as an MLflow model: signature, example, requirements and its code; no pickle.
 
 MLmodel             flavor `python_function`, signature, input example
 pyfunc_model.py     the file that MLflow runs to load the model
-code/               rm_rec, feature_store and pipelines as they were: no index has this package
-requirements.txt    the versions of what they import
+code/               copies of rm_rec, feature_store and pipelines, which are on no package index
+requirements.txt    the packages that they import, with versions
 artifacts/model/    the model's files, see `pipelines.models.artifact`
 """
 
@@ -45,9 +45,9 @@ _SERVING_IMPORTS = (
 
 
 def served_types(config: DataConfig, card: ModelCard) -> dict[str, DataType]:
-    """Say what a request's columns hold, by what they held in the files that the model was trained on."""
-    shown, columns = config.impressions, ServedColumns.of(card)
-    source = ParquetSource.open(shown.path if isinstance(shown, ImpressionFile) else config.log)
+    """Return the types of a request's columns: those of the files that the model was trained on."""
+    impressions, columns = config.impressions, ServedColumns.of(card)
+    source = ParquetSource.open(impressions.path if isinstance(impressions, ImpressionFile) else config.log)
     kinds = {name: source.kind(name) for name in (*columns.required, columns.time)}
     types = {name: _TYPES.get(kind, DataType.string) for name, kind in kinds.items()}
     return types | {name: DataType.double for name in columns.dense if name not in columns.context}
@@ -56,14 +56,14 @@ def served_types(config: DataConfig, card: ModelCard) -> dict[str, DataType]:
 def write_mlflow_model(
     folder: Path, artifact: Path, trained: TrainedModel, types: Mapping[str, DataType], identity: Model
 ) -> None:
-    """Write a model of MLflow's into a folder that must be new; `identity` says whose it is in the tracking store."""
+    """Write an MLflow model into a new folder; `identity` is its run and id in the tracking store."""
     columns = ServedColumns.of(trained.card)
     mlflow.pyfunc.save_model(
         path=str(folder),
         python_model=str(_SCRIPT),
         code_paths=[str(path) for path in _CODE],
         artifacts={MODEL: str(artifact)},
-        model_config=dict.fromkeys(served_columns.SETTINGS, ""),  # MLflow drops what is not named here
+        model_config=dict.fromkeys(served_columns.SETTINGS, ""),  # MLflow drops other keys
         signature=_signature(columns, types),
         input_example=_example(columns, types, trained),
         pip_requirements=requirements(),
@@ -72,38 +72,38 @@ def write_mlflow_model(
 
 
 def requirements() -> list[str]:
-    """Return what serving imports, in the versions that are installed here.
+    """Return the packages that serving imports, in the versions that are installed here.
 
-    `fbgemm-gpu` is named, because torchrec asks for any version of it and one alone loads with this torch.
+    `fbgemm-gpu` is among them because torchrec accepts any version of it, but only one works with this torch.
     """
-    found = {}
+    versions = {}
     for name in _SERVING_IMPORTS:
-        with suppress(PackageNotFoundError):  # redis, where that part is not installed
-            found[name] = version(name).split("+")[0]  # "+cpu" is no version on an index
-    return [f"{name}=={number}" for name, number in found.items()]
+        with suppress(PackageNotFoundError):  # redis is optional
+            versions[name] = version(name).split("+")[0]  # "+cpu" is not part of a version on a package index
+    return [f"{name}=={number}" for name, number in versions.items()]
 
 
 def _signature(columns: ServedColumns, types: Mapping[str, DataType]) -> ModelSignature:
-    needed = [ColSpec(types[name], name) for name in columns.required]
+    specs = [ColSpec(types[name], name) for name in columns.required]
     if columns.time not in columns.required:
-        needed.append(ColSpec(types[columns.time], columns.time, required=False))
-    return ModelSignature(Schema(needed), Schema([ColSpec(DataType.double, PREDICTION)]))
+        specs.append(ColSpec(types[columns.time], columns.time, required=False))
+    return ModelSignature(Schema(specs), Schema([ColSpec(DataType.double, PREDICTION)]))
 
 
 def _example(columns: ServedColumns, types: Mapping[str, DataType], trained: TrainedModel) -> pd.DataFrame:
-    """Make a request for the most frequent items and contexts, by nobody: a model names no user, not even here."""
+    """Make a request for the most frequent items and contexts, with an invented user: a model contains no user ids."""
     items = trained.vocabularies.item_ids[:_EXAMPLE_ROWS].to_pylist()
     values: dict[str, Any] = dict.fromkeys(columns.dense, 0)
     for name in columns.context:
-        known = trained.vocabularies.features[name].ids.drop_null()
-        values[name] = known[0].as_py() if len(known) else 0
+        ids = trained.vocabularies.features[name].ids.drop_null()
+        values[name] = ids[0].as_py() if len(ids) else 0
     values[columns.user] = 1
     rows = {name: [values.get(name)] * len(items) for name in columns.required} | {columns.item: items}
-    return pd.DataFrame({name: [_typed(value, types[name]) for value in given] for name, given in rows.items()})
+    return pd.DataFrame({name: [_typed(value, types[name]) for value in column] for name, column in rows.items()})
 
 
 def _typed(value: int | str, kind: DataType) -> Any:
-    """Bring an id, a number or its text to a signature's type."""
+    """Convert an id, a number or its text to a type of the signature."""
     if kind == DataType.long:
         return int(value)
     if kind == DataType.double:

@@ -1,4 +1,4 @@
-"""A run's best model in MLflow: logged with the run and registered as the candidate, once, however often killed."""
+"""Logging a run's best model in MLflow and registering it as the candidate, exactly once even if the job is killed."""
 
 import json
 import tempfile
@@ -13,18 +13,18 @@ from mlflow.models import Model
 from mlflow.types import DataType
 
 from feature_store.data_config import DataConfig
-from feature_store.errors import DataError
+from pipelines.errors import TrackingError, first_line
 from pipelines.models.artifact import TrainedModel, load_model
 from pipelines.registry.lineage import Lineage
 from pipelines.registry.mlflow_model import served_types, write_mlflow_model
 from pipelines.registry.model_registry import CANDIDATE, CHAMPION
 from pipelines.registry.served_columns import MODEL
 
-NOTE = "mlflow.note.content"  # MLflow shows this tag of a run, or of a model, as its description
-_VERSIONS = "mlflow.modelVersions"  # and by this one a model's page links its versions
+NOTE = "mlflow.note.content"  # MLflow shows this tag of a run or model as its description
+_VERSIONS = "mlflow.modelVersions"  # by this tag a model's page links to its versions
 _ABOUT = (
     f"Click models that answer from users' memories. `{CANDIDATE}` is the last one trained, `{CHAMPION}` the one to "
-    "serve: pipelines.promote moves it. Each version's description has its figures and how to serve it."
+    "serve: pipelines.promote moves it. Each version's description has its metrics and how to serve it."
 )
 
 
@@ -38,8 +38,8 @@ def register(
 ) -> str | None:
     """Log a model's folder with the active run and, given a name, register it as the candidate; return `models:/…`.
 
-    `data` is what it was trained on, `metrics` are those of metrics.json, `tags` name the run's config and log. Raises
-    DataError where MLflow refuses the name.
+    `data` is the config of the log, `metrics` are those of metrics.json, `tags` have the hashes of the run's config and
+    log. Raises TrackingError if MLflow refuses the name.
     """
     run = mlflow.active_run()
     assert run is not None
@@ -53,8 +53,8 @@ def register(
     try:
         _create_registered_model(client, name)
         versions = client.search_model_versions(f"run_id = '{run.info.run_id}'")
-        # A run that was killed after it registered has a version already.
-        version = next((found for found in versions if found.name == name), None)
+        # A run that was killed after registration has a version already.
+        version = next((existing for existing in versions if existing.name == name), None)
         if version is None:
             version = client.create_model_version(
                 name,
@@ -65,25 +65,24 @@ def register(
                 model_id=logged.model_id,
             )
             versions = [*versions, version]
-        named = [{"name": found.name, "version": found.version} for found in versions]
-        client.set_logged_model_tags(logged.model_id, {_VERSIONS: json.dumps(named)})
+        links = [{"name": linked.name, "version": linked.version} for linked in versions]
+        client.set_logged_model_tags(logged.model_id, {_VERSIONS: json.dumps(links)})
         client.set_registered_model_alias(name, CANDIDATE, version.version)
     except MlflowException as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"tracking.register_as {name!r}: MLflow refuses it: {reason}") from error
+        raise TrackingError(f"tracking.register_as {name!r}: MLflow refuses it: {first_line(error)}") from error
     return f"models:/{name}/{version.version}"
 
 
 def _log(folder: Path, trained: TrainedModel, types: Mapping[str, DataType], lineage: Lineage) -> LoggedModel:
-    """Keep the model with its run. One that a kill left unfinished is finished: each step may be done twice."""
+    """Log the model with its run, or complete it if the job was killed: each step can be repeated."""
     run = mlflow.active_run()
     assert run is not None
     run_id = run.info.run_id
     client = mlflow.MlflowClient()
-    found = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}' AND name = '{MODEL}'")
+    existing = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}' AND name = '{MODEL}'")
     tags = {**lineage.tags, NOTE: lineage.note}
     params = client.get_run(run_id).data.params
-    logged = found[0] if found else mlflow.initialize_logged_model(MODEL, run_id, tags, params, "click model")
+    logged = existing[0] if existing else mlflow.initialize_logged_model(MODEL, run_id, tags, params, "click model")
     if logged.status == LoggedModelStatus.READY:
         return logged
     with tempfile.TemporaryDirectory() as draft:
@@ -92,15 +91,15 @@ def _log(folder: Path, trained: TrainedModel, types: Mapping[str, DataType], lin
         )
         write_mlflow_model(Path(draft) / MODEL, folder, trained, types, identity)
         client.log_model_artifacts(logged.model_id, str(Path(draft) / MODEL))
-    _give_metrics(client, run_id, logged.model_id, lineage)
+    _link_metrics(client, run_id, logged.model_id, lineage)
     outputs = client.get_run(run_id).outputs
     if not any(output.model_id == logged.model_id for output in (outputs.model_outputs if outputs else [])):
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     return client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
 
 
-def _give_metrics(client: mlflow.MlflowClient, run_id: str, model_id: str, lineage: Lineage) -> None:
-    """Say of the run's metrics that they are the model's, on its log: the same points, which MLflow keeps once."""
+def _link_metrics(client: mlflow.MlflowClient, run_id: str, model_id: str, lineage: Lineage) -> None:
+    """Link the run's metrics to the model and its log: the same points, which MLflow stores once."""
     logs = client.get_run(run_id).inputs.dataset_inputs
     name, digest = (logs[0].dataset.name, logs[0].dataset.digest) if logs else (None, None)
     points = [point for metric in lineage.metrics for point in client.get_metric_history(run_id, metric)]

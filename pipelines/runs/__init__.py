@@ -1,1 +1,1 @@
-"""What is kept of a run: its folder, which one process holds at a time, and its page in MLflow."""
+"""A run's output folder, which one process works in at a time, and its run in MLflow."""

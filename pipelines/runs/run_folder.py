@@ -1,7 +1,7 @@
-"""The folder that a job works in: one process at a time; a training run's has one config for good.
+"""The output folder of a job: one process works in it at a time, and a training run's folder keeps one config.
 
 run.json        the settings that decide the run's result
-metrics.json    the result; written last, so that it says the run is whole
+metrics.json    the result; written last: its presence means that the run is finished
 """
 
 import json
@@ -10,19 +10,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from feature_store.errors import DataError
 from feature_store.files import locked, write_json
 from pipelines.cli import flatten
+from pipelines.errors import RunError
 
 RUN, METRICS, _LOCK = "run.json", "metrics.json", ".lock"
-_WORK = ("checkpoint", METRICS, "model")  # what a run has made once it trains
-# Where the log lies, and how much memory or how many checkpoints a run may take, do not change what comes out.
+_WORK = ("checkpoint", METRICS, "model")  # one of them exists once training has begun
+# The path of the log, the memory limit and the interval of checkpoints do not change the result.
 _WITHOUT_EFFECT = ("data.log", "data.impressions.path", "data.memory_limit_mb", "training.checkpoint_minutes")
 _DECIDING = ("data", "from", "freeze_writer", "model", "rehearsal", "optimizer", "training", "metrics")
 
 
 def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return, by dotted key, the settings that a run's result depends on.
+    """Return the settings that a run's result depends on, by dotted key.
 
     >>> deciding({"optimizer": {"lr": 0.1}, "training": {"checkpoint_minutes": 5.0}, "out": "runs/a"})
     {'optimizer.lr': 0.1}
@@ -33,7 +33,7 @@ def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold the folder, which is made if it is not there; LockedError if another process holds it."""
+    """Lock the folder, which is created if it does not exist; raises LockedError if another process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     refusal = f"{folder}: another process is at work here; wait for it, or give another --out"
     with locked(folder / _LOCK, refusal):
@@ -42,43 +42,48 @@ def held(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def claimed(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
-    """Hold the folder for a run with these settings; DataError if it holds another run, LockedError if it is held."""
+    """Lock the folder for a run with these settings.
+
+    Raises:
+        LockedError: another process holds it.
+        RunError: it has a run with other settings.
+    """
     with held(folder):
-        found = _read(folder / RUN)
-        # A start that failed on its data left no more than its settings: the mended command may take the folder.
-        if found is not None and any((folder / name).exists() for name in _WORK):
-            _refuse_another(folder, found.get("settings", {}), deciding(settings))
+        run = _read(folder / RUN)
+        # A run that failed on its data left only its settings: the corrected command may use the folder.
+        if run is not None and any((folder / name).exists() for name in _WORK):
+            _refuse_other_settings(folder, run.get("settings", {}), deciding(settings))
         else:
             write_json(folder / RUN, {"settings": deciding(settings)})
         yield
 
 
 def read_metrics(folder: Path, fingerprint: str) -> dict[str, Any] | None:
-    """Return the result of a finished run, None where there is none of this fingerprint."""
-    found = _read(folder / METRICS)
-    return found if found is not None and found.get("fingerprint") == fingerprint else None
+    """Return the metrics of a finished run; None if the folder has none with this fingerprint."""
+    metrics = _read(folder / METRICS)
+    return metrics if metrics is not None and metrics.get("fingerprint") == fingerprint else None
 
 
 def finished_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a finished training run's settings, by dotted key, and metrics; DataError where the folder holds none."""
+    """Return a finished training run's settings, by dotted key, and its metrics; RunError if the folder has none."""
     run, metrics = _read(folder / RUN), _read(folder / METRICS)
     if run is None or metrics is None or "fingerprint" not in metrics:
-        raise DataError(f"{folder}: no finished training run; expected {RUN} and {METRICS}, as train_ctr writes them")
+        raise RunError(f"{folder}: no finished training run; expected {RUN} and {METRICS}, as train_ctr writes them")
     return run.get("settings", {}), metrics
 
 
 def result_of(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the result of a finished run with these settings, None where there is none."""
+    """Return the metrics of a finished run; None if the folder has none with these settings."""
     run = _read(folder / RUN)
     return _read(folder / METRICS) if run is not None and run.get("settings") == deciding(settings) else None
 
 
-def _refuse_another(folder: Path, before: dict[str, Any], settings: dict[str, Any]) -> None:
+def _refuse_other_settings(folder: Path, before: dict[str, Any], settings: dict[str, Any]) -> None:
     different = [key for key in (*settings, *before) if settings.get(key) != before.get(key)]
     if different:
         key, more = different[0], len(set(different)) - 1
         others = f" (and {more} other settings differ)" if more else ""
-        raise DataError(
+        raise RunError(
             f"{folder} holds a run of another config: {key} is {before.get(key)} there, {settings.get(key)} here"
             f"{others}; give another --out, or delete that folder to train anew"
         )
@@ -90,5 +95,5 @@ def _read(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text())
     except ValueError as error:
-        raise DataError(f"{path} is damaged: it is not JSON; delete it to go on from the checkpoint") from error
+        raise RunError(f"{path} is damaged: it is not JSON; delete it to go on from the checkpoint") from error
     return found if isinstance(found, dict) else None

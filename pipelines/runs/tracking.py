@@ -1,4 +1,4 @@
-"""MLflow: what a run keeps there, and how a run that was killed is taken up again."""
+"""Tracking in MLflow: settings, metrics and figures of a run; a killed job resumes its run."""
 
 import logging
 import subprocess
@@ -13,9 +13,9 @@ import mlflow
 from matplotlib.figure import Figure
 from pydantic import Field
 
-from feature_store.errors import DataError
 from feature_store.files import write_text
 from pipelines.cli import flatten
+from pipelines.errors import TrackingError, first_line
 from rm_rec.config.base import Settings
 
 _KEY_FILE, _KEY_TAG = "mlflow_run_key", "run_key"
@@ -26,19 +26,20 @@ class TrackingConfig(Settings):
     """Where MLflow keeps runs and models."""
 
     uri: str = "sqlite:///mlflow.db"
-    """MLflow's tracking address; the default is one file in the current folder."""
+    """MLflow tracking URI; the default is a SQLite file in the current folder."""
     experiment: str = Field("rm-rec", min_length=1)
+    """Name of the MLflow experiment that the run belongs to."""
     register_as: str | None = None
-    """Name in the model registry; without it the model is logged with the run but not registered."""
+    """Name of the registered model; null logs the model with the run without registering it."""
 
 
 @contextmanager
 def tracked_run(
     config: TrackingConfig, out: Path, settings: Mapping[str, Any], tags: Mapping[str, str]
 ) -> Iterator[str]:
-    """Open the run of an output folder, the same one if the folder has been worked on before; yield its id.
+    """Open the MLflow run of an output folder, the same one if the job was killed and resumes; yield its id.
 
-    Raises DataError where MLflow cannot be reached or refuses the experiment.
+    Raises TrackingError where MLflow cannot be reached or refuses the experiment.
     """
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -48,9 +49,11 @@ def tracked_run(
         run_id = _find(experiment.experiment_id, _key(out), tags)
         opened = mlflow.start_run(run_id=run_id, run_name=None if run_id else out.name, tags={_KEY_TAG: _key(out)})
     except Exception as error:  # stores raise errors of their own libraries
-        raise DataError(f"tracking.uri {config.uri}: MLflow cannot open a run there: {_first_line(error)}") from error
+        raise TrackingError(
+            f"tracking.uri {config.uri}: MLflow cannot open a run there: {first_line(error)}"
+        ) from error
     with opened as run:
-        # A kill may have come before any of this was kept.
+        # The job may have been killed before any of this was logged.
         params = {key: str(value)[:_MAX_PARAM] for key, value in flatten(settings).items()}
         mlflow.log_params({key: value for key, value in params.items() if key not in run.data.params})
         mlflow.log_dict(dict(settings), "config.yaml")
@@ -62,7 +65,7 @@ def tracked_run(
 def reopened_run(uri: str, out: Path) -> Iterator[str]:
     """Open the MLflow run that an output folder's job was tracked in, to add to it; yield its id.
 
-    Raises DataError where MLflow at `uri` cannot be reached or has no run of this folder.
+    Raises TrackingError where MLflow at `uri` cannot be reached or has no run of this folder.
     """
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -71,9 +74,9 @@ def reopened_run(uri: str, out: Path) -> Iterator[str]:
         experiments = [experiment.experiment_id for experiment in mlflow.search_experiments()]
         runs = mlflow.MlflowClient().search_runs(experiments, f"tags.{_KEY_TAG} = '{_key(out)}'")
     except Exception as error:  # stores raise errors of their own libraries
-        raise DataError(f"tracking_uri {uri}: MLflow cannot be read there: {_first_line(error)}") from error
+        raise TrackingError(f"tracking_uri {uri}: MLflow cannot be read there: {first_line(error)}") from error
     if not runs:
-        raise DataError(
+        raise TrackingError(
             f"tracking_uri {uri}: no run of {out} there; name the address that it was trained with, or null to write "
             "to the folder alone"
         )
@@ -82,41 +85,41 @@ def reopened_run(uri: str, out: Path) -> Iterator[str]:
 
 
 def log_data_set(name: str, digest: str, profile: Mapping[str, Any]) -> None:
-    """Name the log that a run was trained on, by the hash of its content."""
+    """Log which data set a run was trained on: its name and the hash of its content."""
     source = mlflow.data.http_dataset_source.HTTPDatasetSource(url=f"urn:sha256:{digest}")
     data_set = mlflow.data.meta_dataset.MetaDataset(source, name=name, digest=digest[:36])
     mlflow.log_input(data_set, context="training", tags={key: str(value) for key, value in profile.items()})
 
 
 def log_once(values: Mapping[str, float], step: int = 0) -> None:
-    """Keep metrics of one step; those that the run has already, from before a kill, are not kept twice."""
+    """Log metrics of one step, except those that the run already has because the job was killed and resumed."""
     run = mlflow.active_run()
     assert run is not None
     client = mlflow.MlflowClient()
-    known = client.get_run(run.info.run_id).data.metrics
+    logged = client.get_run(run.info.run_id).data.metrics
     new = {
         name: value
         for name, value in values.items()
-        if name not in known or all(point.step != step for point in client.get_metric_history(run.info.run_id, name))
+        if name not in logged or all(point.step != step for point in client.get_metric_history(run.info.run_id, name))
     }
     if new:
         mlflow.log_metrics(new, step=step)
 
 
 def log_curve(name: str, points: Mapping[int, float]) -> None:
-    """Keep a metric's values by step; where the run has another value for a step, the new one is the later."""
+    """Log a metric's values by step; a value that the run already has for a step is not logged twice."""
     run = mlflow.active_run()
     assert run is not None
-    known = {point.step: point.value for point in mlflow.MlflowClient().get_metric_history(run.info.run_id, name)}
+    logged = {point.step: point.value for point in mlflow.MlflowClient().get_metric_history(run.info.run_id, name)}
     for step, value in points.items():
-        if known.get(step) != value:
+        if logged.get(step) != value:
             mlflow.log_metric(name, value, step=step)
 
 
 def log_report(
     values: Mapping[str, Any], figures: Mapping[str, Figure], file: str = "report.json", text: str | None = None
 ) -> None:
-    """Keep a whole evaluation and its figures with the run; as Markdown too, which MLflow shows as tables."""
+    """Log an evaluation and its figures with the run; `text` is the same as Markdown, which MLflow shows as tables."""
     mlflow.log_dict(dict(values), file)
     if text is not None:
         mlflow.log_text(text, str(Path(file).with_suffix(".md")))
@@ -125,20 +128,20 @@ def log_report(
 
 
 def code_version() -> str:
-    """Name the code: the commit where it is a checkout, else the installed version."""
-    root = Path(__file__).parent.parent
-    if not (root / ".git").exists():  # installed inside another project's repository, git would name that one's commit
+    """Return the version of the code: the commit of a Git checkout, else the installed version."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():  # installed in another project's repository, git would return that one's commit
         return version("rm-rec")
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603 - ours
+        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603 - ours
     except (OSError, subprocess.CalledProcessError):
         return version("rm-rec")
-    return found
+    return commit
 
 
 def _key(out: Path) -> str:
-    """Return the key of the folder's run, drawn before there is one: a kill while it is made leaves no second run."""
+    """Return the key of the folder's run, written before the run is created: a killed job makes no second run."""
     file = out / _KEY_FILE
     if not file.exists() or not file.read_text().strip():
         write_text(file, uuid.uuid4().hex)
@@ -146,12 +149,8 @@ def _key(out: Path) -> str:
 
 
 def _find(experiment: str, key: str, tags: Mapping[str, str]) -> str | None:
-    """Find the run of a folder; one of another config or log, whose files were deleted since, is left alone."""
+    """Return the id of the folder's run with these tags; a run of another config or log is left alone."""
     for run in mlflow.MlflowClient().search_runs([experiment], f"tags.{_KEY_TAG} = '{key}'"):
         if all(run.data.tags.get(name, value) == value for name, value in tags.items()):
             return str(run.info.run_id)
     return None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

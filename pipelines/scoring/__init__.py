@@ -1,1 +1,1 @@
-"""From users' memories to click probabilities: candidate files and the scorer, for batches and for served models."""
+"""Scoring candidates from users' memories: files of candidates and the scorer, for batches and served models."""

@@ -1,4 +1,4 @@
-"""Candidates to score: Parquet files read in order, piece by piece, checked, and handed to a model."""
+"""Candidates to score: reading Parquet files in order and in pieces, and checking their columns."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from feature_store.errors import DataError
 from feature_store.logs.parquet_source import BOOLEAN, INTEGER, NOTHING, TEXT, ParquetSource
 from feature_store.logs.row_checks import read_column
 from feature_store.ragged import Ids
+from pipelines.errors import first_line
 from pipelines.models.artifact import ModelCard, TrainedModel
 from rm_rec.config.base import Settings
 
@@ -23,16 +24,16 @@ _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # how Hive names the folder of nulls
 
 
 class CandidateColumns(Settings):
-    """The candidates' own column names, where they are not those of the model's log."""
+    """Names of the candidates' columns, where they are not those of the model's log."""
 
     user: str | None = None
-    """Whose memory answers."""
+    """User whose memory is read."""
     item: str | None = None
-    """What may be shown."""
+    """Item that may be shown."""
     time: str | None = None
-    """When: as in the log. Without such a column every candidate is of the moment `at`."""
+    """Time of showing, as in the log; without such a column all candidates have the time --at."""
     prediction: str = "prediction"
-    """The column that is added: the click probability."""
+    """Name of the column of click probabilities that is added."""
 
 
 @dataclass(frozen=True)
@@ -47,37 +48,40 @@ class CandidateNames:
 
     @classmethod
     def of_log(cls, card: ModelCard) -> "CandidateNames":
-        """Name the columns as the log that a model was trained on, or its impressions' own files."""
-        log, shown = card.columns, card.impressions
-        if isinstance(shown, NextEvent):
+        """Return the columns of the log, or of the files of impressions, that a model was trained on."""
+        log, impressions = card.columns, card.impressions
+        if isinstance(impressions, NextEvent):
             return cls(log.user, log.item, log.time, (), ())
-        in_file = (shown.user, shown.item, shown.time) if isinstance(shown, ImpressionFile) else (None, None, None)
-        user, item, time = (own or of_log for own, of_log in zip(in_file, (log.user, log.item, log.time), strict=True))
-        return cls(user, item, time, shown.context_features, shown.context_dense)
+        user, item, time = log.user, log.item, log.time
+        if isinstance(impressions, ImpressionFile):
+            user, item, time = impressions.user or user, impressions.item or item, impressions.time or time
+        return cls(user, item, time, impressions.context_features, impressions.context_dense)
 
     @classmethod
     def of(cls, columns: CandidateColumns, trained: TrainedModel, source: ParquetSource) -> "CandidateNames":
-        """Find the columns, by the names given or those of the model's log; DataError where one cannot be read."""
+        """Return the columns by the given names, else by those of the model's log.
+
+        Raises DataError if one is missing or cannot be read, or if the column of predictions exists already.
+        """
         expected = cls.of_log(trained.card)
         user, item, time = columns.user or expected.user, columns.item or expected.item, columns.time or expected.time
         context, dense = expected.context, expected.dense
-        assert time is not None  # a log has times
+        assert time is not None  # a log always has times
         has_time = columns.time is not None or any(time in schema for schema in source.schemas)
         read_column(source, user, "id", USER)
         for column, name in ((item, ITEM), *((name, name) for name in context)):
             kind = read_column(source, column, "id" if name == ITEM else "category", feature_column(name)).kind
-            known = INTEGER if pa.types.is_integer(trained.vocabularies.features[name].ids.type) else TEXT
-            if kind != NOTHING and (INTEGER if kind in (INTEGER, BOOLEAN) else TEXT) != known:
+            trained_on = INTEGER if pa.types.is_integer(trained.vocabularies.features[name].ids.type) else TEXT
+            if kind != NOTHING and (INTEGER if kind in (INTEGER, BOOLEAN) else TEXT) != trained_on:
                 raise DataError(
-                    f"{source.path}: column {column!r} holds {kind}, but the model was trained on {known}, so that all "
-                    "would be unknown; cast the column"
+                    f"{source.path}: column {column!r} holds {kind}, but the model was trained on {trained_on}: "
+                    "all ids would be unknown; cast the column"
                 )
         if has_time:
             read_column(source, time, "time", TIME)
         for name in dense:
             read_column(source, name, "dense", dense_column(name))
-        taken = next((s for s in source.schemas if columns.prediction in s), None)
-        if taken is not None:
+        if any(columns.prediction in schema for schema in source.schemas):
             raise DataError(
                 f"{source.path}: there is a column {columns.prediction!r} already; name another: --columns.prediction X"
             )
@@ -87,32 +91,35 @@ class CandidateNames:
 def read_pieces(source: ParquetSource, rows: int, skip: int) -> Iterator[pa.Table]:
     """Read all columns, `rows` rows at a time, in the order of files and rows, after the first `skip` rows.
 
-    A piece ends where a file does. The names of folders (day=2026-11-20) are columns of text, as in a log. Columns keep
-    the types of the first file; another file that has others, or whose values cannot be cast, is a DataError.
+    A piece never spans two files. Folders such as day=2026-11-20 become columns of text, as in a log. Columns have the
+    types of the first file.
+
+    Raises:
+        DataError: a file has other columns than the first one, or values that cannot be cast to its types.
     """
     schema: pa.Schema | None = None
-    for place, path in enumerate(source.files):
-        first, count = source.first_row[place], source.file_rows[place]
+    for index, path in enumerate(source.files):
+        first, count = source.first_row[index], source.file_rows[index]
         folders = [part.split("=", 1) for part in path.relative_to(source.root).parts[:-1] if "=" in part]
         with pq.ParquetFile(path) as file:
             schema = schema or _with_folders(file.schema_arrow.empty_table(), folders).schema.remove_metadata()
             if first + count <= skip:
                 continue
-            done = first
+            end = first
             for batch in file.iter_batches(batch_size=rows):
-                done += len(batch)
-                if done <= skip:
+                end += len(batch)
+                if end <= skip:
                     continue
-                piece = pa.Table.from_batches([batch]).slice(max(0, len(batch) - (done - skip)))
+                piece = pa.Table.from_batches([batch]).slice(max(0, len(batch) - (end - skip)))
                 yield _cast(_with_folders(piece, folders), schema, path)
 
 
 def _with_folders(piece: pa.Table, folders: list[list[str]]) -> pa.Table:
-    """Add the columns that folders name; like DuckDB, which reads logs, in place of a file's own of that name."""
+    """Add the columns that folders name; as in DuckDB, they replace columns of the same name in the file."""
     for name, text in folders:
         value = pa.scalar(None if text == _NO_VALUE else unquote(text), pa.string())
-        kept = [column for column in piece.column_names if column != name]
-        piece = piece.select(kept).append_column(name, pa.repeat(value, len(piece)))
+        others = [column for column in piece.column_names if column != name]
+        piece = piece.select(others).append_column(name, pa.repeat(value, len(piece)))
     return piece
 
 
@@ -126,12 +133,12 @@ def _cast(piece: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
     try:
         return piece.select(schema.names).replace_schema_metadata(None).cast(schema)
     except (KeyError, pa.ArrowException, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise DataError(f"{path}: its columns cannot be read as the first file's: {reason}; cast them") from error
 
 
 def times_of(piece: pa.Table, column: str, first_row: int, path: str) -> Ids:
-    """Read times as a log's are: integers as they are, timestamps in microseconds; a null or fraction is an error."""
+    """Read times as in a log: integers, or timestamps as microseconds; raises DataError for nulls and fractions."""
     values = piece[column]
     if values.null_count:
         row = first_row + values.is_null().index(True).as_py()
@@ -139,13 +146,13 @@ def times_of(piece: pa.Table, column: str, first_row: int, path: str) -> Ids:
     kind = values.type
     try:
         if pa.types.is_timestamp(kind) and kind.unit == "ns":
-            # Rounded as in a log, which DuckDB reads.
+            # Rounded like DuckDB does, which reads logs.
             return np.asarray((values.cast(pa.int64()).to_numpy() + 500) // 1000, np.int64)
         if pa.types.is_timestamp(kind):
             values = values.cast(pa.timestamp("us", tz=kind.tz))
         values = values.cast(pa.int64())
     except pa.ArrowException as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise DataError(
             f"{path}: column {column!r} does not hold times, whole numbers or timestamps: {reason}"
         ) from error
@@ -153,14 +160,14 @@ def times_of(piece: pa.Table, column: str, first_row: int, path: str) -> Ids:
 
 
 def dense_of(piece: pa.Table, columns: tuple[str, ...], first_row: int, path: str) -> NDArray[np.float32]:
-    """Read numeric context [rows, columns]; what is not a finite number is an error."""
-    found = np.zeros((piece.num_rows, len(columns)), np.float32)
-    for place, name in enumerate(columns):
-        with np.errstate(over="ignore"):  # what overflows is infinite, and refused below
-            found[:, place] = pc.fill_null(piece[name].cast(pa.float64()), np.nan).to_numpy()
-        wrong = np.flatnonzero(~np.isfinite(found[:, place]))
+    """Read numeric context, float32 [rows, columns]; raises DataError if a value is not a finite number."""
+    values = np.zeros((piece.num_rows, len(columns)), np.float32)
+    for index, name in enumerate(columns):
+        with np.errstate(over="ignore"):  # an overflow becomes infinite, and is refused below
+            values[:, index] = pc.fill_null(piece[name].cast(pa.float64()), np.nan).to_numpy()
+        wrong = np.flatnonzero(~np.isfinite(values[:, index]))
         if len(wrong):
             raise DataError(
-                f"{path}: column {name!r}, row {first_row + int(wrong[0]):,} (from 0) is not a finite number; mend it"
+                f"{path}: column {name!r}, row {first_row + int(wrong[0]):,} (from 0) is not a finite number; fix it"
             )
-    return found
+    return values

@@ -1,4 +1,4 @@
-"""Click probabilities of candidates from their users' memories, and from nothing else."""
+"""Click probabilities of candidates from their users' memories alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from pipelines.models.memory_records import to_model
 from rm_rec.batch import Candidates
 from rm_rec.memory_state import MemoryState
 
-_USERS_AT_ONCE, _CANDIDATES_AT_ONCE = 64, 8192  # what fits a core's cache scores fastest
+_USERS_PER_BATCH, _CANDIDATES_PER_BATCH = 64, 8192  # batches that fit a core's cache are scored fastest
 
 
 def encode(
@@ -30,14 +30,14 @@ def encode(
     context: Mapping[str, pa.ChunkedArray],
     context_dense: NDArray[np.float32],
 ) -> Candidates:
-    """Turn the log's own ids of candidates [I] into embedding rows; whose they are is said later.
+    """Convert ids of candidates [I], as the log has them, to embedding rows; their users are set later.
 
-    An item's features come from the model's own table of items.
+    Features of items come from the model's table of items.
     """
     vocabularies = trained.vocabularies
     return Candidates(
         user=torch.zeros(len(time), dtype=torch.int64),
-        time=torch.tensor(time),  # a copy: Arrow's own memory cannot be written to, of which torch warns
+        time=torch.tensor(time),  # a copy: torch warns of Arrow's read-only memory
         targets={name: torch.from_numpy(rows) for name, rows in vocabularies.targets(canonical(items)).items()},
         context={name: torch.from_numpy(vocabularies.features[name].encode(ids)) for name, ids in context.items()},
         context_dense=torch.from_numpy(context_dense),
@@ -53,70 +53,73 @@ def click_probability(trained: TrainedModel, memories: MemoryState, candidates: 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model says of candidates."""
+    """Scores of candidates."""
 
-    probability: NDArray[np.float64]  # [I] of a click
+    probability: NDArray[np.float64]
+    """Click probability of each candidate [I]."""
     cold: int
-    """How many are of users without a memory."""
+    """Number of candidates whose users have no memory."""
 
 
 class Scorer:
-    """Scores candidates of many users, of any order, against one store."""
+    """Scores candidates with the memories of one store."""
 
     def __init__(self, trained: TrainedModel, store: MemoryStore) -> None:
         self.trained, self.store = trained, store
 
     def score(self, users: pa.Array | pa.ChunkedArray, candidates: Candidates) -> Scores:
-        """Score candidates of `users` [I], in any order; unknown users and items are scored as cold.
+        """Score candidates of `users` [I], in any order; users without a memory get an empty one.
 
         Raises:
-            DataError: ids of another type than the store's or the model's, or a memory that holds an event which is not
+            DataError: ids have another type than the store's or the model's, or a memory has an event that is not
                 before its candidate's time.
         """
-        given = typed(users, self.store.facts.memory.user_type, self.store.address)
-        coded = given.dictionary_encode(null_encoding="encode")
-        memories, found = self.store.get(coded.dictionary)
+        ids = typed(users, self.store.facts.memory.user_type, self.store.address)
+        coded = ids.dictionary_encode(null_encoding="encode")
+        memories, has_memory = self.store.get(coded.dictionary)
         user = coded.indices.to_numpy().astype(np.int64)
-        self._refuse_later(memories, found, coded.dictionary, user, candidates.time.numpy())
+        self._check_times(memories, has_memory, coded.dictionary, user, candidates.time.numpy())
         probability = np.zeros(len(user))
         order = np.argsort(user, kind="stable")
-        place = np.cumsum(found) - 1
-        for first, last in _runs(user[order]):
-            some = order[first:last]
-            who, theirs = np.unique(user[some], return_inverse=True)
-            known = to_model(self.trained.model.memory, memories.select(place[who[found[who]]]), found[who])
-            chosen = candidates.take(torch.from_numpy(some)).of_users(torch.from_numpy(theirs))
-            probability[some] = click_probability(self.trained, known, chosen)
-        return Scores(probability, cold=int((~found)[user].sum()))
+        row = np.cumsum(has_memory) - 1  # of a user among `memories`
+        for first, last in _batches(user[order]):
+            indices = order[first:last]
+            users_of_batch, user_index = np.unique(user[indices], return_inverse=True)
+            known = memories.select(row[users_of_batch[has_memory[users_of_batch]]])
+            state = to_model(self.trained.model.memory, known, has_memory[users_of_batch])
+            batch = candidates.take(torch.from_numpy(indices)).of_users(torch.from_numpy(user_index))
+            probability[indices] = click_probability(self.trained, state, batch)
+        return Scores(probability, cold=int((~has_memory)[user].sum()))
 
-    def _refuse_later(
-        self, memories: Memories, found: NDArray[np.bool_], users: pa.Array, user: Ids, time: Ids
+    def _check_times(
+        self, memories: Memories, has_memory: NDArray[np.bool_], users: pa.Array, user: Ids, time: Ids
     ) -> None:
-        newest = np.full(len(found), np.iinfo(np.int64).min)
-        newest[found] = memories.records["last_time"]
+        """Raise DataError if a memory has an event that is not before its candidate's time."""
+        newest = np.full(len(has_memory), np.iinfo(np.int64).min)
+        newest[has_memory] = memories.records["last_time"]
         later = np.flatnonzero(newest[user] >= time)
         if len(later):
-            who = user[later[0]]
+            first = int(user[later[0]])
             raise DataError(
-                f"{self.store.address}: the memory of user {users[int(who)].as_py()!r} has an event of {newest[who]}, "
+                f"{self.store.address}: the memory of user {users[first].as_py()!r} has an event of {newest[first]}, "
                 f"no earlier than its candidate's time {time[later[0]]}, and would look ahead; score later candidates, "
                 "or build memories of earlier events alone"
             )
 
 
-def _runs(sorted_user: Ids) -> list[tuple[int, int]]:
-    """Cut candidates, sorted by user, into runs of few users and not too many candidates."""
+def _batches(sorted_user: Ids) -> list[tuple[int, int]]:
+    """Cut candidates, sorted by user, into (first, last) batches of limited numbers of users and candidates."""
     bounds = [*np.flatnonzero(np.diff(sorted_user, prepend=-1)).tolist(), len(sorted_user)]
-    runs, first = [], 0
+    batches, first = [], 0
     for begin, end in pairwise(bounds):
         if begin > first and (
-            end - first > _CANDIDATES_AT_ONCE or sorted_user[begin] - sorted_user[first] >= _USERS_AT_ONCE
+            end - first > _CANDIDATES_PER_BATCH or sorted_user[begin] - sorted_user[first] >= _USERS_PER_BATCH
         ):
-            runs.append((first, begin))
+            batches.append((first, begin))
             first = begin
-        while end - first > _CANDIDATES_AT_ONCE:
-            runs.append((first, first + _CANDIDATES_AT_ONCE))
-            first += _CANDIDATES_AT_ONCE
+        while end - first > _CANDIDATES_PER_BATCH:
+            batches.append((first, first + _CANDIDATES_PER_BATCH))
+            first += _CANDIDATES_PER_BATCH
     if first < len(sorted_user):
-        runs.append((first, len(sorted_user)))
-    return runs
+        batches.append((first, len(sorted_user)))
+    return batches

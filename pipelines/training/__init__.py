@@ -1,1 +1,1 @@
-"""From a prepared log to fitted weights."""
+"""Training: batches of a prepared log, epochs, checkpoints and fine-tuning."""

@@ -1,4 +1,4 @@
-"""From sequences on disk to batches of tensors: which users go together, and in what order."""
+"""Batches of tensors from sequences: which users share a batch, and in what order."""
 
 from collections.abc import Iterator
 
@@ -12,13 +12,13 @@ from feature_store.vocabulary.vocabularies import Vocabularies
 from rm_rec.batch import UserBatch
 from rm_rec.config import FeatureSpace
 
-# Batches are made of users of like length, sorted within this many batches' worth, so that little is padded and the
-# order stays random.
+# Users are sorted by length within groups of this many batches: batches then need little padding, and the order stays
+# random.
 _BATCHES_SORTED_TOGETHER = 24
 
 
 def feature_space(columns: Columns, impressions: Impressions, vocabularies: Vocabularies) -> FeatureSpace:
-    """Say which features a log gives a model, and how many rows each one's table needs."""
+    """Return the features that a log gives a model, and the number of rows of each one's embedding table."""
     context: tuple[str, ...] = ()
     num_dense = 0
     if not isinstance(impressions, NextEvent):
@@ -36,7 +36,7 @@ def feature_space(columns: Columns, impressions: Impressions, vocabularies: Voca
 
 
 def to_batch(sequences: UserSequences) -> UserBatch:
-    """Hand users to the model as tensors."""
+    """Convert users' sequences from NumPy to tensors."""
     return UserBatch(
         event_lengths=torch.from_numpy(np.diff(sequences.event_offsets)),
         event_time=torch.from_numpy(sequences.event_time),
@@ -52,22 +52,21 @@ def to_batch(sequences: UserSequences) -> UserBatch:
 
 
 def plan_batches(sequences: UserSequences, max_events: int, generator: np.random.Generator | None) -> list[Ids]:
-    """Group the users that have impressions, so that a batch holds at most `max_events` events, padding included.
+    """Group the users that have impressions into batches of at most `max_events` events, padding included.
 
-    Users are shuffled if there is a generator, else sorted by length. A user longer than that is a batch of its own.
+    Users are shuffled if there is a generator, else sorted by length. A user with more events is a batch of its own.
     """
     users = np.flatnonzero(np.diff(sequences.impression_offsets))
     lengths = np.diff(sequences.event_offsets)
     if generator is not None:
         generator.shuffle(users)
         mean = max(1.0, float(lengths[users].mean())) if len(users) else 1.0
-        together = max(1, int(_BATCHES_SORTED_TOGETHER * max_events / mean))
+        group_size = max(1, int(_BATCHES_SORTED_TOGETHER * max_events / mean))
     else:
-        together = max(1, len(users))
+        group_size = max(1, len(users))
     batches: list[Ids] = []
-    for start in range(0, len(users), together):
-        some = users[start : start + together]
-        batches += pack_users(some, lengths, max_events)
+    for start in range(0, len(users), group_size):
+        batches += pack_users(users[start : start + group_size], lengths, max_events)
     if generator is not None:
         generator.shuffle(batches)
     return batches
@@ -76,7 +75,7 @@ def plan_batches(sequences: UserSequences, max_events: int, generator: np.random
 def iterate_batches(
     sequences: UserSequences, split: int, max_events: int, generator: np.random.Generator | None = None
 ) -> Iterator[tuple[UserSequences, UserBatch]]:
-    """Yield the users that have impressions of a split, batch by batch, with that split's impressions only."""
+    """Yield the users that have impressions in a split, batch by batch, with only that split's impressions."""
     part = sequences.select(np.arange(len(sequences.users)), split)
     for users in plan_batches(part, max_events, generator):
         chosen = part.select(users, None)
@@ -84,7 +83,7 @@ def iterate_batches(
 
 
 def pack_users(users: Ids, lengths: Ids, max_events: int) -> list[Ids]:
-    """Cut users, shortest first, into batches whose padded size fits; a longer user is a batch of its own."""
+    """Cut users, shortest first, into batches of at most `max_events` with padding; a longer user is its own batch."""
     users = users[np.argsort(lengths[users], kind="stable")]
     batches, start = [], 0
     for end in range(1, len(users) + 1):

@@ -1,6 +1,6 @@
-"""Checkpoints of a fit: safetensors and JSON, replaced at once, so that a kill leaves the one before.
+"""Checkpoints of training: safetensors and JSON, replaced atomically, so that a kill leaves the previous one.
 
-current         a link to the checkpoint to go on from
+current         a link to the checkpoint to resume from
 step-E-B/       after E epochs and B batches: weights, optimiser, random state, progress, the best epoch's weights
 """
 
@@ -12,8 +12,8 @@ import torch
 from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
-from feature_store.errors import DataError
 from feature_store.files import sync_folder, sync_tree
+from pipelines.errors import ModelError, RunError, first_line
 from pipelines.models.tensor_files import read_tensors, write_tensors
 from rm_rec.config.base import Settings
 
@@ -23,54 +23,55 @@ _RNG, _CUDA_RNG = "rng", "rng_cuda"
 
 
 class Epoch(Settings):
-    """What one epoch came to."""
+    """Results of one epoch."""
 
     number: int
     loss: float
     validation_auc: float
     train_seconds: float
     rehearsal: dict[str, float] = Field(default_factory=dict)
-    """Rehearsal's losses and successes, where there is one."""
+    """Rehearsal's losses and accuracies; empty without rehearsal."""
 
 
 class FitState(Settings):
-    """How far a fit is; a new one for each step."""
+    """Progress of training; each step makes a new one."""
 
     fingerprint: str
-    """Of config and data: a checkpoint of another run is never taken up."""
+    """Hash of config and data: a checkpoint of another run is refused."""
     epochs: tuple[Epoch, ...] = ()
     batches_done: int = 0
-    """Batches of the running epoch."""
+    """Batches of the current epoch."""
     loss_sum: float = 0.0
     num_impressions: int = 0
     rehearsal_sums: dict[str, float] = Field(default_factory=dict)
-    """Rehearsal's figures of the running epoch, each times the impressions it is of."""
+    """Sums of rehearsal's metrics over the impressions of the current epoch."""
     rehearsal_impressions: dict[str, int] = Field(default_factory=dict)
+    """Number of impressions that each sum is over."""
 
     @property
     def mean_loss(self) -> float:
-        """Mean loss of the running epoch so far."""
+        """Mean loss of the current epoch so far."""
         return self.loss_sum / max(1, self.num_impressions)
 
     @property
     def mean_rehearsal(self) -> dict[str, float]:
-        """Means of rehearsal's figures over the running epoch so far."""
+        """Means of rehearsal's metrics over the current epoch so far."""
         return {name: total / self.rehearsal_impressions[name] for name, total in self.rehearsal_sums.items()}
 
     @property
     def best(self) -> Epoch | None:
-        """The first of the epochs with the highest validation AUC."""
+        """The epoch with the highest validation AUC, the first of equal ones."""
         return max(self.epochs, key=lambda epoch: epoch.validation_auc, default=None)
 
     def is_finished(self, max_epochs: int, patience: int) -> bool:
-        """Say whether no further epoch is due."""
-        waited = len(self.epochs) - self.best.number if self.best else 0
-        return len(self.epochs) >= max_epochs or waited >= patience
+        """Return whether training is to stop."""
+        without_gain = len(self.epochs) - self.best.number if self.best else 0
+        return len(self.epochs) >= max_epochs or without_gain >= patience
 
     def after_batch(
         self, loss_sum: float, num_impressions: int, rehearsal: Mapping[str, float] | None = None
     ) -> "FitState":
-        """Count one batch; its rehearsal's figures are means over its impressions."""
+        """Add one batch; its rehearsal metrics are means over its impressions."""
         sums, impressions = dict(self.rehearsal_sums), dict(self.rehearsal_impressions)
         for name, mean in (rehearsal or {}).items():
             sums[name] = sums.get(name, 0.0) + mean * num_impressions
@@ -86,12 +87,12 @@ class FitState(Settings):
         )
 
     def after_epoch(self, epoch: Epoch) -> "FitState":
-        """Close the running epoch."""
+        """End the current epoch."""
         return FitState(fingerprint=self.fingerprint, epochs=(*self.epochs, epoch))
 
 
 def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: FitState) -> None:
-    """Write a checkpoint beside the one before, then make it the current one by one rename."""
+    """Write a checkpoint beside the previous one, then make it the current one by renaming a link."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -104,7 +105,7 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
         shutil.copyfile(partial / _WEIGHTS, partial / _BEST)
     elif (folder / "current" / _BEST).exists():
         shutil.copyfile(folder / "current" / _BEST, partial / _BEST)
-    # A link to a folder can be replaced at once, a folder that is not empty cannot.
+    # A link to a folder can be replaced atomically, a folder that is not empty cannot.
     name = f"step-{len(state.epochs)}-{state.batches_done}"
     shutil.rmtree(folder / name, ignore_errors=True)
     sync_tree(partial)
@@ -122,32 +123,36 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
 def load_checkpoint(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str
 ) -> FitState | None:
-    """Take up the current checkpoint, if there is one; raise DataError if it is of another config or damaged."""
+    """Load the current checkpoint into model and optimizer and return its state; None if there is no checkpoint.
+
+    Raises:
+        RunError: it is damaged, of another config or log, or does not fit the model.
+    """
     current = folder / "current"
     if not current.exists():
         return None
     try:
         state = FitState.model_validate_json((current / _STATE).read_text())
     except (ValidationError, UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{current / _STATE} is damaged; delete {folder} to train anew") from error
+        raise RunError(f"{current / _STATE} is damaged; delete {folder} to train anew") from error
     if state.fingerprint != fingerprint:
-        raise DataError(
+        raise RunError(
             f"{folder} holds a run of another config or log; give another --out, or delete that folder to train anew"
         )
     try:
         if state.best is not None:
-            read_tensors(current / _BEST)  # a damaged one would else be found only after hours of training
+            read_tensors(current / _BEST)  # else damage would only be noticed after hours of training
         model.load_state_dict(read_tensors(current / _WEIGHTS))
         tensors = read_tensors(current / _OPTIMIZER)
         torch.set_rng_state(tensors.pop(_RNG))
         if _CUDA_RNG in tensors:
             torch.cuda.set_rng_state(tensors.pop(_CUDA_RNG), _device(model))
         _restore_optimizer(optimizer, tensors)
-    except DataError as error:
-        raise DataError(f"{error}; delete {folder} to train anew") from error
+    except ModelError as error:
+        raise RunError(f"{error}; delete {folder} to train anew") from error
     except (RuntimeError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{current} does not fit this model ({reason}); delete {folder} to train anew") from error
+        reason = first_line(error)
+        raise RunError(f"{current} does not fit this model ({reason}); delete {folder} to train anew") from error
     return state
 
 

@@ -1,4 +1,4 @@
-"""A prepared log as training sees it: bucket after bucket of users, with negatives drawn anew each epoch."""
+"""A prepared log as training reads it: bucket after bucket of users, with new negatives in each epoch."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +15,9 @@ TRAIN, VALIDATION, TEST = range(len(SPLITS))
 
 
 class LogData:
-    """One bucket of users is in memory at a time; a log of one bucket is read once.
+    """The users of a prepared log, of which one bucket is in memory at a time.
 
-    Held-out negatives are items of `drawn_from`, where another model's are asked for.
+    `negatives_of` is the vocabulary that held-out negatives are sampled from; the default is `vocabularies`.
     """
 
     def __init__(
@@ -25,12 +25,12 @@ class LogData:
         config: DataConfig,
         prepared: PreparedLog,
         vocabularies: Vocabularies,
-        drawn_from: Vocabularies | None = None,
+        negatives_of: Vocabularies | None = None,
     ) -> None:
         self.config = config
         self.prepared = prepared
         self.vocabularies = vocabularies
-        self._drawn_from = drawn_from
+        self._negatives_of = negatives_of
         self._last: tuple[int, UserSequences] | None = None
 
     @classmethod
@@ -38,18 +38,18 @@ class LogData:
         cls,
         config: DataConfig,
         folder: Path,
-        report: Callable[[str], None],
+        notify: Callable[[str], None],
         vocabularies: Vocabularies | None = None,
     ) -> "LogData":
-        """Check, bucket and sort the log in a folder; without vocabularies, count them on the training events."""
-        prepared = prepare(config, folder, report=report)
+        """Check, bucket and sort the log into a folder; without vocabularies, make them from the training events."""
+        prepared = prepare(config, folder, report=notify)
         return cls(config, prepared, vocabularies or Vocabularies.fit(prepared, config))
 
     def bucket(self, index: int) -> UserSequences:
         """Read one bucket of users."""
         if self._last is None or self._last[0] != index:
-            found = load_sequences(self.prepared, index, self.vocabularies, self.config, self._drawn_from)
-            self._last = (index, found)
+            sequences = load_sequences(self.prepared, index, self.vocabularies, self.config, self._negatives_of)
+            self._last = (index, sequences)
         return self._last[1]
 
     def buckets(self) -> Iterator[UserSequences]:
@@ -58,20 +58,20 @@ class LogData:
             yield self.bucket(index)
 
     def num_impressions(self, split: int) -> int:
-        """Count the impressions of a split, sampled negatives among them."""
-        of_log = sum(self.prepared.manifest.split_counts[split])
+        """Count the impressions of a split, including sampled negatives."""
+        num_logged = sum(self.prepared.manifest.split_counts[split])
         impressions = self.config.impressions
-        return of_log * (1 + impressions.negatives) if isinstance(impressions, NextEvent) else of_log
+        return num_logged * (1 + impressions.negatives) if isinstance(impressions, NextEvent) else num_logged
 
     @property
     def num_training_events(self) -> int:
-        """About how many events training reads in an epoch: the events, in the share of training's impressions."""
+        """Approximate number of events that training reads in an epoch, by its fraction of the impressions."""
         manifest = self.prepared.manifest
         train, *others = (sum(counts) for counts in manifest.split_counts)
         return manifest.events * train // max(1, train + sum(others))
 
     def epoch(self, seed: int, epoch: int) -> Iterator[tuple[UserSequences, np.random.Generator]]:
-        """Read all users in an order, and with negatives, that depend on the seed and the epoch alone."""
+        """Read all users in an order and with negatives that depend only on the seed and the epoch."""
         order = np.random.default_rng([seed, epoch]).permutation(self.prepared.num_buckets)
         for index in order:
             generator = np.random.default_rng([seed, epoch, int(index)])

@@ -1,4 +1,4 @@
-"""The fit: epochs over users, early stopping on validation, and checkpoints from which it goes on as if unbroken."""
+"""Training: epochs over users, early stopping on validation, and checkpoints to resume from with the same result."""
 
 import time
 from collections import Counter
@@ -28,58 +28,59 @@ from rm_rec.model import ClickModel
 from rm_rec.rehearsal.objective import RehearsalObjective
 from rm_rec.stretch_loss import sum_of_losses
 
-# What predictions.parquet holds beside the columns that a recipe carries along.
+# Columns of predictions.parquet, beside those that a recipe carries from the log.
 PREDICTED_COLUMNS = ("user_id", "item_id", "timestamp", "split", "label", "history_length", "prediction")
 
 
 class OptimizerConfig(Settings):
-    """Adam, with learning rates of their own for the network and the embeddings."""
+    """AdamW, with separate learning rates for the network and the embeddings."""
 
     lr: float = Field(3e-3, gt=0.0, le=1.0)
-    """Of the network."""
+    """Learning rate of the network."""
     embedding_lr: float = Field(1e-2, gt=0.0, le=1.0)
-    """Of the embeddings, whose rows each get few gradients."""
+    """Learning rate of the embeddings; higher than the network's, as each row gets few gradients."""
     weight_decay: float = Field(0.0, ge=0.0, le=1.0)
-    """Decoupled (AdamW), on the network only: on embeddings it would shrink rare items most."""
+    """Decoupled weight decay of the network. Embeddings have none: it would shrink those of rare items most."""
     clip_norm: float = Field(1.0, gt=0.0)
-    """The network's gradients are scaled down to at most this norm."""
+    """Maximum norm of the network's gradients, and of rehearsal's; larger ones are scaled down to it."""
 
 
 class TrainingConfig(Settings):
-    """How long and in what pieces to train."""
+    """Number of epochs, size of batches, seed and device."""
 
     epochs: int = Field(20, ge=1)
-    """At most this many."""
+    """Maximum number of epochs."""
     patience: int = Field(3, ge=1)
     """Stop after this many epochs without a better validation AUC; the best epoch's weights are kept."""
     batch_events: int = Field(4096, ge=1)
-    """Events of a batch, padding included; users go into a batch whole."""
+    """Maximum number of events in a batch, padding included; a longer user is a batch of its own."""
     min_batches: int = Field(100, ge=1)
-    """Batches of a small log are made smaller, so that an epoch has about this many steps."""
+    """Approximate minimum number of batches in an epoch: on a small log, batches are made smaller to reach it."""
     seed: int = Field(0, ge=0)
+    """Seed of the initial weights, the order of users, training's sampled negatives and rehearsal."""
     threads: int = Field(0, ge=0)
-    """CPU threads; 0 leaves PyTorch's own choice."""
+    """Number of CPU threads; 0 is PyTorch's default."""
     device: str = "cpu"
-    """Where tensors live: cpu, cuda, cuda:1, ..."""
+    """Device to train on: cpu, cuda, cuda:1, ..."""
     checkpoint_minutes: float = Field(5.0, gt=0.0)
-    """A checkpoint is written at least this often, and after each epoch."""
+    """Maximum minutes between two checkpoints; one is also written after each epoch."""
 
 
 class Outcome(NamedTuple):
-    """What a batch came to: the loss to go backward from, and figures of it.
+    """Loss and metrics of a batch.
 
-    A tuple, so that DistributedDataParallel finds the loss: within a dataclass it would not, and not synchronise.
+    It is a tuple because DistributedDataParallel looks for the loss in tuples, not in dataclasses, to synchronise.
     """
 
     loss: Tensor
     click_loss: float
     """Sum of the click losses of the batch's impressions."""
     rehearsal: dict[str, float]
-    """Rehearsal's figures, means over the impressions of the stretches that have them."""
+    """Rehearsal's metrics: means over the stretches that have them, weighted by impressions."""
 
 
 class Learner(nn.Module):
-    """All that is trained: the model, and the rehearsal that is no part of it."""
+    """Everything that is trained: the model, and the rehearsal, which is no part of the model."""
 
     def __init__(self, model: ClickModel, rehearsal: RehearsalConfig | None) -> None:
         super().__init__()
@@ -87,20 +88,20 @@ class Learner(nn.Module):
         self.rehearsal = RehearsalObjective(rehearsal, model.memory) if rehearsal is not None else None
 
     def forward(self, batch: UserBatch, generator: torch.Generator) -> Outcome:
-        """Return a batch's loss, found stretch by stretch; its vectors are looked up once, and go backward once."""
+        """Return a batch's loss, summed stretch by stretch; embeddings are looked up once, with one backward pass."""
         vectors = self.model.embed(batch)
-        figures = _Figures()
+        metrics = _Metrics()
         weights = [weight for name, weight in self.named_parameters() if not name.startswith("model.embedding.")]
 
         def losses(leaves: Sequence[Tensor]) -> Iterator[Tensor]:
-            return self._losses(batch, Embedded(*leaves), generator, figures)
+            return self._losses(batch, Embedded(*leaves), generator, metrics)
 
-        given = (vectors.events, vectors.content, vectors.targets, vectors.context)
-        loss = sum_of_losses(losses, given, weights)
-        return Outcome(loss, figures.click_loss, figures.means())
+        inputs = (vectors.events, vectors.content, vectors.targets, vectors.context)
+        loss = sum_of_losses(losses, inputs, weights)
+        return Outcome(loss, metrics.click_loss, metrics.means())
 
     def _losses(
-        self, batch: UserBatch, vectors: Embedded, generator: torch.Generator, figures: "_Figures"
+        self, batch: UserBatch, vectors: Embedded, generator: torch.Generator, metrics: "_Metrics"
     ) -> Iterator[Tensor]:
         memory, rehearsal = self.model.memory, None
         if self.rehearsal is not None:
@@ -112,32 +113,32 @@ class Learner(nn.Module):
             label = batch.label.index_select(0, output.impression)
             click_loss = nn.functional.binary_cross_entropy_with_logits(output.logits, label, reduction="sum")
             loss = click_loss / len(batch.label)
-            share = len(label) / len(batch.label)  # stretches weigh by their impressions, as in the click loss
+            weight = len(label) / len(batch.label)  # a stretch counts by its impressions, as in the click loss
             penalty = memory.penalty(output.memory, label > 0.5)
             if penalty is not None:
-                loss = loss + share * penalty
+                loss = loss + weight * penalty
             rehearsed = rehearsal.loss(output.memory) if rehearsal is not None else None
             if rehearsed is not None:
-                loss = loss + share * rehearsed.loss
-            figures.add(click_loss, share, rehearsed.figures if rehearsed is not None else {})
+                loss = loss + weight * rehearsed.loss
+            metrics.add(click_loss, weight, rehearsed.figures if rehearsed is not None else {})
             yield loss
 
 
-class _Figures:
-    """Adds up what the stretches of a batch came to."""
+class _Metrics:
+    """Sums metrics over the stretches of a batch."""
 
     def __init__(self) -> None:
         self.click_loss = 0.0
         self._sums: Counter[str] = Counter()
-        self._shares: Counter[str] = Counter()
+        self._weights: Counter[str] = Counter()
 
-    def add(self, click_loss: Tensor, share: float, rehearsal: Mapping[str, float]) -> None:
+    def add(self, click_loss: Tensor, weight: float, rehearsal: Mapping[str, float]) -> None:
         self.click_loss += click_loss.item()
-        self._sums.update({name: share * value for name, value in rehearsal.items()})
-        self._shares.update(dict.fromkeys(rehearsal, share))
+        self._sums.update({name: weight * value for name, value in rehearsal.items()})
+        self._weights.update(dict.fromkeys(rehearsal, weight))
 
     def means(self) -> dict[str, float]:
-        return {name: value / self._shares[name] for name, value in self._sums.items()}
+        return {name: value / self._weights[name] for name, value in self._sums.items()}
 
 
 class Fit:
@@ -159,14 +160,14 @@ class Fit:
         self.state = FitState(fingerprint=fingerprint)
 
     def resume(self) -> bool:
-        """Go on from the folder's checkpoint, if there is one of the same config and data."""
+        """Load the folder's checkpoint and return whether there is one; raises RunError as `load_checkpoint`."""
         state = load_checkpoint(self.folder, self.learner, self.optimizer, self.state.fingerprint)
         if state is not None:
             self.state = state
         return state is not None
 
     def run(self, after_epoch: Callable[[Epoch], None]) -> FitState:
-        """Train until no epoch helps, then leave the best epoch's weights in the model."""
+        """Train until early stopping, then load the best epoch's weights into the model."""
         while not self.state.is_finished(self.training.epochs, self.training.patience):
             after_epoch(self._epoch())
         self.learner.load_state_dict(best_weights(self.folder))
@@ -185,9 +186,9 @@ class Fit:
                     if batch_number <= self.state.batches_done:
                         progress.advance(len(batch.label))
                         continue
-                    # Drawn from the batch's number, so that a run taken up again rehearses as if it was unbroken.
-                    draws = np.random.SeedSequence([self.training.seed, epoch, batch_number]).generate_state(1)
-                    random = torch.Generator(self.training.device).manual_seed(int(draws[0]))
+                    # Seeded by the batch's number, so that a resumed run rehearses like an uninterrupted one.
+                    seed = np.random.SeedSequence([self.training.seed, epoch, batch_number]).generate_state(1)
+                    random = torch.Generator(self.training.device).manual_seed(int(seed[0]))
                     step = training_step(
                         self.learner, self.optimizer, batch.to(self.training.device), self.clip_norm, random
                     )
@@ -196,19 +197,19 @@ class Fit:
                     if time.monotonic() - last_saved > 60 * self.training.checkpoint_minutes:
                         save_checkpoint(self.folder, self.learner, self.optimizer, self.state)
                         last_saved = time.monotonic()
-        trained_for = time.monotonic() - started
+        train_seconds = time.monotonic() - started
         predictions = predict(self.learner.model, self.data, VALIDATION, self.training)
         validation_auc = auc(predictions["label"].to_numpy(), predictions["prediction"].to_numpy())
-        done = Epoch(
+        result = Epoch(
             number=epoch + 1,
             loss=self.state.mean_loss,
             validation_auc=validation_auc,
-            train_seconds=trained_for,
+            train_seconds=train_seconds,
             rehearsal=self.state.mean_rehearsal,
         )
-        self.state = self.state.after_epoch(done)
+        self.state = self.state.after_epoch(result)
         save_checkpoint(self.folder, self.learner, self.optimizer, self.state)
-        return done
+        return result
 
 
 def device_of(name: str, setting: str) -> torch.device:
@@ -222,14 +223,14 @@ def device_of(name: str, setting: str) -> torch.device:
 
 
 def build_optimizer(learner: Learner, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Return the optimiser of all weights that are not frozen: embeddings, the model's network, the rehearsal's."""
+    """Return the optimizer of all weights that are not frozen: embeddings, network and rehearsal."""
 
-    def trained(weights: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    def not_frozen(weights: Iterable[nn.Parameter]) -> list[nn.Parameter]:
         return [weight for weight in weights if weight.requires_grad]
 
     groups = [
-        {"params": trained(learner.model.embedding.parameters()), "lr": config.embedding_lr, "weight_decay": 0.0},
-        {"params": trained(_network(learner.model)), "weight_decay": config.weight_decay},
+        {"params": not_frozen(learner.model.embedding.parameters()), "lr": config.embedding_lr, "weight_decay": 0.0},
+        {"params": not_frozen(_network(learner.model)), "weight_decay": config.weight_decay},
     ]
     if learner.rehearsal is not None:
         groups.append({"params": list(learner.rehearsal.parameters()), "weight_decay": config.weight_decay})
@@ -239,7 +240,7 @@ def build_optimizer(learner: Learner, config: OptimizerConfig) -> torch.optim.Op
 def training_step(
     learner: Learner, optimizer: torch.optim.Optimizer, batch: UserBatch, clip_norm: float, generator: torch.Generator
 ) -> Outcome:
-    """Take one optimiser step on a batch."""
+    """Take one optimizer step on a batch."""
     optimizer.zero_grad(set_to_none=True)
     outcome: Outcome = learner(batch, generator)
     outcome.loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
@@ -256,12 +257,12 @@ def _network(model: ClickModel) -> list[nn.Parameter]:
 
 
 def predict(model: ClickModel, data: LogData, split: int, training: TrainingConfig) -> pa.Table:
-    """Score every impression of a split, as a table whose columns `pipelines.evaluate` reads."""
+    """Score every impression of a split; return a table with PREDICTED_COLUMNS and the carried columns."""
     model.eval()
     parts: list[pa.Table] = []
     with torch.inference_mode():
         for sequences in data.buckets():
-            # Without gradients a batch may be larger.
+            # A batch without gradients may be larger.
             for chosen, batch in iterate_batches(sequences, split, 4 * training.batch_events):
                 probability = torch.sigmoid(model(batch.to(training.device)).double()).cpu().numpy()
                 parts.append(_predictions(chosen, probability, split))

@@ -1,4 +1,4 @@
-"""Predictions of a trained model on a log it was not trained on, or was: with its own columns and vocabulary."""
+"""Predictions of a trained model on any log with the same columns, by the model's own vocabulary."""
 
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -12,6 +12,7 @@ from feature_store.errors import DataError
 from feature_store.files import replacing
 from feature_store.logs.preparation import prepare
 from feature_store.vocabulary.vocabularies import Vocabularies
+from pipelines.errors import ModelError, SettingsError
 from pipelines.models.artifact import ModelCard, TrainedModel, load_model
 from pipelines.training.batches import feature_space
 from pipelines.training.data import LogData
@@ -24,19 +25,24 @@ def score_log(
     config: DataConfig,
     split: str | None,
     out: Path,
-    report: Callable[[str], None],
+    notify: Callable[[str], None],
     allowed_packages: Collection[str] = (),
 ) -> Path:
-    """Score one split of a log (None: every impression), as `out/predictions.parquet`; the prepared log lies beside it.
+    """Score one split of a log (None: every impression); write and return `out/predictions.parquet`.
 
-    Columns and impressions are those that the model was trained on, unless the config names others. Raises DataError
-    where the log does not give the model's features or the split is empty.
+    Columns and impressions are those that the model was trained on, unless the config names others. The log is prepared
+    in `out/prepared`.
+
+    Raises:
+        SettingsError: there is no such split.
+        ModelError: the model cannot be read, or reads other features than the log gives.
+        DataError: the log cannot be read, or the split is empty.
     """
     if split is not None and split not in SPLITS:
-        raise DataError(f"split {split!r}: must be one of {', '.join(SPLITS)}, or null for all")
+        raise SettingsError(f"split {split!r}: must be one of {', '.join(SPLITS)}, or null for all")
     trained = load_model(model, allowed_packages)
     out.mkdir(parents=True, exist_ok=True)
-    scored = score(trained, str(model), described(config, trained.card), split, out / "prepared", report)
+    scored = score(trained, str(model), described(config, trained.card), split, out / "prepared", notify)
     path = out / "predictions.parquet"
     with replacing(path) as partial:
         pq.write_table(scored, partial, compression="zstd")
@@ -49,40 +55,49 @@ def score(
     config: DataConfig,
     split: str | None,
     folder: Path,
-    report: Callable[[str], None],
-    drawn_from: Vocabularies | None = None,
+    notify: Callable[[str], None],
+    negatives_of: Vocabularies | None = None,
 ) -> pa.Table:
-    """Return a model's predictions on one split of a log that the config describes in full, prepared in a folder.
+    """Return a model's predictions on one split of a log that the config describes in full; prepare it in `folder`.
 
-    `name` is what errors call the model; sampled negatives are items of `drawn_from`, where it is given, rather than
-    of the model's own vocabulary. Raises DataError as `score_log`.
+    `name` is the model's name in errors. Negatives are sampled from the vocabulary `negatives_of`, by default the
+    model's own. Raises ModelError and DataError as `score_log`.
     """
-    prepared = prepare(config, folder, report=report, for_training=False)
-    data = LogData(config, prepared, trained.vocabularies, drawn_from)
-    found = {*config.columns.event_features, *config.columns.item_features}
-    known = {*trained.card.columns.event_features, *trained.card.columns.item_features}
-    if found != known or feature_space(config.columns, config.impressions, data.vocabularies) != trained.card.features:
-        raise DataError(
+    prepared = prepare(config, folder, report=notify, for_training=False)
+    data = LogData(config, prepared, trained.vocabularies, negatives_of)
+    if not reads_same_features(trained, config):
+        raise ModelError(
             f"{name}: the model reads other features than data.columns and data.impressions name: leave both out"
         )
-    wanted = [index for index, label in enumerate(SPLITS) if split in (None, label)]
-    tables = [predict(trained.model, data, index, TrainingConfig()) for index in wanted if data.num_impressions(index)]
+    indices = [index for index, label in enumerate(SPLITS) if split in (None, label)]
+    tables = [predict(trained.model, data, index, TrainingConfig()) for index in indices if data.num_impressions(index)]
     if not tables:
         raise DataError(f"{config.log}: no impression falls in the {split} split; choose another with --split")
     return pa.concat_tables(tables)
 
 
+def reads_same_features(trained: TrainedModel, config: DataConfig) -> bool:
+    """Return whether a config names the features that a model reads."""
+    columns, own = config.columns, trained.card.columns
+    names = {*columns.event_features, *columns.item_features}
+    # Names first: the model has no vocabulary for a feature that it does not read.
+    return (
+        names == {*own.event_features, *own.item_features}
+        and feature_space(columns, config.impressions, trained.vocabularies) == trained.card.features
+    )
+
+
 def described(config: DataConfig, card: ModelCard) -> DataConfig:
-    """Fill in, from a model's card, what a config does not say of its log."""
-    columns = card.columns.model_copy(update=_said(config.columns))
+    """Return the config with the columns and impressions of a model's card where the user set none."""
+    columns = card.columns.model_copy(update=_set_by_user(config.columns))
     impressions = config.impressions
-    if impressions.kind == "next_event" and _said(impressions).keys() <= {"kind"}:  # as where nothing is said
+    if impressions.kind == "next_event" and _set_by_user(impressions).keys() <= {"kind"}:  # the default
         impressions = card.impressions
     elif impressions.kind == card.impressions.kind:
-        impressions = card.impressions.model_copy(update=_said(impressions))
+        impressions = card.impressions.model_copy(update=_set_by_user(impressions))
     return config.model_copy(update={"columns": columns, "impressions": impressions})
 
 
-def _said(block: Settings) -> dict[str, Any]:
-    """Return the keys of a block that the user gave, also where they equal the defaults."""
+def _set_by_user(block: Settings) -> dict[str, Any]:
+    """Return the keys of a block that the user set, also if they equal the defaults."""
     return {name: getattr(block, name) for name in block.model_fields_set}

@@ -169,7 +169,7 @@ def test_what_is_missing_is_counted(
     where = ("--out", str(tmp_path / "copy"), "--tracking.experiment", "lacking")
     lacking = compare(folder, *arguments, *where, "--candidates", "ntm", "--jobs", "0")
     assert lacking.returncode == 1
-    assert lacking.stdout.splitlines()[-1] == "2 of 10 runs are not finished: the same command goes on with them."
+    assert lacking.stdout.splitlines()[-1] == "2 of 10 runs are not finished: the same command resumes them."
 
 
 def test_before_anything_is_trained_it_says_so(folder: Path, arguments: list[str], tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_before_anything_is_trained_it_says_so(folder: Path, arguments: list[str
         (("--candidates", "nmt"), "nmt: no such candidate; expected a YAML file, package.module:Class, or one of "),
         (("--baselines", "din_5"), "din_5: no such candidate"),
         (("--logs", "quikstart"), "quikstart: no such recipe; expected one of "),
-        (("--logs", "movielens"), "the log of movielens is not there; expected "),
+        (("--logs", "movielens"), "the log of movielens does not exist; expected "),
         (("--candidates", "ntm,rum,ntm"), "ntm is named twice"),
         (("--candidates", "rum,window_only"), "window_only is named twice"),
         (("--candidates", "rum,mine/rum.yaml"), "rum is named twice"),

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_store.errors import DataError
-from pipelines.cli import SettingsError
+from pipelines.errors import ModelError, SettingsError
 from pipelines.evaluate import main
 
 
@@ -66,11 +66,11 @@ def test_mistakes_are_named(trained: Path, log: Path, tmp_path: Path) -> None:
         main([])
     with pytest.raises(SettingsError, match="--model needs --out"):
         main(["--model", model, "--data.log", str(log)])
-    with pytest.raises(DataError, match=r"is not a model: it has no model\.safetensors"):
+    with pytest.raises(ModelError, match=r"is not a model: it has no model\.safetensors"):
         main(["--model", str(tmp_path), "--data.log", str(log), "--out", out])
-    with pytest.raises(DataError, match="the model reads other features"):
+    with pytest.raises(ModelError, match="the model reads other features"):
         main(["--model", model, "--data.log", str(log), "--out", out, "--data.columns.event_features", "deciding_age"])
-    with pytest.raises(DataError, match="split 'holdout': must be one of train, validation, test"):
+    with pytest.raises(SettingsError, match="split 'holdout': must be one of train, validation, test"):
         main(["--model", model, "--data.log", str(log), "--out", out, "--split", "holdout"])
     with pytest.raises(DataError, match="no impression falls in the test split; choose another"):
         main(["--model", model, "--data.log", str(log), "--out", out, "--data.split.test", "0"])

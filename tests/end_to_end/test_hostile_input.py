@@ -164,8 +164,8 @@ REFUSED = {
     "a device without numbers": Case(
         ("training.device 'meta' cannot be used here",), arguments=("--training.device", "meta")
     ),
-    "out is a file": Case(("{log}: File exists; name a place that can be written",), arguments=("--out", "{log}")),
-    "out is below a file": Case(("{log}/run: Not a directory; name a place",), arguments=("--out", "{log}/run")),
+    "out is a file": Case(("{log}: File exists; name a path that can be written",), arguments=("--out", "{log}")),
+    "out is below a file": Case(("{log}/run: Not a directory; name a path",), arguments=("--out", "{log}/run")),
     "no such MLflow": Case(
         ("tracking.uri nonsense://x: MLflow cannot open a run there",), arguments=("--tracking.uri", "nonsense://x")
     ),

@@ -12,6 +12,7 @@ from small_runs import Kill, run_forked
 from feature_store.errors import DataError
 from feature_store.stores import open_store
 from pipelines import memories
+from pipelines.errors import SettingsError
 from tests.nights import STORES, assert_same, build, contents, journal, random_log, train, write
 
 LOG = random_log(events=300)
@@ -77,7 +78,7 @@ def test_inspect_tells_what_a_store_holds(store: Callable[..., str], said: Calla
     for build_done in builds:
         times = f"{build_done.first_time} {build_done.last_time}"
         assert f"{build_done.id} 1 {build_done.events} {build_done.users} 0 {times}" in told
-    assert "broken off" not in told
+    assert "interrupted" not in told
 
 
 @pytest.mark.parametrize("kind", STORES)
@@ -162,13 +163,25 @@ def test_users_of_text_are_named_as_they_are(model: Path, tmp_path: Path, said: 
 @pytest.mark.parametrize("kind", STORES)
 def test_what_is_not_there_is_one_line(store: Callable[..., str], kind: str) -> None:
     address = store(kind)
-    for argv, said in (
-        (["inspect", "--memories", address, "--user", "5"], "user 5 has no memory$"),
-        (["inspect", "--memories", address, "--user", "five"], "its users are integers of 64 bits, 'five' is none$"),
-        (["delete-user", "--memories", address, "--user", "1.5"], "its users are integers of 64 bits, '1.5' is none$"),
-        (["delete-user", "--memories", address, "--user", str(2**63)], f"of 64 bits, '{2**63}' is none$"),
+    for argv, error, said in (
+        (["inspect", "--memories", address, "--user", "5"], DataError, "user 5 has no memory$"),
+        (
+            ["inspect", "--memories", address, "--user", "five"],
+            SettingsError,
+            "users are integers of 64 bits, 'five' is not one$",
+        ),
+        (
+            ["delete-user", "--memories", address, "--user", "1.5"],
+            SettingsError,
+            "are integers of 64 bits, '1.5' is not one$",
+        ),
+        (
+            ["delete-user", "--memories", address, "--user", str(2**63)],
+            SettingsError,
+            f"of 64 bits, '{2**63}' is not one$",
+        ),
     ):
-        with pytest.raises(DataError, match=said) as caught:
+        with pytest.raises(error, match=said) as caught:
             memories.main(argv)
         assert "\n" not in str(caught.value)
 

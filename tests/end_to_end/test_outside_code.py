@@ -12,8 +12,8 @@ import pytest
 import yaml
 from small_runs import run_forked
 
-from feature_store.errors import DataError
 from pipelines import build_memory, evaluate, promote, score_batch, train_ctr
+from pipelines.errors import ModelError
 from pipelines.models.artifact import load_model
 from rm_rec.errors import ConfigError, RmRecError
 from tests.conftest import OUTSIDE
@@ -102,7 +102,7 @@ def scoring(run: Path, memories: str, candidates: Path, out: Path) -> list[str]:
 
 
 def refused(job: Callable[[list[str]], int], argv: list[str]) -> str:
-    with pytest.raises((DataError, RmRecError)) as caught:
+    with pytest.raises(RmRecError) as caught:
         job(argv)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -207,7 +207,7 @@ def test_a_served_model_asks_for_permission_too(
     note = mlflow.MlflowClient(tracking_uri).get_model_version(NAME, "1").description
     assert "RM_REC_ALLOW_PACKAGES=acme_memory mlflow models serve" in note
     for config in ({}, {"allow_packages": "elsewhere"}):
-        with pytest.raises(DataError, match="RM_REC_ALLOW_PACKAGES=acme_memory"):
+        with pytest.raises(ModelError, match="RM_REC_ALLOW_PACKAGES=acme_memory"):
             mlflow.pyfunc.load_model(address, model_config={"memories": memories, **config})
     assert not acme()
     expected = tmp_path / "scores.parquet"

@@ -10,8 +10,8 @@ import pytest
 from promotions import TRAINED, Decisions, Gate, Register, Standing
 from small_runs import Kill, run_forked
 
-from feature_store.errors import DataError
 from pipelines.cli.job import GateRefused
+from pipelines.errors import RegistryError
 from pipelines.models.artifact import load_model
 
 
@@ -62,7 +62,7 @@ def test_a_better_candidate_becomes_the_champion_once(
     assert version.tags["memory_space"] == load_model(good / "model").card.memory_space
 
     assert gate(name, "--memories", store) == 0
-    assert f"models:/{name}@champion is version 2, the candidate, already." in capsys.readouterr().out
+    assert f"models:/{name}@champion already is version 2, the candidate." in capsys.readouterr().out
     assert len(decisions(name)) == 2
 
 
@@ -103,7 +103,7 @@ def test_the_first_champion_has_to_beat_mean_pool(
     assert "holds this very run, finished; nothing to do" in said
     assert f"models:/{name}@champion is version 1 (before: none)." in said
     assert standing(name) == {"candidate": "1", "champion": "1"}
-    with pytest.raises(DataError, match="version 1 is the first champion on record"):
+    with pytest.raises(RegistryError, match="version 1 is the first champion on record"):
         gate(name, "--rollback")
 
 
@@ -147,7 +147,7 @@ def test_rolled_back_it_stays_back_until_it_is_allowed(
     assert standing(name) == {"champion": "1", "candidate": "2"}
     back = decisions(name)[-1].data.tags
     assert (back["verdict"], back["rolled_back_from"], back["rolled_back_to"]) == ("rolled back", "2", "1")
-    with pytest.raises(DataError, match="none to go back to"):
+    with pytest.raises(RegistryError, match="none to go back to"):
         gate(name, "--rollback")
     with pytest.raises(GateRefused, match=r"^Candidate: rolled back at \S+, must be never rolled back; train another"):
         gate(name, "--memories", store)

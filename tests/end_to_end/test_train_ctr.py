@@ -106,7 +106,7 @@ def test_the_model_folder_gives_the_same_predictions(metrics: dict[str, Any], ou
     trained = load_model(out / "model")
     config = DataConfig.model_validate(json.loads((out / "prepared" / "manifest.json").read_text())["config"])
     assert (config.columns, config.impressions) == (trained.card.columns, trained.card.impressions)
-    prepared = LogData.prepare(config, out / "prepared", report=lambda line: None)
+    prepared = LogData.prepare(config, out / "prepared", notify=lambda line: None)
     data = LogData(config, prepared.prepared, trained.vocabularies)
     again = predict(trained.model, data, TEST, TrainingConfig(batch_events=512))
     kept = pq.read_table(out / "predictions.parquet")

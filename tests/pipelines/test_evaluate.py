@@ -13,6 +13,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from feature_store.errors import DataError
+from pipelines.errors import SettingsError
 from pipelines.evaluate import main
 from pipelines.evaluation.evaluated import MetricsConfig, evaluate_predictions
 from pipelines.evaluation.predictions import PredictionColumns, align, distinct_names, read_predictions
@@ -108,7 +109,7 @@ def test_models_of_other_impressions_are_not_compared(
     argv = ["--predictions", save(table(), "a.parquet"), "--predictions", save(other, "b.parquet")]
     assert main([*argv, "--metrics.resamples", "2"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "b is not compared with a: not the same impressions" in said
+    assert "b is not compared with a: they are not the same impressions" in said
     assert why in said
     assert "b less a" not in said
 
@@ -195,7 +196,7 @@ def test_a_missing_file_and_a_file_given_twice(tmp_path: Path) -> None:
         main(["--predictions", str(tmp_path / "none.parquet")])
     with pytest.raises(DataError, match="no Parquet file in this folder"):
         main(["--predictions", str(tmp_path)])
-    with pytest.raises(DataError, match="given twice"):
+    with pytest.raises(SettingsError, match="given twice"):
         main(["--predictions", "a.parquet,a.parquet"])
 
 

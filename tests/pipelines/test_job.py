@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from feature_store.errors import DataError
-from pipelines.cli import SettingsError
+from feature_store.errors import DataError, LockedError
 from pipelines.cli.job import GateRefused, Progress, result_console, run_job
+from pipelines.errors import ModelError, RegistryError, RunError, SettingsError, TrackingError
 from rm_rec.errors import BatchError
 
 
@@ -42,6 +42,12 @@ def test_a_job_gets_the_arguments_and_its_code_is_the_exit(
         (DataError("log.parquet: no column user"), 2, "error: log.parquet: no column user\n"),
         (BatchError("no rows"), 2, "error: no rows\n"),
         (SettingsError("a: unknown\nb: unknown"), 2, "error: a: unknown\nerror: b: unknown\n"),
+        (SettingsError(), 2, "error: SettingsError\n"),
+        (ModelError("runs/a is not a model"), 2, "error: runs/a is not a model\n"),
+        (RunError("runs/a holds another run"), 2, "error: runs/a holds another run\n"),
+        (TrackingError("MLflow refuses"), 2, "error: MLflow refuses\n"),
+        (RegistryError("no champion"), 2, "error: no champion\n"),
+        (LockedError("runs/a is locked"), 2, "error: runs/a is locked\n"),
         (GateRefused("AUC 0.60 is below 0.70"), 3, "refused: AUC 0.60 is below 0.70\n"),
         (KeyboardInterrupt(), 130, "stopped\n"),
     ],
@@ -78,8 +84,8 @@ def test_a_traceback_finds_a_place_when_out_cannot_be_written(
     ("error", "said"),
     [
         (OSError(errno.ENOSPC, "full", "runs/a/model"), "runs/a/model: No space left on device; free some space"),
-        (PermissionError(errno.EACCES, "no", "runs/a"), "runs/a: Permission denied; name a place that can be written"),
-        (OSError(errno.EROFS, "no", "a.partial", None, "a"), "a: Read-only file system; name a place"),
+        (PermissionError(errno.EACCES, "no", "runs/a"), "runs/a: Permission denied; name a path that can be written"),
+        (OSError(errno.EROFS, "no", "a.partial", None, "a"), "a: Read-only file system; name a path"),
         (OSError(errno.ENOSPC, "Error writing bytes to file"), "error: No space left on device; free some space"),
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.cli import SettingsError
+from pipelines.errors import SettingsError
 from pipelines.make_log import main
 
 FEW = ("--log.users", "5", "--log.events_per_user", "20")
@@ -18,7 +18,7 @@ def test_it_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["--out", str(out), *FEW]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0] == f"{out}: {pq.read_metadata(out).num_rows:,} events of 5 users"
-    assert said[1].startswith("best possible AUC over all of them: 0.")
+    assert said[1].startswith("best possible AUC over all events: 0.")
     assert [path.name for path in out.parent.iterdir()] == ["log.parquet"]
     before = out.read_bytes()
     main(["--out", str(out), *FEW])
@@ -46,4 +46,4 @@ def test_a_folder_is_not_a_file_to_write(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
     assert ended.returncode == 2
-    assert ended.stderr == f"error: {tmp_path}: Is a directory; name a place that can be written\n"
+    assert ended.stderr == f"error: {tmp_path}: Is a directory; name a path that can be written\n"

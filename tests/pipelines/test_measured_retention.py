@@ -45,7 +45,7 @@ def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         events_per_bucket=200,
         duplicate_rows="keep",
     )
-    return LogData.prepare(config, folder / "prepared", report=lambda line: None)
+    return LogData.prepare(config, folder / "prepared", notify=lambda line: None)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_a_history_too_short_for_a_fragment_has_no_recollection(tmp_path: Path) 
     table = made_log().filter(pa.array(np.tile(np.arange(EVENTS) < 15, USERS)))
     pq.write_table(table, tmp_path / "log.parquet")
     config = DataConfig(log=str(tmp_path / "log.parquet"), vocabulary=VocabularySizes(min_count=1))
-    data = LogData.prepare(config, tmp_path / "prepared", report=lambda line: None)
+    data = LogData.prepare(config, tmp_path / "prepared", notify=lambda line: None)
     model = ClickModel(model_config(), feature_space(config.columns, config.impressions, data.vocabularies))
     predictions = predict(model, data, TEST, TrainingConfig())
     found = measure(RetentionConfig(), 0, data, model, predictions, fingerprint="fingerprint")

@@ -7,6 +7,7 @@ import pytest
 
 from feature_store.errors import DataError, LockedError
 from feature_store.files import write_json
+from pipelines.errors import RunError
 from pipelines.runs.run_folder import METRICS, RUN, claimed, held, read_metrics
 
 
@@ -17,13 +18,13 @@ def settings(lr: float = 0.1, **training: Any) -> dict[str, Any]:
 def test_another_config_is_refused_by_the_name_of_what_differs(tmp_path: Path) -> None:
     with claimed(tmp_path / "run", settings()):
         (tmp_path / "run" / "checkpoint").mkdir()
-    with pytest.raises(DataError) as caught, claimed(tmp_path / "run", settings(lr=0.2)):
+    with pytest.raises(RunError) as caught, claimed(tmp_path / "run", settings(lr=0.2)):
         pass
     assert str(caught.value) == (
         f"{tmp_path / 'run'} holds a run of another config: optimizer.lr is 0.1 there, 0.2 here; "
         "give another --out, or delete that folder to train anew"
     )
-    with pytest.raises(DataError, match=r"and 1 other settings differ"), claimed(tmp_path / "run", settings(2, seed=1)):
+    with pytest.raises(RunError, match=r"and 1 other settings differ"), claimed(tmp_path / "run", settings(2, seed=1)):
         pass
 
 
@@ -32,7 +33,7 @@ def test_a_start_that_came_to_nothing_leaves_the_folder_free(tmp_path: Path) -> 
         raise DataError("no column 'user_id'")
     with claimed(tmp_path, settings(lr=0.2)):
         (tmp_path / "checkpoint").mkdir()
-    with pytest.raises(DataError, match=r"optimizer.lr is 0.2 there, 0.1 here"), claimed(tmp_path, settings()):
+    with pytest.raises(RunError, match=r"optimizer.lr is 0.2 there, 0.1 here"), claimed(tmp_path, settings()):
         pass
 
 
@@ -49,7 +50,7 @@ def test_with_rehearsal_and_without_are_two_runs(tmp_path: Path) -> None:
     with claimed(tmp_path, rehearsed):
         (tmp_path / "checkpoint").mkdir()
     with (
-        pytest.raises(DataError, match=r"rehearsal.recollection_weight is 0.2 there, None here"),
+        pytest.raises(RunError, match=r"rehearsal.recollection_weight is 0.2 there, None here"),
         claimed(tmp_path, {**settings(), "rehearsal": None}),
     ):
         pass
@@ -88,11 +89,11 @@ def test_only_a_result_of_this_very_run_counts(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / METRICS).write_text("{")
-    with pytest.raises(DataError, match=r"metrics.json is damaged: it is not JSON; delete it"):
+    with pytest.raises(RunError, match=r"metrics.json is damaged: it is not JSON; delete it"):
         read_metrics(tmp_path, "f")
     (tmp_path / RUN).write_text("{")
     with (
-        pytest.raises(DataError, match=r"run.json is damaged: it is not JSON; delete it"),
+        pytest.raises(RunError, match=r"run.json is damaged: it is not JSON; delete it"),
         claimed(tmp_path, settings()),
     ):
         pass

@@ -8,7 +8,8 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from feature_store.errors import DataError
+import pipelines
+from pipelines.errors import TrackingError
 from pipelines.runs import tracking
 from pipelines.runs.tracking import TrackingConfig, code_version, log_curve, log_once, tracked_run
 
@@ -23,13 +24,13 @@ def config(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 def test_the_code_is_named_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = Path(tracking.__file__).parents[1]
+    root = Path(pipelines.__file__).parents[1]
     if (root / ".git").exists():
         commit = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
         assert commit.stdout[:12] in code_version()
     # Installed in an environment that lies inside another project's repository.
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
-    monkeypatch.setattr(tracking, "__file__", str(tmp_path / "site-packages" / "pipelines" / "tracking.py"))
+    monkeypatch.setattr(tracking, "__file__", str(tmp_path / "site-packages" / "pipelines" / "runs" / "tracking.py"))
     assert code_version() == version("rm-rec")
 
 
@@ -77,7 +78,7 @@ def test_a_run_that_failed_is_taken_up(config: TrackingConfig, tmp_path: Path) -
 @pytest.mark.parametrize("uri", ["nonsense://x", "sqlite:////proc/none/mlflow.db"])
 def test_an_address_that_cannot_be_used_is_named(tmp_path: Path, uri: str) -> None:
     try:
-        with pytest.raises(DataError) as caught, tracked_run(TrackingConfig(uri=uri), tmp_path, {}, {}):
+        with pytest.raises(TrackingError) as caught, tracked_run(TrackingConfig(uri=uri), tmp_path, {}, {}):
             pass
     finally:
         mlflow.set_tracking_uri(None)

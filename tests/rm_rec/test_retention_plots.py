@@ -68,7 +68,7 @@ def test_auc_marks_where_the_window_ends_and_sets_never_apart(known_age: bool) -
     assert [label.get_text() for label in counts.get_xticklabels()] == ["0", "1", "2", "3-4", "never"]
     assert [text.get_text() for text in counts.texts] == ["200", "200", "200", "49", "80"]
     assert points(figure, "mine") == [(0, 0.8), (1, 0.7), (2, 0.6)]  # 49 rows are too few for a point
-    expected = ["mine", *(["best possible"] if known_age else []), "to its right, the memory alone knows"]
+    expected = ["mine", *(["best possible"] if known_age else []), "to its right, only the memory has the event"]
     assert legend(figure) == expected
     (mark,) = [line for line in top.lines if line.get_label() == expected[-1]]
     np.testing.assert_allclose(np.asarray(mark.get_xdata()), 1.5)

@@ -1,1 +1,1 @@
-"""Figures of predictions and of retention, in one style; they are returned, never shown."""
+"""Figures of predictions and of retention, in one style; they are returned, not shown."""

@@ -1,8 +1,8 @@
-"""Figures of a training run and of a model's predictions, in one style, returned and never shown.
+"""Figures of a training run and of models' predictions; they are returned, not shown.
 
     auc_by_history({"memory": report}).savefig("auc.png")
 
-They are 800 pixels wide as saved.
+Saved figures are 800 pixels wide.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ from rm_rec.evaluation.report import Estimate, Report, shortest_of
 def training_curves(
     losses: Sequence[float], validation_aucs: Sequence[float | None], best_epoch: int | None = None
 ) -> Figure:
-    """Draw the training loss and the validation AUC of every epoch; epochs count from 1, the best one is marked."""
+    """Draw the training loss and the validation AUC of every epoch; `best_epoch`, counted from 1, is marked."""
     figure = new_figure(4.2)
     loss_axes, auc_axes = figure.subplots(1, 2)
     epochs = np.arange(1, len(losses) + 1)
@@ -64,7 +64,7 @@ def training_curves(
 
 
 def calibration(bins: CalibrationBins, predictions: Float[np.ndarray, " row"], name: str) -> Figure:
-    """Draw the click rate against the predicted probability, with how the predictions are spread beneath."""
+    """Draw the click rate against the predicted probability, with a histogram of the predictions beneath."""
     figure = new_figure(5.6)
     curve, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     most = float(max(bins.mean_prediction.max(), bins.click_rate.max(), np.quantile(predictions, 0.999)))
@@ -99,11 +99,11 @@ def auc_by_history(reports: Mapping[str, Report]) -> Figure:
     buckets = sorted({name for report in reports.values() for name in report.by_history}, key=shortest_of)
     rows = [max(r.by_history[name].rows for r in reports.values() if name in r.by_history) for name in buckets]
     figure, curve, counts = curve_above_counts(buckets, rows)
-    for place, (model, report) in enumerate(reports.items()):
-        shift = shift_of(place, len(reports))
-        known = [(at, report.by_history[name].auc) for at, name in enumerate(buckets) if name in report.by_history]
-        points = [(at + shift, estimate) for at, estimate in known if estimate.value is not None]
-        errorbar(curve, points, COLOURS[place % len(COLOURS)], model)
+    for index, (model, report) in enumerate(reports.items()):
+        shift = shift_of(index, len(reports))
+        aucs = [(x, report.by_history[name].auc) for x, name in enumerate(buckets) if name in report.by_history]
+        points = [(x + shift, estimate) for x, estimate in aucs if estimate.value is not None]
+        errorbar(curve, points, COLOURS[index % len(COLOURS)], model)
     title_above = legend_above(curve, len(reports)) if len(reports) > 1 else 6
     dress(curve, "AUC by length of history", "", "AUC (95 % interval)", title_above)
     dress_counts(counts, "Events before the impression", "Impressions")
@@ -113,10 +113,10 @@ def auc_by_history(reports: Mapping[str, Report]) -> Figure:
 def comparison(
     estimates: Mapping[str, Estimate], metric: str, *, baseline: float, reference: tuple[str, float] | None = None
 ) -> Figure:
-    """Draw a bar a model for one metric, with 95 % intervals.
+    """Draw one metric as a bar for each model, with 95 % intervals.
 
-    Bars start at `baseline`, the value of knowing nothing (0.5 for an AUC, 1 for normalised entropy, 0 for a loss), so
-    that their lengths can be compared. `reference` is a named value to measure against, drawn as a line.
+    Bars start at `baseline`, the value of an uninformed model (0.5 for an AUC, 1 for normalised entropy, 0 for a loss),
+    so that their lengths can be compared. `reference` is a named value that is drawn as a line.
     """
     names = [name for name, estimate in estimates.items() if estimate.value is not None]
     figure = new_figure(1.9 + 0.55 * len(names))
@@ -129,7 +129,7 @@ def comparison(
         values - baseline,
         left=baseline,
         height=0.6,
-        color=[COLOURS[place % len(COLOURS)] for place in range(len(names))],
+        color=[COLOURS[index % len(COLOURS)] for index in range(len(names))],
         xerr=np.clip(errors, 0, None),
         error_kw={"ecolor": INK, "elinewidth": 1.4, "capsize": 4},
     )
@@ -137,10 +137,10 @@ def comparison(
     nearest = min([*(low for low, _ in ends), baseline])
     room = 0.16 * (furthest - nearest or 1.0)
     axes.set_xlim(nearest - (room / 8 if nearest < baseline else 0), furthest + room)
-    for place, (value, (_, high)) in enumerate(zip(values, ends, strict=True)):
+    for y, (value, (_, high)) in enumerate(zip(values, ends, strict=True)):
         axes.annotate(
             f"{value:.4f}",
-            (max(high, baseline), place),
+            (max(high, baseline), y),
             xytext=(7, 0),
             textcoords="offset points",
             va="center",

@@ -1,7 +1,7 @@
-"""Figures of how far back memories reach: one curve a model, over the age of the event that is asked for or decides.
+"""Figures of retention: a curve for each model, over the age of the event that is recollected or decides a click.
 
-They are 800 pixels wide as saved. Bars are 95 % intervals over users. Bins of few rows have a count and no point: they
-would set the scale.
+Saved figures are 800 pixels wide. Error bars are 95 % intervals over users. Bins of few rows have a count and no point:
+they would set the scale.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter
 from pipelines.evaluation.figures.style import (
     COLOURS,
     FAINT,
+    FEWEST_ROWS,
     curve_above_counts,
     dress,
     dress_counts,
@@ -24,26 +25,25 @@ from rm_rec.evaluation.by_age import Curve, RankingByAge, Recollection
 from rm_rec.evaluation.report import shortest_of
 
 _HEIGHT = 5.6
-_FEWEST_ROWS = 50  # of a point
 
 
 def recollection_by_age(models: Mapping[str, Recollection], segment_length: int) -> Figure:
-    """Draw the share of masked events that a probe picks out of each model's memories, by the events' age.
+    """Draw the fraction of masked events that a probe recollects from each model's memories, by the events' age.
 
-    Dashed, what a probe that sees the fragment alone picks out: what lies between the two, the memory tells.
+    The dashed curve is of a probe that sees only the fragment: the difference comes from the memory.
     """
     ages, rows = _ages([recollection.memory.by_age for recollection in models.values()])
     figure, curve, counts = curve_above_counts(ages, rows, _HEIGHT)
     chance = next(iter(models.values())).chance
     guess = f"a guess: {chance:.1%}"
     alone = {model: f"{model}, fragment alone" for model in models}
-    for place, (model, recollection) in enumerate(models.items()):
-        colour, shift = COLOURS[place % len(COLOURS)], shift_of(place, len(models))
+    for index, (model, recollection) in enumerate(models.items()):
+        colour, shift = COLOURS[index % len(COLOURS)], shift_of(index, len(models))
         _age_curve(curve, ages, recollection.memory.by_age, colour, model, shift)
         _age_curve(curve, ages, recollection.alone.by_age, colour, alone[model], shift, linestyle="--")
     curve.axhline(chance, color=FAINT, linestyle=":", linewidth=1.4, label=guess)
     curve.set_ylim(bottom=0)
-    curve.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g}%"))  # never rounded: 2.5 %, 5 %
+    curve.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))  # 2.5 % is not rounded
     title_above = legend_above(curve, 2 * len(models) + 1, columns=2, order=[*models, guess, *alone.values()])
     label = f"Masked events picked out\nof {round(1 / chance)} candidates (95 % interval)"
     dress(curve, "Recollection by age of the event", "", label, title_above)
@@ -52,9 +52,9 @@ def recollection_by_age(models: Mapping[str, Recollection], segment_length: int)
 
 
 def auc_by_age(models: Mapping[str, RankingByAge], segment_length: int, window_segments: int | None = None) -> Figure:
-    """Draw each model's click AUC by the age of the event that decides, with what no event decides at the right.
+    """Draw each model's click AUC by the age of the event that decides the click; "never" is where no event decides.
 
-    Up to `window_segments` the event is in the recent window, raw: a line marks where the memory is on its own.
+    Events of ages up to `window_segments` are in the recent window as raw events: a line marks this age.
     """
     first = next(iter(models.values()))
     ages, rows = _ages([ranking.by_age for ranking in models.values()])
@@ -62,8 +62,8 @@ def auc_by_age(models: Mapping[str, RankingByAge], segment_length: int, window_s
     names, rows = ([*ages, "never"], [*rows, max(point.rows for point in never)]) if never else (ages, rows)
     figure, curve, counts = curve_above_counts(names, rows, _HEIGHT)
     labels = list(models)
-    for place, (model, ranking) in enumerate(models.items()):
-        colour, shift = COLOURS[place % len(COLOURS)], shift_of(place, len(models))
+    for index, (model, ranking) in enumerate(models.items()):
+        colour, shift = COLOURS[index % len(COLOURS)], shift_of(index, len(models))
         _age_curve(curve, ages, ranking.by_age, colour, model, shift)
         if ranking.never is not None:
             _age_curve(curve, names, {"never": ranking.never}, colour, "_never", shift)
@@ -72,7 +72,7 @@ def auc_by_age(models: Mapping[str, RankingByAge], segment_length: int, window_s
         _age_curve(curve, ages, first.best_possible, FAINT, labels[-1], 0.0, linestyle=":")
     in_window = [name for name in ages if window_segments is not None and shortest_of(name) <= window_segments]
     if in_window and len(in_window) < len(ages):
-        labels.append("to its right, the memory alone knows")
+        labels.append("to its right, only the memory has the event")
         curve.axvline(len(in_window) - 0.5, color=FAINT, linestyle="--", linewidth=1.2, zorder=0, label=labels[-1])
     if never:
         for axes in (curve, counts):
@@ -95,18 +95,18 @@ def auc_by_age(models: Mapping[str, RankingByAge], segment_length: int, window_s
 
 
 def _ages(curves: Sequence[Curve]) -> tuple[list[str], list[int]]:
-    """Return the bins that some curve has, youngest first, and how many rows each one has."""
+    """Return the bins that any curve has, youngest first, and the number of rows in each."""
     ages = sorted({name for curve in curves for name in curve}, key=shortest_of)
     return ages, [max(curve[name].rows for curve in curves if name in curve) for name in ages]
 
 
-def _age_label(what: str, segment_length: int) -> str:
-    return f"Age of the {what} (segments of {segment_length} events)"
+def _age_label(event: str, segment_length: int) -> str:
+    return f"Age of the {event} (segments of {segment_length} events)"
 
 
 def _age_curve(
     axes: Axes, ages: Sequence[str], curve: Curve, colour: str, label: str, shift: float, linestyle: str = "-"
 ) -> None:
-    known = [(at + shift, curve[name]) for at, name in enumerate(ages) if name in curve]
-    drawn = [(at, point) for at, point in known if point.rows >= _FEWEST_ROWS and point.estimate.value is not None]
-    errorbar(axes, [(at, point.estimate) for at, point in drawn], colour, label, linestyle)
+    points = [(x + shift, curve[name]) for x, name in enumerate(ages) if name in curve]
+    drawn = [(x, point) for x, point in points if point.rows >= FEWEST_ROWS and point.estimate.value is not None]
+    errorbar(axes, [(x, point.estimate) for x, point in drawn], colour, label, linestyle)

@@ -1,6 +1,6 @@
-"""The style of all figures: colours, sizes, labels, and curves over named bins.
+"""The common style of all figures: colours, sizes, labels, and curves over named bins.
 
-No pyplot: its global state leaks figures in long jobs and is not thread-safe.
+pyplot is not used: its global state keeps figures alive in long jobs and is not thread-safe.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,10 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from rm_rec.evaluation.report import Estimate
 
-# Okabe and Ito 2008: told apart by colour-blind readers.
+# Okabe and Ito 2008: colours that colour-blind readers can distinguish.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK, FAINT = "#333333", "#8a8a8a"
+FEWEST_ROWS = 50  # of a point in a curve: points of fewer rows would set the scale
 _DOTS_PER_INCH = 100
 
 
@@ -37,7 +38,7 @@ def curve_above_counts(names: Sequence[str], rows: Sequence[int], height: float 
 
 
 def dress(axes: Axes, title: str, x_label: str, y_label: str, title_above: int = 6) -> None:
-    """Write title and labels and set the axes in the house's style; the title stands so many points above."""
+    """Set title, labels and style of axes; the title is `title_above` points above them."""
     axes.set_title(title, loc="left", pad=title_above, fontsize=13, fontweight="bold", color=INK)
     axes.set_xlabel(x_label, fontsize=11, color=INK)
     axes.set_ylabel(y_label, fontsize=11, color=INK)
@@ -49,23 +50,23 @@ def dress(axes: Axes, title: str, x_label: str, y_label: str, title_above: int =
 
 
 def dress_counts(axes: Axes, x_label: str, y_label: str) -> None:
-    """Dress the bars beneath the curves."""
+    """Set labels and style of the bars beneath the curves."""
     dress(axes, "", x_label, y_label)
     axes.yaxis.set_major_locator(MaxNLocator(2))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
 def legend_above(axes: Axes, num_lines: int, columns: int = 3, order: Sequence[str] = ()) -> int:
-    """Put the legend between title and axes; return how far above the axes the title has to be, in points.
+    """Put the legend between title and axes; return the distance of the title from the axes that it needs, in points.
 
-    `order` names labels that come first, column after column.
+    `order` names the labels that come first, column after column.
     """
     handles, labels = axes.get_legend_handles_labels()
-    rank = {label: place for place, label in enumerate(order)}
-    sorted_places = sorted(range(len(labels)), key=lambda place: rank.get(labels[place], len(order)))
+    rank = {label: index for index, label in enumerate(order)}
+    indices = sorted(range(len(labels)), key=lambda index: rank.get(labels[index], len(order)))
     axes.legend(
-        [handles[place] for place in sorted_places],
-        [labels[place] for place in sorted_places],
+        [handles[index] for index in indices],
+        [labels[index] for index in indices],
         frameon=False,
         fontsize=10,
         ncols=columns,
@@ -76,22 +77,22 @@ def legend_above(axes: Axes, num_lines: int, columns: int = 3, order: Sequence[s
     return 10 + 18 * -(-num_lines // columns)
 
 
-def shift_of(place: int, num_curves: int) -> float:
-    """Return how far beside its bin one of several curves lies, so that intervals stand side by side."""
-    return (place - (num_curves - 1) / 2) * min(0.12, 0.7 / num_curves)
+def shift_of(index: int, num_curves: int) -> float:
+    """Return the horizontal shift of one of several curves, so that their intervals are side by side in a bin."""
+    return (index - (num_curves - 1) / 2) * min(0.12, 0.7 / num_curves)
 
 
 def errorbar(
     axes: Axes, points: Sequence[tuple[float, Estimate]], colour: str, label: str, linestyle: str = "-"
 ) -> None:
-    """Draw a curve of estimates, each at its place, with intervals where they are known."""
-    at = [place for place, _ in points]
+    """Draw a curve of (x, estimate) points, with intervals where they are known."""
+    xs = [x for x, _ in points]
     values = [estimate.value or 0.0 for _, estimate in points]
     ends = [ends_of(estimate) for _, estimate in points]
     below = [max(value - low, 0.0) for value, (low, _) in zip(values, ends, strict=True)]
     above = [max(high - value, 0.0) for value, (_, high) in zip(values, ends, strict=True)]
     axes.errorbar(
-        at,
+        xs,
         values,
         yerr=[below, above],
         color=colour,
@@ -105,6 +106,6 @@ def errorbar(
 
 
 def ends_of(estimate: Estimate) -> tuple[float, float]:
-    """Return the interval, or the value twice where no interval is known."""
+    """Return the interval of an estimate, or its value twice if it has no interval."""
     value = estimate.value or 0.0
     return (value if estimate.low is None else estimate.low, value if estimate.high is None else estimate.high)

@@ -76,7 +76,7 @@ def test_every_step_is_kept(
     capsys.readouterr()
     assert memories.main(["inspect", "--memories", address]) == 0
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert f"broken off build {under_way.build.id} after 4 of 4 buckets; build_memory goes on" in said
+    assert f"interrupted build {under_way.build.id} after 4 of 4 buckets; build_memory resumes it" in said
 
 
 @pytest.mark.slow
@@ -181,11 +181,11 @@ def test_a_build_goes_on_with_its_own_files_and_settings(model: Path, tmp_path: 
     for other in (("--read.duplicate_rows", "keep"), ("--read.bad_rows", "error")):
         argv = arguments(model, address, path, out, *other)
         line = one_line(run_forked(tmp_path, "pipelines.build_memory", *argv))
-        assert "which was broken off, began with other settings of read.bad_rows or read.duplicate_rows" in line
+        assert "which was interrupted, began with other settings of read.bad_rows or read.duplicate_rows" in line
     other_log = tmp_path / "log" / "b.parquet"
     line = one_line(run_forked(tmp_path, "pipelines.build_memory", *arguments(model, address, other_log, out)))
     assert f"{other_log}: build " in line
-    assert "which was broken off, needs a.parquet" in line
+    assert "which was interrupted, needs a.parquet" in line
     assert line.endswith("which is not here; name the log that build began with")
     assert journal(address) == begun
     # How it is read may change, and where.

@@ -13,6 +13,7 @@ from small_runs import Kill, one_line, run_forked
 
 from feature_store.errors import DataError
 from feature_store.stores import open_store
+from pipelines.errors import ModelError
 from pipelines.runs.run_folder import held
 from tests.fakes import model_config
 from tests.nights import LABELLED, STORES, assert_same, build, contents, journal, random_log, train, write
@@ -116,9 +117,9 @@ def test_a_model_of_another_space_is_refused(model: Path, tmp_path: Path) -> Non
         log, tmp_path / "none", LABELLED, config=model_config(machine="none", window={"kind": "whole_history"})
     )
     assert forgetful.card.memory_space is None
-    with pytest.raises(DataError, match="its window is the whole history; build its own"):
+    with pytest.raises(ModelError, match="its window is the whole history; build its own"):
         build(tmp_path / "none" / "model", address, path, tmp_path / "out")
-    with pytest.raises(DataError, match="its window is the whole history; there is no memory of fixed size to build"):
+    with pytest.raises(ModelError, match="its window is the whole history; there is no memory of fixed size to build"):
         build(tmp_path / "none" / "model", tmp_path / "new", path, tmp_path / "out")
     assert not (tmp_path / "new").exists()
 
@@ -155,7 +156,7 @@ def test_what_is_wrong_is_one_line(model: Path, tmp_path: Path) -> None:
         (text, tmp_path / "memories", tmp_path / "out", "its users are int64, these are string; cast the column"),
         (path, "nonsense://x", tmp_path / "out", "is no store of memories; expected lmdb:PATH"),
         (path, tmp_path / "out", tmp_path / "out-2", "there is something here already"),
-        (path, tmp_path / "memories", path, "File exists; name a place that can be written"),
+        (path, tmp_path / "memories", path, "File exists; name a path that can be written"),
     ):
         argv = arguments(model, str(store), log_path, out)
         assert wrong in one_line(run_forked(tmp_path, "pipelines.build_memory", *argv))

@@ -12,7 +12,7 @@ from scores import Scored, arguments, score
 from small_runs import one_line, run_forked
 
 from feature_store.data_config import LabelColumn
-from feature_store.errors import DataError
+from pipelines.errors import SettingsError
 from tests.nights import build, random_log, train, write
 
 
@@ -130,7 +130,7 @@ def test_the_moment_of_candidates(labelled: Scored, tmp_path: Path) -> None:
         values = pa.array(values.cast(pa.int64()), kind)
         found = score(labelled, with_times(values), tmp_path / f"zone-{number}.parquet")
         np.testing.assert_array_equal(found, of_column)
-    with pytest.raises(DataError, match="column 'timestamp' has each candidate's time, and --at gives another"):
+    with pytest.raises(SettingsError, match="column 'timestamp' has each candidate's time, and --at gives another"):
         score(labelled, with_times(micros), tmp_path / "both.parquet", "--at", 10**9)
 
 

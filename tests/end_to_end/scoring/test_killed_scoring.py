@@ -20,7 +20,7 @@ def test_the_same_scores_again_are_no_work(
     path, out = write(labelled.candidates, tmp_path / "candidates.parquet"), tmp_path / "deep" / "scores.parquet"
     score(labelled, path, out)
     before, moment = out.read_bytes(), out.stat().st_mtime_ns
-    said = f"{out} holds these very scores; nothing to do. Delete it to score anew."
+    said = f"{out} already holds these scores; nothing to do. Delete it to score again."
     assert said not in capsys.readouterr().out
     for more in ((), ("--part_rows", 3)):
         score(labelled, path, out, *more)
@@ -76,7 +76,7 @@ def test_killed_at_every_moment(labelled: Scored, tmp_path: Path) -> None:
         assert ended.returncode == -9, f"{moment}: {ended.returncode} {ended.stderr}"
     ended = run_forked(tmp_path, "pipelines.score_batch", *argv)
     assert ended.returncode == 0, ended.stderr
-    assert "holds these very scores; nothing to do" in ended.stdout
+    assert "already holds these scores; nothing to do" in ended.stdout
     assert out.read_bytes() == (tmp_path / "unbroken.parquet").read_bytes()
     assert not (tmp_path / "killed.parquet.parts").exists()
 

@@ -49,12 +49,12 @@ def test_wrong_places_are_one_line(labelled: Scored, tmp_path: Path) -> None:
     nobody = Scored(labelled.model, tmp_path / "nowhere", labelled.candidates, labelled.expected)
     elsewhere = tmp_path / "s.parquet"
     cases: list[tuple[Scored, Path, Path, str]] = [
-        (labelled, path, tmp_path / "in", "in: a folder; name the Parquet file to write"),
-        (labelled, path, path, "candidates.parquet: lies among the candidates"),
-        (labelled, path.parent, path.parent / "deep" / "s.parquet", "s.parquet: lies among the candidates"),
+        (labelled, path, tmp_path / "in", "in: is a folder; name the Parquet file to write"),
+        (labelled, path, path, "candidates.parquet: is among the candidates"),
+        (labelled, path.parent, path.parent / "deep" / "s.parquet", "s.parquet: is among the candidates"),
         (labelled, tmp_path / "nothing", elsewhere, "nothing: no such file or folder"),
         (nobody, path, elsewhere, "nowhere: no memories here"),
-        (labelled, path, path / "s.parquet", "Not a directory; name a place that can be written"),
+        (labelled, path, path / "s.parquet", "Not a directory; name a path that can be written"),
     ]
     for scored, candidates, out, said in cases:
         line = one_line(run_forked(tmp_path, "pipelines.score_batch", *arguments(scored, candidates, out)))

@@ -26,8 +26,8 @@ from scores import (
 from small_runs import one_line, run_forked
 
 from feature_store.data_config import ImpressionFile, Impressions, NextEvent
-from feature_store.errors import DataError
 from pipelines import build_memory, evaluate, memories, score_batch
+from pipelines.errors import TrackingError
 from pipelines.models.artifact import load_model, save_model
 from pipelines.scoring import scorer
 from tests.fakes import KINDS, model_config
@@ -99,7 +99,7 @@ def test_a_trained_model_scores_as_it_evaluates(trained: Path, log: Path, tracki
         argv = ["--model", address, "--memories", str(store), "--candidates", str(candidates), "--out", str(out)]
         assert score_batch.main([*argv, "--tracking_uri", tracking_uri]) == 0
         np.testing.assert_allclose(pq.read_table(out)["prediction"], expected["prediction"], atol=1e-5)
-    with pytest.raises(DataError, match=r"^models:/nobody/1: MLflow at sqlite:.* does not give this model: ") as caught:
+    with pytest.raises(TrackingError, match=r"^models:/nobody/1: MLflow at sqlite:.* does not give this") as caught:
         score_batch.main(["--model", "models:/nobody/1", *argv[2:], "--tracking_uri", tracking_uri])
     assert "\n" not in str(caught.value)
 
@@ -136,8 +136,8 @@ def test_a_user_with_more_candidates_than_are_scored_at_once(
     rows = rows.set_column(rows.column_names.index("item_id"), "item_id", items)
     path = write(rows, tmp_path / "candidates.parquet")
     expected = score(labelled, path, tmp_path / "expected.parquet")
-    monkeypatch.setattr(scorer, "_CANDIDATES_AT_ONCE", 16)
-    monkeypatch.setattr(score_batch, "_ROWS_AT_ONCE", 50)
+    monkeypatch.setattr(scorer, "_CANDIDATES_PER_BATCH", 16)
+    monkeypatch.setattr(score_batch, "_ROWS_PER_PIECE", 50)
     found = score(labelled, path, tmp_path / "scores.parquet", "--part_rows", 70)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert len(np.unique(found)) > 30

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from feature_store.errors import DataError
-from pipelines.cli import SettingsError, load_settings
+from pipelines.cli import load_settings
 from pipelines.comparison.candidates import MODELS, RECIPES, candidate, check_names, log_file, short_name
+from pipelines.errors import SettingsError
 from pipelines.train_ctr import TrainCtr
 from rm_rec.config import NoMachine, RehearsalConfig
 from rm_rec.machines import MACHINES, build_machine
@@ -145,7 +146,7 @@ def test_a_log_that_is_not_there_is_named_with_where_it_was_looked_for(tmp_path:
     path = tmp_path / "delicious_tags.parquet"
     assert_one_line(
         caught.value,
-        f"{path}: the log of {LOG} is not there; expected delicious_tags.parquet in --data, {tmp_path}",
+        f"{path}: the log of {LOG} does not exist; expected delicious_tags.parquet in --data, {tmp_path}",
     )
     path.touch()
     check(("quickstart", LOG), ("ntm",), tmp_path)

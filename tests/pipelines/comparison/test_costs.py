@@ -24,7 +24,7 @@ def model(machine: str, rehearsal: RehearsalConfig | None = None, window: Any = 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(costs, "NUM_EVENTS", 128)
-    monkeypatch.setattr(costs, "_USERS_AT_ONCE", 4)
+    monkeypatch.setattr(costs, "_BATCH_USERS", 4)
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_the_whole_history_is_read_at_every_request(monkeypatch: pytest.MonkeyPa
 
     short = read()
     monkeypatch.setattr(costs, "NUM_EVENTS", 4096)
-    monkeypatch.setattr(costs, "_USERS_AT_ONCE", 1)
+    monkeypatch.setattr(costs, "_BATCH_USERS", 1)
     long = read()
     assert long["full"] > 3 * short["full"]
     assert long["full"] > 3 * long["window"]

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_store.data_config import SPLITS
-from feature_store.errors import DataError
 from pipelines.comparison.outcomes import FinishedRun, LogOutcomes, Seeds, measure_log
+from pipelines.errors import RunError
 from pipelines.train_ctr import TrainCtr
 from pipelines.training.data import TEST, LogData
 from rm_rec.evaluation.report import bootstrap, interval
@@ -74,7 +74,7 @@ class Runs:
             "model": {"segment_length": 2, "machine": {"kind": "none"}},
         }
         config = TrainCtr.model_validate(self.settings).data
-        self.data = LogData.prepare(config, folder / "prepared", report=lambda line: None)
+        self.data = LogData.prepare(config, folder / "prepared", notify=lambda line: None)
 
     def run(
         self,
@@ -286,12 +286,12 @@ def the_other_way_round(table: pa.Table) -> pa.Table:
         (as_it_is, without_a_row, "they have 16 and 15 rows"),
         (as_it_is, with_another_item, "they differ in 'item_id'"),
         (as_it_is, with_a_label_turned, "they differ in 'label'"),
-        (users_backwards, as_it_is, "its test impressions lie in another order"),
+        (users_backwards, as_it_is, "its test impressions are in another order"),
     ],
 )
 def test_other_impressions_are_refused(runs: Runs, of_first: Change, change: Change, says: str) -> None:
     other = runs.run("b", change=change)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(RunError) as caught:
         measured({"a": [runs.run("a", change=of_first)], "b": [other]})
     assert str(caught.value).startswith(f"{other.folder}: its test impressions ")
     assert says in str(caught.value)

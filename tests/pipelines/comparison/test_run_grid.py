@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from feature_store.datasets.synthetic import SyntheticConfig
-from feature_store.errors import DataError
+from feature_store.errors import LockedError
 from pipelines.cli import load_settings
 from pipelines.comparison.run_grid import RunGrid
 from pipelines.make_log import write_log
@@ -158,7 +158,7 @@ def is_free(folder: Path) -> bool:
     try:
         with held(folder):
             return True
-    except DataError:
+    except LockedError:
         return False
 
 

@@ -11,6 +11,7 @@ from feature_store.errors import DataError
 from feature_store.logs.parquet_source import ParquetSource
 from feature_store.stores import Build, Journal, SourceFile, UnderWay
 from pipelines.building.plan import ReadConfig, build_id, data_config, event_source, how_read, plan_builds
+from pipelines.errors import SettingsError
 from pipelines.models.artifact import ModelCard
 from rm_rec.config import FeatureSpace, ModelConfig
 from tests.nights import write
@@ -79,7 +80,7 @@ def test_a_build_that_was_broken_off_needs_its_files(night: Night, plan: Callabl
     path.unlink()
     with pytest.raises(DataError) as caught:
         plan(Journal(under_way=UnderWay(build=begun, step=1)))
-    assert f"build {begun.id}, which was broken off, needs a.parquet (sha256 {begun.files[0].sha256[:12]})" in str(
+    assert f"build {begun.id}, which was interrupted, needs a.parquet (sha256 {begun.files[0].sha256[:12]})" in str(
         caught.value
     )
     path.with_name("moved.parquet").write_bytes(night("c", 1).read_bytes())  # the same content at another place
@@ -92,7 +93,7 @@ def test_a_build_goes_on_as_it_began(night: Night, plan: Callable[..., list[Buil
     journal = Journal(under_way=UnderWay(build=plan()[0], step=1))
     how = how_read("3f2a", ReadConfig.model_validate(other))
     with pytest.raises(
-        DataError, match=r"began with other settings of read\.bad_rows or read\.duplicate_rows; give the same"
+        SettingsError, match=r"began with other settings of read\.bad_rows or read\.duplicate_rows; give the same"
     ):
         plan(journal, how)
     assert plan(Journal(builds=plan()), how) == []  # of a build that ended they are no concern

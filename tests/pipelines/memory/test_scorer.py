@@ -68,8 +68,8 @@ def test_order_and_what_is_scored_at_once_do_not_matter(
     assert whole.cold == (~known).sum() > 0
     assert len(np.unique(whole.probability)) > 400
     for users_at_once, candidates_at_once in ((1, 8192), (64, 1), (3, 7)):  # a user has about 25 candidates
-        monkeypatch.setattr(scorer, "_USERS_AT_ONCE", users_at_once)
-        monkeypatch.setattr(scorer, "_CANDIDATES_AT_ONCE", candidates_at_once)
+        monkeypatch.setattr(scorer, "_USERS_PER_BATCH", users_at_once)
+        monkeypatch.setattr(scorer, "_CANDIDATES_PER_BATCH", candidates_at_once)
         order = np.random.default_rng(1).permutation(500)
         found = score({name: values[order] for name, values in table.items()})
         np.testing.assert_allclose(found.probability, whole.probability[order], atol=1e-6)
@@ -81,9 +81,9 @@ def test_order_and_what_is_scored_at_once_do_not_matter(
 def test_runs_cover_every_candidate_once(counts: list[int], candidates_at_once: int, users_at_once: int) -> None:
     user = np.repeat(np.arange(len(counts)), counts)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(scorer, "_USERS_AT_ONCE", users_at_once)
-        patched.setattr(scorer, "_CANDIDATES_AT_ONCE", candidates_at_once)
-        runs = scorer._runs(user)
+        patched.setattr(scorer, "_USERS_PER_BATCH", users_at_once)
+        patched.setattr(scorer, "_CANDIDATES_PER_BATCH", candidates_at_once)
+        runs = scorer._batches(user)
     assert [place for first, last in runs for place in range(first, last)] == list(range(len(user)))
     for first, last in runs:
         assert 0 < last - first <= candidates_at_once

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from feature_store.data_config import ITEM, Columns, LabelColumn
-from feature_store.errors import DataError
 from feature_store.vocabulary.vocabularies import COUNT, Vocabularies
 from feature_store.vocabulary.vocabulary import Vocabulary
+from pipelines.errors import ModelError
 from pipelines.models.artifact import TrainedModel, load_model, save_model
 from rm_rec.config import FeatureSpace, ModelConfig
 from rm_rec.model import ClickModel
@@ -100,7 +100,7 @@ def remove(name: str) -> Callable[[Path], None]:
 )
 def test_damage_is_one_line_that_names_the_file(folder: Path, damage: Callable[[Path], None], said: str) -> None:
     damage(folder)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(ModelError) as caught:
         load_model(folder)
     assert str(caught.value).startswith(said.format(folder=folder))
     assert "\n" not in str(caught.value)
@@ -140,7 +140,7 @@ def test_a_model_of_a_package_that_is_not_allowed_is_refused_unimported(
     folder = save_outside(tmp_path / "model")
     rewrite(packages=claimed)(folder)
     forget_acme()
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(ModelError) as caught:
         load_model(folder, allowed)
     said = f"{folder}/model.json: machine.kind acme_memory.machines:FadingMeanMachine needs code of package"
     assert str(caught.value).startswith(said)
@@ -175,5 +175,5 @@ def test_a_model_whose_package_is_not_here_says_so(
     folder = save_outside(tmp_path / "model")
     forget_acme()
     monkeypatch.setattr("sys.path", [place for place in sys.path if not place.endswith("outside")])
-    with pytest.raises(DataError, match=r"model.json cannot be used here: .* there is no module acme_memory; install"):
+    with pytest.raises(ModelError, match=r"model.json cannot be used here: .* there is no module acme_memory; install"):
         load_model(folder, ["acme_memory"])

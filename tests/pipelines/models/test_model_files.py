@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from feature_store.errors import DataError
+from pipelines.errors import TrackingError
 from pipelines.models.model_files import find_model
 
 
@@ -21,5 +21,5 @@ def test_a_folder_without_a_model_is_left_to_its_reader(tmp_path: Path) -> None:
 
 
 def test_what_mlflow_does_not_have_is_named() -> None:
-    with pytest.raises(DataError, match=r"models:/none/1: MLflow at nonsense://x does not give this model: "):
+    with pytest.raises(TrackingError, match=r"models:/none/1: MLflow at nonsense://x does not give this model: "):
         find_model("models:/none/1", "nonsense://x")

@@ -12,9 +12,9 @@ import torch
 import yaml
 
 from feature_store.data_config import Columns, DataConfig, ImpressionFile, LabelColumn
-from feature_store.errors import DataError
 from feature_store.logs.preparation import prepare
 from feature_store.vocabulary.vocabularies import Vocabularies
+from pipelines.errors import ModelError, RegistryError
 from pipelines.models.artifact import save_model
 from pipelines.promotion.contenders import Contender, on_log, score_both, train_mean_pool
 from pipelines.training.batches import feature_space
@@ -91,10 +91,10 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
     path = log(tmp_path, items=9)
     next_event, labelled = DataConfig(log=path), DataConfig(log=path, impressions=LabelColumn())
     one, other = contender(tmp_path, "one", next_event), contender(tmp_path, "other", labelled)
-    with pytest.raises(DataError, match="one predicts impressions of kind next_event, the candidate of kind label"):
+    with pytest.raises(ModelError, match="one predicts impressions of kind next_event, the candidate of kind label"):
         both(tmp_path, one, other, labelled)
     unknown = Contender("version 7", one.trained, None, None)
-    with pytest.raises(DataError, match="version 7: MLflow has no config of the run that trained it"):
+    with pytest.raises(RegistryError, match="version 7: MLflow has no config of the run that trained it"):
         unknown.data_on(path, None)
 
 

@@ -18,6 +18,7 @@ from mlflow.pyfunc import PyFuncModel
 from feature_store.errors import DataError
 from feature_store.stores import Journal
 from pipelines import score_batch
+from pipelines.errors import ModelError, SettingsError
 from tests.served import EVENTS, USERS, Served, small_log, train
 
 LATER = 10 * EVENTS + 5
@@ -131,7 +132,7 @@ def test_memories_are_named_in_two_ways(
 
 def test_without_memories_both_ways_are_named(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RM_REC_MEMORIES", raising=False)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(SettingsError) as caught:
         load(served)
     assert "model_config={'memories': ADDRESS}" in str(caught.value)
     assert "RM_REC_MEMORIES=ADDRESS" in str(caught.value)
@@ -141,7 +142,7 @@ def test_without_memories_both_ways_are_named(served: Served, monkeypatch: pytes
 
 def test_memories_of_another_space_are_refused(served: Served, tmp_path: Path) -> None:
     other = train(tmp_path / "other", seed=1)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(ModelError) as caught:
         load(served, memories=other.build(tmp_path / "memories"))
     for space in (served.trained.card.memory_space, other.trained.card.memory_space):
         assert space is not None
@@ -150,7 +151,7 @@ def test_memories_of_another_space_are_refused(served: Served, tmp_path: Path) -
 
 def test_a_model_without_memories_is_refused(tmp_path: Path, memories: str) -> None:
     whole = train(tmp_path, machine="none", window={"kind": "whole_history"}).write()
-    with pytest.raises(DataError, match="its window is the whole history"):
+    with pytest.raises(ModelError, match="its window is the whole history"):
         load(whole, memories=memories)
 
 
@@ -166,7 +167,7 @@ def test_rows_without_a_time_are_of_the_moment_after_the_newest_event(
     monkeypatch.setenv("RM_REC_AT", str(10**6))
     assert np.array_equal(found(load(served, memories=memories), timeless), far)
     assert np.array_equal(found(load(served, memories=memories, at=newest + 1), timeless), found(model, timeless))
-    with pytest.raises(DataError, match="RM_REC_AT, is 'soon'; expected a whole number"):
+    with pytest.raises(SettingsError, match="RM_REC_AT, is 'soon'; expected a whole number"):
         load(served, memories=memories, at="soon")
     with pytest.raises(MlflowException, match="would look ahead"):
         load(served, memories=memories, at=newest).predict(timeless)

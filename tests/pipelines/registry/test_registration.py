@@ -8,7 +8,7 @@ from typing import Any
 import mlflow
 import pytest
 
-from feature_store.errors import DataError
+from pipelines.errors import TrackingError
 from pipelines.models.model_files import find_model
 from pipelines.registry import registration
 from pipelines.registry.registration import register
@@ -139,7 +139,7 @@ def test_each_run_is_the_next_version(run: Callable[..., str | None], served: Se
 STEPS = {
     "before anything": (registration, "_log"),
     "a model without files": (registration, "write_mlflow_model"),
-    "files without figures": (registration, "_give_metrics"),
+    "files without figures": (registration, "_link_metrics"),
     "not of the run": (mlflow.MlflowClient, "log_outputs"),
     "not finished": (mlflow.MlflowClient, "finalize_logged_model"),
     "not registered": (registration, "_create_registered_model"),
@@ -176,7 +176,7 @@ def test_killed_at_any_step_it_is_kept_once(
 
 
 def test_a_name_that_mlflow_refuses_is_one_line(run: Callable[..., str | None], served: Served) -> None:
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(TrackingError) as caught:
         run(served, "a/b")
     assert str(caught.value).startswith("tracking.register_as 'a/b': MLflow refuses it: ")
     assert "\n" not in str(caught.value)
@@ -187,4 +187,4 @@ def test_a_model_without_memories_says_so(run: Callable[..., str | None], uri: s
     run(whole)
     _, found, model = kept(uri, tmp_path.name)
     assert model.tags["memory_space"] == "none"
-    assert "no memory of fixed size can serve" in found.data.tags["mlflow.note.content"]
+    assert "no memories to be served from" in found.data.tags["mlflow.note.content"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from feature_store.errors import DataError
+from pipelines.errors import RegistryError, TrackingError
 from pipelines.registry import model_registry as registry_module
 from pipelines.registry.model_registry import CHAMPION, PREVIOUS, ROLLED_BACK_AT, Registry, Version
 
@@ -65,7 +65,7 @@ def test_champions_follow_each_other_and_go_back_one_by_one(
     assert ROLLED_BACK_AT in version(3).tags
     registry.roll_back(version(2), registry.before(version(2)))
     assert standing(registry) == ("1", None)
-    with pytest.raises(DataError, match="version 1 is the first champion on record: there is none to go back to"):
+    with pytest.raises(RegistryError, match="version 1 is the first champion on record: there is none to go back to"):
         registry.before(version(1))
 
 
@@ -96,9 +96,9 @@ def test_a_champion_that_another_job_moved_is_not_overrun(
     registry: Registry, version: Callable[[int], Version]
 ) -> None:
     promote(registry, version(1), None)
-    with pytest.raises(DataError, match="the champion was none and now is version 1; another job moved it: run again"):
+    with pytest.raises(RegistryError, match="champion was none and now is version 1; another job moved it: run again"):
         promote(registry, version(2), None)
-    with pytest.raises(DataError, match="was version 3 and now is version 1"):
+    with pytest.raises(RegistryError, match="was version 3 and now is version 1"):
         promote(registry, version(2), version(3))
     assert standing(registry) == ("1", None)
     assert version(2).tags == {}
@@ -151,7 +151,7 @@ def test_a_version_that_was_deleted_is_not_gone_back_to(
     promote(registry, version(1), None)
     promote(registry, version(2), version(1))
     mlflow.MlflowClient(uri).delete_model_version(registry.name, "1")
-    with pytest.raises(DataError, match=r"MLflow at sqlite.*not found"):
+    with pytest.raises(TrackingError, match=r"MLflow at sqlite.*not found"):
         registry.before(version(2))
     registry.settle()
     assert standing(registry) == ("2", None)
@@ -159,7 +159,7 @@ def test_a_version_that_was_deleted_is_not_gone_back_to(
 
 def test_what_is_not_there_is_one_line(uri: str, registry: Registry, version: Callable[[int], Version]) -> None:
     for address, name in ((uri, "no-such-model"), ("nonsense://x", "m"), ("sqlite:////proc/none/mlflow.db", "m")):
-        with pytest.raises(DataError) as caught:
+        with pytest.raises(TrackingError) as caught:
             Registry(address, name)
         assert str(caught.value).startswith(f"model {name!r}: MLflow at {address}: ")
         assert "\n" not in str(caught.value)

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import ConfigDict, Field, PlainValidator
 
-from pipelines.cli import SettingsError, load_settings
+from pipelines.cli import load_settings
+from pipelines.errors import SettingsError
 from rm_rec.config.base import Settings
 
 

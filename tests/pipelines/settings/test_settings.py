@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, model_validator
 
-from pipelines.cli import SettingsError, flatten, load_settings, resolved
+from pipelines.cli import flatten, load_settings, resolved
+from pipelines.errors import SettingsError
 from rm_rec.config.base import Settings
 
 

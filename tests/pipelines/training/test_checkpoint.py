@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from feature_store.errors import DataError
+from pipelines.errors import RunError
 from pipelines.training import checkpoint
 from pipelines.training.checkpoint import Epoch, FitState, best_weights, load_checkpoint, save_checkpoint
 
@@ -116,7 +116,7 @@ def test_there_may_be_none(tmp_path: Path) -> None:
 
 def test_one_of_another_run_is_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, *make(), STATE)
-    with pytest.raises(DataError, match="holds a run of another config or log; give another --out"):
+    with pytest.raises(RunError, match="holds a run of another config or log; give another --out"):
         load_checkpoint(tmp_path, *make(), "g")
 
 
@@ -131,7 +131,7 @@ def test_damage_is_one_line_that_names_the_file(tmp_path: Path, name: str, damag
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[:-40] if damage == "cut" else b"")
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(RunError) as caught:
         load_checkpoint(tmp_path, *make(), "f")
     said = str(caught.value)
     assert said.startswith(f"{file} is damaged")
@@ -142,7 +142,7 @@ def test_damage_is_one_line_that_names_the_file(tmp_path: Path, name: str, damag
 def test_one_of_another_shape_is_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, *make(), STATE)
     small = nn.Linear(2, 1)
-    with pytest.raises(DataError, match="does not fit this model"):
+    with pytest.raises(RunError, match="does not fit this model"):
         load_checkpoint(tmp_path, small, torch.optim.AdamW(small.parameters()), "f")
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from feature_store.errors import DataError
+from pipelines.errors import ModelError
 from pipelines.training.fine_tune import freeze_writer
 from pipelines.training.fit import Learner, OptimizerConfig, build_optimizer, training_step
 from tests.fakes import click_model, model_config, ragged_batch
@@ -23,5 +23,5 @@ def test_a_step_leaves_what_writes_and_moves_all_else() -> None:
 
 def test_a_window_of_the_whole_history_has_nothing_to_keep() -> None:
     model = click_model(model_config(machine="none", window={"kind": "whole_history"}))
-    with pytest.raises(DataError, match="there is no memory to keep"):
+    with pytest.raises(ModelError, match="there is no memory to keep"):
         freeze_writer(model, "it")

@@ -30,7 +30,7 @@ def test_the_number_of_impressions_is_what_reading_the_log_counts(
     config = DataConfig(log=str(tmp_path / "log.parquet"), impressions=impressions, events_per_bucket=100)
     if split is not None:
         config = config.model_copy(update={"split": split})
-    data = LogData.prepare(config, tmp_path / "prepared", report=lambda line: None)
+    data = LogData.prepare(config, tmp_path / "prepared", notify=lambda line: None)
     assert data.prepared.num_buckets == 3
     counted = [sum(int((users.split == split).sum()) for users in data.buckets()) for split in range(3)]
     assert all(counted)
