@@ -115,7 +115,7 @@ def contents(memories: str | Path) -> dict[Any, dict[str, np.ndarray]]:
 
 def of_store(store: MemoryStore) -> dict[Any, dict[str, np.ndarray]]:
     """Read all that an open store holds."""
-    memories = Memories.concat([Memories.none(store.facts.memory), *store.scan()])
+    memories = Memories.concat([Memories.none(store.facts.memory), *store.read_all()])
     names = [name for name in memories.records.dtype.names or () if name != "checksum"]
     rows = zip(memories.users.to_pylist(), memories.records, strict=True)
     return {user: {name: np.array(row[name]) for name in names} for user, row in rows}
