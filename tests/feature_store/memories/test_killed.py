@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from child_processes import killed_after
 
-from feature_store.errors import DataError
+from feature_store.errors import LockedError
 from feature_store.stores import MemoryStore, StoreWriter, create_store, open_store
 from feature_store.stores.users import tombstones_of
 from feature_store.testing.sample_memories import (
@@ -68,9 +68,7 @@ def unlocked(address: str) -> MemoryStore:
         try:
             with store.writer():
                 return store
-        except DataError as error:
-            if "another writer" not in str(error):
-                raise
+        except LockedError:
             time.sleep(0.05)
     raise AssertionError("the lock of a killed writer does not end")
 
