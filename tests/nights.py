@@ -90,7 +90,7 @@ def train(
     """Write a model with scrambled weights and a log's vocabulary to `folder`/model."""
     where = write(log, folder / "trained-on.parquet")
     data = DataConfig(log=str(where), columns=columns, impressions=impressions or NextEvent())
-    vocabularies = Vocabularies.fit(prepare(data, folder / "prepared", report=silent), data)
+    vocabularies = Vocabularies.fit(prepare(data, folder / "prepared", notify=silent), data)
     model = ClickModel(config or model_config(), feature_space(columns, data.impressions, vocabularies))
     return save_model(folder / "model", scrambled(model, seed).eval(), vocabularies, columns, data.impressions)
 

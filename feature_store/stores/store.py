@@ -167,13 +167,9 @@ class MemoryStore(ABC):
 
     @abstractmethod
     def __init__(self, location: str) -> None:
-        """Open a store that `create` made.
+        """Open a store; raises NoMemoriesError if there is none, DataError if it is damaged or something else.
 
         `location` is an address without its kind, such as a path, here and in all methods below.
-
-        Raises:
-            NoMemoriesError: there is nothing at the location.
-            DataError: there is something else, or the store is damaged.
         """
 
     @classmethod

@@ -97,7 +97,7 @@ class MemoryBuilder:
         return prepare(
             self.config,
             folder,
-            report=self.report,
+            notify=self.report,
             for_training=False,
             events=self.source.only([place for place, found in enumerate(hashes) if found in wanted]),
             buckets_multiple_of=self.store.facts.num_buckets,

@@ -42,7 +42,7 @@ class LogData:
         vocabularies: Vocabularies | None = None,
     ) -> "LogData":
         """Check, bucket and sort the log in a folder; without vocabularies, count them on the training events."""
-        prepared = prepare(config, folder, report=report)
+        prepared = prepare(config, folder, notify=report)
         return cls(config, prepared, vocabularies or Vocabularies.fit(prepared, config))
 
     def bucket(self, index: int) -> UserSequences:

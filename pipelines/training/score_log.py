@@ -57,7 +57,7 @@ def score(
     `name` is what errors call the model; sampled negatives are items of `drawn_from`, where it is given, rather than
     of the model's own vocabulary. Raises DataError as `score_log`.
     """
-    prepared = prepare(config, folder, report=report, for_training=False)
+    prepared = prepare(config, folder, notify=report, for_training=False)
     data = LogData(config, prepared, trained.vocabularies, drawn_from)
     found = {*config.columns.event_features, *config.columns.item_features}
     known = {*trained.card.columns.event_features, *trained.card.columns.item_features}

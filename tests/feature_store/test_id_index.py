@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_store import id_index
+from feature_store.vocabulary import id_index
 from feature_store.vocabulary.id_index import IdIndex
 
 IDS = {"int64": st.integers(-(2**63), 2**63 - 1), "string": st.text(max_size=8)}
