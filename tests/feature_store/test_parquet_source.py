@@ -43,6 +43,6 @@ def test_files_whose_folders_name_other_columns_are_refused(tmp_path: Path, writ
     with pytest.raises(DataError) as caught:
         ParquetSource.open(str(tmp_path / "log"))
     assert str(caught.value) == (
-        f"{tmp_path}/log/day=1/b.parquet: its folders have the partition columns day, those of {tmp_path}/log/a.parquet "
-        "have none; partition all files alike"
+        f"{tmp_path}/log/day=1/b.parquet: its folders have the partition columns day, those of "
+        f"{tmp_path}/log/a.parquet have none; partition all files alike"
     )
