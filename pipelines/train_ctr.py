@@ -5,9 +5,9 @@ python -m pipelines.train_ctr --config pipelines/recipes/quickstart.yaml --data.
 
 import json
 import time
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,10 +23,8 @@ from pipelines.cli.job import DONE, result_console, run_job, this_python
 from pipelines.evaluation.evaluated import MetricsConfig, evaluate_predictions, figures_of
 from pipelines.evaluation.figures.predictions import training_curves
 from pipelines.evaluation.predictions import PredictionColumns
-from pipelines.evaluation.retention import DECIDING_AGE, RetentionConfig
-from pipelines.evaluation.retention_results import RetentionStep
 from pipelines.evaluation.tables import grids, markdown, print_training
-from pipelines.models.artifact import TrainedModel, load_model, save_model
+from pipelines.models.artifact import TrainedModel, save_model
 from pipelines.registry.lineage import headline, held_out
 from pipelines.registry.registration import register
 from pipelines.runs import run_folder, tracking
@@ -35,7 +33,7 @@ from pipelines.training.batches import feature_space
 from pipelines.training.checkpoint import Epoch, FitState
 from pipelines.training.data import TEST, VALIDATION, LogData
 from pipelines.training.fine_tune import data_as_before, freeze_writer, load_start
-from pipelines.training.fit import PREDICTED_COLUMNS, Fit, Learner, OptimizerConfig, TrainingConfig, predict
+from pipelines.training.fit import PREDICTED_COLUMNS, Fit, Learner, OptimizerConfig, TrainingConfig, device_of, predict
 from rm_rec.config import ModelConfig, RehearsalConfig
 from rm_rec.config.base import Settings
 from rm_rec.config.outside import PackageName, outside_packages
@@ -54,6 +52,9 @@ EXAMPLES = (
 class TrainCtr(Settings):
     """One training run."""
 
+    moved: ClassVar[Mapping[str, str]] = {
+        "retention": "retention is measured by a job of its own: python -m pipelines.retention --run FOLDER",
+    }
     data: DataConfig
     start_from: str | None = Field(None, alias="from")
     """A model to go on from, instead of from nothing: a folder, models:/NAME@ALIAS, runs:/…; its columns, features,
@@ -69,7 +70,6 @@ class TrainCtr(Settings):
     training: TrainingConfig = TrainingConfig()
     tracking: TrackingConfig = TrackingConfig()
     metrics: MetricsConfig = MetricsConfig()
-    retention: RetentionConfig = RetentionConfig()
     out: str = "runs/train_ctr"
     """Folder for checkpoints, model, predictions.parquet and metrics.json; a run that was killed goes on from it."""
 
@@ -81,10 +81,6 @@ class TrainCtr(Settings):
             raise ValueError(
                 f"data.impressions.carry: {taken[0]!r} names a column of predictions.parquet itself: rename yours"
             )
-        age = self.retention.age_column
-        if age != DECIDING_AGE and age not in carried:
-            names = ", ".join(carried) or "none"
-            raise ValueError(f"retention.age_column: {age!r} is not carried; data.impressions.carry has {names}")
         return self
 
     @model_validator(mode="after")
@@ -115,13 +111,12 @@ def train(settings: TrainCtr) -> int:
     allowed = tuple(sorted({*settings.allow_package, *outside_packages(model)}))  # of Python objects too
     settings = settings.model_copy(update={"model": model, "allow_package": allowed})
     out = Path(settings.out)
-    device = _device(settings.training.device)
+    device = device_of(settings.training.device, "training.device")
     with run_folder.claimed(out, resolved(settings)):
         return _train(settings, out, device, console)
 
 
 def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console) -> int:
-    retention = RetentionStep(settings.retention, settings.metrics, out)
     start = None
     if settings.start_from is not None:
         start = load_start(settings.start_from, settings.tracking.uri, settings.model, settings.allow_package)
@@ -131,7 +126,6 @@ def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console
     known = start.vocabularies if start is not None else None
     data = LogData.prepare(settings.data, out / "prepared", report=console.print, vocabularies=known)
     _check_held_out(settings, data)
-    retention.check(data, settings.model.segment_length)
     fingerprint = fingerprint_of(settings, data.prepared.manifest.fingerprint, start)
     tags = {
         "data_sha256": data.prepared.manifest.fingerprint,
@@ -139,20 +133,12 @@ def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console
         "fingerprint": fingerprint,
         **({} if start is None else {"started_from_sha256": start.card.weights_sha256}),
     }
-    tracked = partial(tracking.tracked_run, settings.tracking, out, resolved(settings), tags)
     if settings.training.threads:
         torch.set_num_threads(settings.training.threads)
     finished = run_folder.read_metrics(out, fingerprint)
     if finished is not None:
-        due = retention.is_due(fingerprint, data, settings.model.segment_length)
-        what = "measuring what it retains" if due else "nothing to do"
-        console.print(f"{out} holds this very run, finished; {what}. Delete the folder to train anew.")
-        if due:
-            model = load_model(out / "model", settings.allow_package).model.to(device)
-            with tracked():
-                retention.run(data, model, fingerprint)
+        console.print(f"{out} holds this very run, finished; nothing to do. Delete the folder to train anew.")
         print_training(console, finished)
-        retention.print(console)
         return DONE
 
     torch.manual_seed(settings.training.seed)
@@ -169,7 +155,7 @@ def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console
     if fit.resume():
         console.print(f"resuming {out} after epoch {len(fit.state.epochs)}, batch {fit.state.batches_done}")
     manifest = data.prepared.manifest
-    with tracked():
+    with tracking.tracked_run(settings.tracking, out, resolved(settings), tags):
         tracking.log_data_set(Path(settings.data.log).stem, manifest.fingerprint, {"events": manifest.events})
         for epoch in fit.state.epochs:  # a kill may have come between an epoch's checkpoint and its line in MLflow
             _track_epoch(epoch)
@@ -179,12 +165,7 @@ def _train(settings: TrainCtr, out: Path, device: torch.device, console: Console
             out / "model", settings.tracking.register_as, settings.data, metrics, tags, settings.allow_package
         )
     write_json(out / run_folder.METRICS, metrics)
-    if retention.is_due(fingerprint, data, settings.model.segment_length):  # killed here, it is taken up as finished
-        with tracked():
-            retention.run(data, model, fingerprint)
-
     print_training(console, metrics)
-    retention.print(console)
     console.print(f"\nModel       {out / 'model'}" + (f", registered as {uri} (alias candidate)" if uri else ""))
     console.print(f"Predictions {out / 'predictions.parquet'}")
     if state.best is not None and state.best.number == settings.training.epochs:
@@ -245,15 +226,6 @@ def fingerprint_of(settings: TrainCtr, log: str, start: TrainedModel | None = No
 
 def _sha256(values: Any) -> str:
     return sha256_of_text(json.dumps(values, sort_keys=True))
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
-        raise DataError(f"training.device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    return device
 
 
 def _check_held_out(settings: TrainCtr, data: LogData) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from feature_store.data_config import DataConfig, ImpressionFile, NextEvent, SplitByTime
 from feature_store.errors import DataError
-from feature_store.files import sync_tree, write_text
+from feature_store.files import sync_folder, sync_tree, write_text
 from feature_store.logs.bucketing import DUPLICATE, Bucketing, open_duckdb, time_at_rank, write_rejects
 from feature_store.logs.parquet_source import ParquetSource
 from feature_store.logs.prepared_log import MANIFEST, TABLES, Manifest, PreparedLog, TimeMoments
@@ -83,7 +83,9 @@ def prepare(
         _check(prepared, notify, for_training)
         for name in tables:
             sync_tree(out / name)
-        write_text(out / MANIFEST, prepared.manifest.model_dump_json(indent=2))
+        write_text(work / MANIFEST, prepared.manifest.model_dump_json(indent=2))
+        (work / MANIFEST).replace(out / MANIFEST)
+        sync_folder(out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     manifest = prepared.manifest

@@ -230,6 +230,9 @@ class _Reader:
         return tree
 
     def _unknown(self, key: str, source: str, model: type[BaseModel], kind: str) -> str:
+        moved: Mapping[str, str] = getattr(model, "moved", {})
+        if key in moved:
+            return f"{key} ({source}): {moved[key]}"
         if kind:
             block = key.rpartition(".")[0]
             return f"{key} ({source}): {block} of kind {kind} has no such key; it has {', '.join(keys_of(model))}"

@@ -15,7 +15,6 @@ from pydantic import Field, model_validator
 from feature_store.ragged import Ids
 from feature_store.sequences.ages import events_since_item
 from pipelines.cli.job import Progress
-from pipelines.evaluation.evaluated import MetricsConfig
 from pipelines.evaluation.predictions import PredictionColumns, numbers, user_codes
 from pipelines.training.batches import iterate_batches
 from pipelines.training.data import TEST, TRAIN, VALIDATION, LogData
@@ -43,30 +42,24 @@ _BATCH_EVENTS, _FRAGMENTS_AT_ONCE = 4096, 512  # in memory
 
 
 class RetentionConfig(Settings):
-    """How far back the memory reaches: recollection and click AUC by age, to compare with and without rehearsal."""
+    """How recollection and click AUC are measured by age. Two runs compare only if all of these are equal."""
 
-    enabled: bool = False
-    """Measure it after training, or now if the run in --out is finished; the fit does not depend on it."""
-    compare_with: str | None = None
-    """Folder of another finished run of the same log, measured alike, to draw beside this one."""
     probe_steps: int = Field(300, ge=1)
-    """Steps that the decoder is trained for which asks the finished memory; the memory itself is not trained."""
+    """Training steps of the decoder that reads the finished memory; the memory itself is not trained."""
     events_asked: int = Field(50_000, ge=1)
-    """About how many masked events are asked for, of users drawn at random."""
+    """Approximate number of masked events that the decoder has to recollect, of users drawn at random."""
     age_column: str = Field(DECIDING_AGE, min_length=1)
-    """The carried column that says how many events ago lay what decides the click (0: nothing does). Where it is not
-    carried, an impression's age is that of its user's last event on the same item."""
+    """Column of the predictions that says how many events ago the event was that decides the click (0: none does).
+    Where the default column is missing, an impression's age is that of its user's last event on the same item."""
     age_bins: tuple[Annotated[int, Field(ge=0)], ...] = Field(AGE_BINS, min_length=1)
-    """The youngest age of each bin, in segments, increasing."""
+    """Smallest age of each bin, in segments, increasing."""
     seed: int = Field(0, ge=0)
-    """Of the probe's start, of what it is trained on and of what it is asked."""
+    """Seed of the decoder's weights and of the events that it is trained and tested on."""
 
     @model_validator(mode="after")
-    def _says_what_it_means(self) -> Self:
+    def _bins_increase(self) -> Self:
         if list(self.age_bins) != sorted(set(self.age_bins)):
             raise ValueError(f"age_bins must increase, found {list(self.age_bins)}")
-        if self.compare_with is not None and not self.enabled:
-            raise ValueError("compare_with needs --retention.enabled true: there is nothing to draw beside it")
         return self
 
 
@@ -75,11 +68,11 @@ class Retention:
     """What was measured of one run."""
 
     fingerprint: str
-    """Of the run."""
+    """Fingerprint of the run."""
     conditions: dict[str, Any]
-    """What another run must share for its curves to compare."""
+    """Log and settings that another run must share for its curves to compare."""
     compared_with: str | None
-    """The folder of the run that it is drawn beside."""
+    """Folder of the run whose curves are drawn beside this one's."""
     window_segments: int | None
     """Ages up to this are in the recent window too; None where the window is not made of segments."""
     recollection: Recollection | None
@@ -89,11 +82,13 @@ class Retention:
 
 def measure(
     config: RetentionConfig,
-    metrics: MetricsConfig,
+    resamples: int,
     data: LogData,
     model: ClickModel,
     predictions: pa.Table,
+    *,
     fingerprint: str,
+    compared_with: str | None = None,
 ) -> Retention:
     """Probe a finished model on its log, and split its predictions of the test split by age."""
     window = model.config.window
@@ -101,10 +96,10 @@ def measure(
     return Retention(
         fingerprint=fingerprint,
         conditions=conditions(config, data, model.config.segment_length),
-        compared_with=config.compare_with,
+        compared_with=compared_with,
         window_segments=window.num_segments if isinstance(window, RecentSegments) else None,
-        recollection=_recollection(config, metrics, data, model),
-        ranking=_ranking(config, metrics, data, model.config.segment_length, predictions),
+        recollection=_recollection(config, resamples, data, model),
+        ranking=_ranking(config, resamples, data, model.config.segment_length, predictions),
     )
 
 
@@ -113,13 +108,11 @@ def conditions(config: RetentionConfig, data: LogData, segment_length: int) -> d
     return {
         "data_sha256": data.prepared.manifest.fingerprint,
         "model.segment_length": segment_length,
-        **config.model_dump(mode="json", exclude={"enabled", "compare_with"}),
+        **config.model_dump(mode="json"),
     }
 
 
-def _recollection(
-    config: RetentionConfig, metrics: MetricsConfig, data: LogData, model: ClickModel
-) -> Recollection | None:
+def _recollection(config: RetentionConfig, resamples: int, data: LogData, model: ClickModel) -> Recollection | None:
     """Teach probes on the histories of training, then ask the states that the last validation impressions read."""
     if model.memory.slots is None:
         return None
@@ -145,9 +138,7 @@ def _recollection(
 
     def answers(probe: RecollectionProbe, questions: Questions) -> Answers:
         picked, ages = _ask(config, model, probe, questions)
-        return share_by_age(
-            picked, ages, users, age_bins=config.age_bins, resamples=metrics.resamples, seed=metrics.seed
-        )
+        return share_by_age(picked, ages, users, age_bins=config.age_bins, resamples=resamples, seed=config.seed)
 
     reader = _trained_probe(config, model, taught, reads_memory=True)
     others = answers(reader, questions.of_another_user()) if len(questions.slots.valid) > 1 else None
@@ -216,7 +207,7 @@ def _candidates(questions: Questions, random: torch.Generator) -> dict[str, torc
 
 
 def _ranking(
-    config: RetentionConfig, metrics: MetricsConfig, data: LogData, segment_length: int, predictions: pa.Table
+    config: RetentionConfig, resamples: int, data: LogData, segment_length: int, predictions: pa.Table
 ) -> RankingByAge:
     columns, name = PredictionColumns(), "predictions.parquet"
     known_age = config.age_column in predictions.column_names
@@ -235,8 +226,8 @@ def _ranking(
         known_age=known_age,
         true_probabilities=truth,
         age_bins=config.age_bins,
-        resamples=metrics.resamples,
-        seed=metrics.seed,
+        resamples=resamples,
+        seed=config.seed,
     )
 
 

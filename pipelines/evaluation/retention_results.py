@@ -1,94 +1,71 @@
-"""What is kept of a run's retention: retention.json, curves and figures in MLflow, a table; another run's beside it."""
+"""Results of measuring a run's retention: retention.json, curves and figures, a table; another run's beside them."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import final
+from typing import Any
 
-import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from feature_store.data_config import SPLITS
 from feature_store.errors import DataError
 from feature_store.files import write_json
-from pipelines.evaluation.evaluated import MetricsConfig
 from pipelines.evaluation.figures.retention import auc_by_age, recollection_by_age
 from pipelines.evaluation.predictions import distinct_names
-from pipelines.evaluation.retention import Retention, RetentionConfig, conditions, measure
+from pipelines.evaluation.retention import Retention
 from pipelines.runs import tracking
-from pipelines.training.data import TEST, LogData
 from rm_rec.evaluation.by_age import AgePoint, Answers, Curve, Recollection
 from rm_rec.evaluation.report import shortest_of
-from rm_rec.model import ClickModel
 
 RETENTION = "retention.json"
 _Points = dict[str, AgePoint | None]
 
 
-@final
-class RetentionStep:
-    """What a training run does about retention, if it is asked to: check before, measure after, keep and print."""
-
-    def __init__(self, config: RetentionConfig, metrics: MetricsConfig, out: Path) -> None:
-        self._config, self._metrics, self._out = config, metrics, out
-        self._other = _read_other(config.compare_with, out) if config.compare_with is not None else None
-
-    def check(self, data: LogData, segment_length: int) -> None:
-        """Raise DataError, before training, where the other run's curves would not compare with this one's."""
-        for key, ours in conditions(self._config, data, segment_length).items():
-            if self._other is not None and (theirs := self._other.conditions.get(key)) != ours:
-                raise DataError(
-                    f"retention.compare_with {self._config.compare_with}: {key} is {theirs} there, {ours} here; curves "
-                    "compare only where log, data settings, model.segment_length and retention settings are the same"
-                )
-
-    def is_due(self, fingerprint: str, data: LogData, segment_length: int) -> bool:
-        """Say whether it is asked for, and the folder does not hold it yet."""
-        wanted = (fingerprint, conditions(self._config, data, segment_length), self._config.compare_with)
-        kept = _read(self._out)
-        return self._config.enabled and (
-            kept is None or (kept.fingerprint, kept.conditions, kept.compared_with) != wanted
-        )
-
-    def run(self, data: LogData, model: ClickModel, fingerprint: str) -> None:
-        """Measure a finished run; keep numbers and figures in the MLflow run that is open, numbers in the folder."""
-        predictions = pq.read_table(self._out / "predictions.parquet", filters=[("split", "=", SPLITS[TEST])])
-        found = measure(self._config, self._metrics, data, model, predictions, fingerprint)
-        values = dataclasses.asdict(found)
-        for name, curve in _curves(found).items():
-            tracking.log_curve(f"retention_{name}", curve)
-        tracking.log_report(values, figures(self._out, found, self._other), file=RETENTION)
-        write_json(self._out / RETENTION, values)  # last: it says that all is kept
-
-    def print(self, console: Console) -> None:
-        """Print what the folder holds, if it is asked for."""
-        found = _read(self._out) if self._config.enabled else None
-        if found is not None:
-            print_retention(console, self._out, found, self._other)
-
-
-def _read(folder: Path) -> Retention | None:
-    """Return what a folder's run was measured to retain, None where it was not measured or the file is not whole."""
+def read_retention(folder: Path) -> Retention | None:
+    """Return what was measured of a folder's run; None where nothing was, or the file is damaged."""
     try:
         return TypeAdapter(Retention).validate_json((folder / RETENTION).read_bytes())
     except (OSError, ValidationError):
         return None
 
 
-def _read_other(compare_with: str, out: Path) -> Retention:
+def read_comparable(compare_with: str, out: Path, conditions: Mapping[str, Any]) -> Retention:
+    """Read another run's retention, to draw beside that of the run in `out`.
+
+    Raises:
+        DataError: it was not measured, or under other conditions, so that curves would not compare.
+    """
     folder = Path(compare_with)
     if folder.resolve() == out.resolve():
-        raise DataError(f"retention.compare_with {folder}: this is the run's own folder; name another run's")
-    other = _read(folder)
+        raise DataError(f"compare_with {folder}: this is the run's own folder; name another run's")
+    other = read_retention(folder)
     if other is None:
-        found = "one that is damaged or of another version" if (folder / RETENTION).exists() else "none"
+        existing = "one that is damaged or of another version" if (folder / RETENTION).exists() else "none"
         raise DataError(
-            f"retention.compare_with {folder}: expected a {RETENTION}, found {found}; "
-            "run train_ctr on that folder with --retention.enabled true first"
+            f"compare_with {folder}: expected a {RETENTION}, found {existing}; measure that run first: "
+            f"python -m pipelines.retention --run {folder}"
         )
+    for key, ours in conditions.items():
+        if (theirs := other.conditions.get(key)) != ours:
+            raise DataError(
+                f"compare_with {folder}: {key} is {theirs} there, {ours} here; curves compare only where log, data "
+                "settings, model.segment_length and retention settings are the same"
+            )
     return other
+
+
+def keep(out: Path, ours: Retention, other: Retention | None, *, tracked: bool) -> None:
+    """Write figures and numbers to the run's folder and, if `tracked`, to the MLflow run that is open."""
+    values, drawn = dataclasses.asdict(ours), figures(out, ours, other)
+    for name, figure in drawn.items():
+        figure.savefig(out / name)
+    if tracked:
+        for name, curve in _curves(ours).items():
+            tracking.log_curve(f"retention_{name}", curve)
+        tracking.log_report(values, drawn, file=RETENTION)
+    write_json(out / RETENTION, values)  # last: its presence says that everything is written
 
 
 def figures(out: Path, ours: Retention, other: Retention | None) -> dict[str, Figure]:

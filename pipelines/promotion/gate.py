@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from feature_store.errors import DataError
-from rm_rec.delong import DelongTest, delong
 from rm_rec.evaluation.report import Difference, Scores, compare, score
 
 
@@ -51,8 +50,6 @@ class Judgement:
     candidate: Scores
     differences: tuple[Difference, ...]
     """Candidate less champion, each metric."""
-    delong: DelongTest | None
-    """A check on the interval, not part of the verdict: it takes a user's impressions for independent of each other."""
     checks: tuple[Check, ...]
 
     @property
@@ -62,7 +59,7 @@ class Judgement:
 
     def numbers(self) -> dict[str, float]:
         """Return what is known as flat numbers, for MLflow."""
-        gain, test = self.gain, self.delong
+        gain = self.gain
         found: Mapping[str, float | None] = {
             "auc_champion": self.champion.auc.value,
             "auc_candidate": self.candidate.auc.value,
@@ -70,9 +67,6 @@ class Judgement:
             "auc_gain_low": gain.low,
             "auc_gain_high": gain.high,
             "auc_share_better": gain.share_better,
-            "delong_low": None if test is None else test.low,
-            "delong_high": None if test is None else test.high,
-            "delong_p_value": None if test is None else test.p_value,
             "logloss_champion": self.champion.logloss.value,
             "logloss_candidate": self.candidate.logloss.value,
             "calibration_error_champion": self.champion.calibration_error,
@@ -117,7 +111,6 @@ def judge(
         champion=before,
         candidate=after,
         differences=differences,
-        delong=delong(labels, champion, candidate),
         checks=(
             _gain(differences, before, after, bounds.min_gain),
             _calibration_error(before, after, bounds.max_calibration_loss),

@@ -101,12 +101,6 @@ def show(decision: Decision, console: Console) -> None:
     judgement = decision.judgement
     if judgement is not None:
         notes.append(f"{judgement.candidate.rows:,} held-out impressions of {judgement.candidate.users:,} users.")
-        test = judgement.delong
-        if test is not None:
-            notes.append(
-                f"DeLong's test, beside it: gain {test.gain:+.4f} [{test.low:+.4f}, {test.high:+.4f}], p = "
-                f"{test.p_value:.2g}; it takes a user's impressions for independent: the interval over users decides."
-            )
     print_report(console, [_grid(decision)], notes)
 
 

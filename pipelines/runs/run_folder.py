@@ -59,6 +59,14 @@ def read_metrics(folder: Path, fingerprint: str) -> dict[str, Any] | None:
     return found if found is not None and found.get("fingerprint") == fingerprint else None
 
 
+def finished_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a finished training run's settings, by dotted key, and metrics; DataError where the folder holds none."""
+    run, metrics = _read(folder / RUN), _read(folder / METRICS)
+    if run is None or metrics is None or "fingerprint" not in metrics:
+        raise DataError(f"{folder}: no finished training run; expected {RUN} and {METRICS}, as train_ctr writes them")
+    return run.get("settings", {}), metrics
+
+
 def result_of(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the result of a finished run with these settings, None where there is none."""
     run = _read(folder / RUN)

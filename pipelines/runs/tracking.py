@@ -58,6 +58,29 @@ def tracked_run(
         yield run.info.run_id
 
 
+@contextmanager
+def reopened_run(uri: str, out: Path) -> Iterator[str]:
+    """Open the MLflow run that an output folder's job was tracked in, to add to it; yield its id.
+
+    Raises DataError where MLflow at `uri` cannot be reached or has no run of this folder.
+    """
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        mlflow.set_tracking_uri(uri)
+        experiments = [experiment.experiment_id for experiment in mlflow.search_experiments()]
+        runs = mlflow.MlflowClient().search_runs(experiments, f"tags.{_KEY_TAG} = '{_key(out)}'")
+    except Exception as error:  # stores raise errors of their own libraries
+        raise DataError(f"tracking_uri {uri}: MLflow cannot be read there: {_first_line(error)}") from error
+    if not runs:
+        raise DataError(
+            f"tracking_uri {uri}: no run of {out} there; name the address that it was trained with, or null to write "
+            "to the folder alone"
+        )
+    with mlflow.start_run(run_id=runs[0].info.run_id) as run:
+        yield run.info.run_id
+
+
 def log_data_set(name: str, digest: str, profile: Mapping[str, Any]) -> None:
     """Name the log that a run was trained on, by the hash of its content."""
     source = mlflow.data.http_dataset_source.HTTPDatasetSource(url=f"urn:sha256:{digest}")

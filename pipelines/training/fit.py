@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from feature_store.data_config import SPLITS
+from feature_store.errors import DataError
 from feature_store.sequences.user_sequences import UserSequences
 from pipelines.cli.job import Progress
 from pipelines.training.batches import iterate_batches
@@ -208,6 +209,16 @@ class Fit:
         self.state = self.state.after_epoch(done)
         save_checkpoint(self.folder, self.learner, self.optimizer, self.state)
         return done
+
+
+def device_of(name: str, setting: str) -> torch.device:
+    """Return a device by its name; DataError, naming the setting, where it cannot be used."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        raise DataError(f"{setting} {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
 
 
 def build_optimizer(learner: Learner, config: OptimizerConfig) -> torch.optim.Optimizer:

@@ -23,8 +23,8 @@ SMALL_MODEL = (
     *("--model.machine.slot_dim", "8", *("--training.threads", "1", "--training.batch_events", "512")),
     *("--metrics.resamples", "5"),
 )
-_PROGRESS = ("training epoch", "building: ", "scoring: ")
-_JOBS = ("train_ctr", "evaluate", "make_log", "build_memory", "score_batch", "memories", "promote")
+_PROGRESS = ("training epoch", "building: ", "scoring: ", "probing ")
+_JOBS = ("train_ctr", "evaluate", "make_log", "build_memory", "score_batch", "memories", "promote", "retention")
 _PRELOAD = [*(f"pipelines.{job}" for job in _JOBS), "feature_store.stores.redis"]
 
 Ended = subprocess.CompletedProcess[str]

@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_store.data_config import Columns, DataConfig, LabelColumn, NextEvent, VocabularySizes
-from pipelines.evaluation.evaluated import MetricsConfig
 from pipelines.evaluation.retention import RetentionConfig, events_since_items, measure
 from pipelines.training.batches import feature_space
 from pipelines.training.data import TEST, LogData
@@ -86,9 +85,9 @@ def _keys(table: pa.Table) -> list[list[object]]:
 def test_what_is_measured_is_repeatable_and_counts_every_row(
     data: LogData, model: ClickModel, predictions: pa.Table
 ) -> None:
-    config = RetentionConfig(enabled=True, probe_steps=3, age_column="age")
+    config = RetentionConfig(probe_steps=3, age_column="age")
     found = [
-        measure(config, MetricsConfig(resamples=3), data, model, predictions, "fingerprint")
+        measure(config, 3, data, model, predictions, fingerprint="fingerprint")
         for config in (config, config, config.model_copy(update={"seed": 1}))
     ]
     assert found[0] == found[1]
@@ -121,6 +120,6 @@ def test_a_history_too_short_for_a_fragment_has_no_recollection(tmp_path: Path) 
     data = LogData.prepare(config, tmp_path / "prepared", report=lambda line: None)
     model = ClickModel(model_config(), feature_space(config.columns, config.impressions, data.vocabularies))
     predictions = predict(model, data, TEST, TrainingConfig())
-    found = measure(RetentionConfig(), MetricsConfig(resamples=0), data, model, predictions, "fingerprint")
+    found = measure(RetentionConfig(), 0, data, model, predictions, fingerprint="fingerprint")
     assert found.recollection is None
     assert not found.ranking.known_age

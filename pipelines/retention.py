@@ -1,0 +1,137 @@
+"""Measure how far back a trained model's memory reaches: recollection and click AUC by age, in segments.
+
+python -m pipelines.retention --run runs/mine
+python -m pipelines.retention --run runs/mine --compare_with runs/din_50
+
+The run is what `pipelines.train_ctr` left in its --out folder; nothing of it is changed.
+"""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from pydantic import Field
+
+from feature_store.data_config import SPLITS, DataConfig
+from feature_store.errors import DataError
+from feature_store.logs.prepared_log import PreparedLog
+from pipelines.cli import load_settings
+from pipelines.cli.job import DONE, result_console, run_job
+from pipelines.evaluation.retention import DECIDING_AGE, RetentionConfig, conditions, measure
+from pipelines.evaluation.retention_results import RETENTION, keep, print_retention, read_comparable, read_retention
+from pipelines.models.artifact import TrainedModel, load_model
+from pipelines.runs.run_folder import finished_run, held
+from pipelines.runs.tracking import reopened_run
+from pipelines.training.data import TEST, LogData
+from pipelines.training.fit import PREDICTED_COLUMNS, device_of
+from rm_rec.config.base import Settings
+from rm_rec.config.outside import PackageName
+
+PROG = "python -m pipelines.retention"
+
+
+class MeasureRetention(Settings):
+    """Which run is measured, and how."""
+
+    run: str
+    """Folder of a finished training run: the --out of train_ctr."""
+    compare_with: str | None = None
+    """Folder of another run of the same log, measured already with the same settings, to draw beside this one."""
+    retention: RetentionConfig = RetentionConfig()
+    resamples: int = Field(200, ge=0, le=100_000)
+    """Number of times that users are resampled for the intervals; 0 leaves intervals out."""
+    device: str = "cpu"
+    """Device to compute on: cpu, cuda, cuda:1, ..."""
+    threads: int = Field(0, ge=0)
+    """Number of CPU threads of torch; 0 leaves the choice to torch."""
+    tracking_uri: str | None = "sqlite:///mlflow.db"
+    """MLflow's tracking address, where curves and figures are added to the training run; null: to the folder alone."""
+    allow_package: tuple[PackageName, ...] = ()
+    """Packages of other people whose code the model may use, as a `kind` such as acme.machines:Fading names it."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the job; see the module's docstring."""
+    settings = load_settings(
+        MeasureRetention,
+        argv,
+        prog=PROG,
+        description="Measure how far back a trained model's memory reaches: recollection and click AUC by age.",
+        examples=(f"{PROG} --run runs/mine", f"{PROG} --run runs/mine --compare_with runs/din_50"),
+    )
+    with held(Path(settings.run)):
+        return _measure(settings, Path(settings.run))
+
+
+def _measure(settings: MeasureRetention, out: Path) -> int:
+    console = result_console()
+    run_settings, metrics = finished_run(out)
+    trained = load_model(out / "model", settings.allow_package)
+    data = _data_of(run_settings, trained, out / "prepared")
+    predictions = pq.read_table(out / "predictions.parquet", filters=[("split", "=", SPLITS[TEST])])
+    _check_age_column(settings.retention.age_column, predictions)
+    expected = conditions(settings.retention, data, trained.model.config.segment_length)
+    other = None
+    if settings.compare_with is not None:
+        other = read_comparable(settings.compare_with, out, expected)
+    fingerprint = metrics["fingerprint"]
+    ours = read_retention(out)
+    if ours is not None and (ours.fingerprint, ours.conditions, ours.compared_with) == (
+        fingerprint,
+        expected,
+        settings.compare_with,
+    ):
+        console.print(f"{out / RETENTION} is of this run and these settings; nothing to do.")
+    else:
+        device = device_of(settings.device, "device")
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        tracked = settings.tracking_uri is not None
+        with reopened_run(settings.tracking_uri, out) if settings.tracking_uri is not None else nullcontext():
+            ours = measure(
+                settings.retention,
+                settings.resamples,
+                data,
+                trained.model.to(device),
+                predictions,
+                fingerprint=fingerprint,
+                compared_with=settings.compare_with,
+            )
+            keep(out, ours, other, tracked=tracked)
+    print_retention(console, out, ours, other)
+    console.print(f"Numbers {out / RETENTION}; figures retention_*.png beside it")
+    return DONE
+
+
+def _data_of(settings: Mapping[str, Any], trained: TrainedModel, prepared: Path) -> LogData:
+    """Open a run's prepared log as it was trained on; the log itself is not read."""
+    blocks: dict[str, Any] = {"log": str(prepared)}
+    for key, value in settings.items():
+        block, _, rest = key.partition(".")
+        name, _, leaf = rest.partition(".")
+        if block != "data" or name in ("columns", "impressions"):  # the model's card has these
+            continue
+        if leaf:
+            blocks.setdefault(name, {})[leaf] = value
+        else:
+            blocks[name] = value
+    card = trained.card
+    config = DataConfig.model_validate(blocks | {"columns": card.columns, "impressions": card.impressions})
+    return LogData(config, PreparedLog.open(prepared), trained.vocabularies)
+
+
+def _check_age_column(name: str, predictions: pa.Table) -> None:
+    if name != DECIDING_AGE and name not in predictions.column_names:
+        carried = [column for column in predictions.column_names if column not in PREDICTED_COLUMNS]
+        raise DataError(
+            f"retention.age_column: {name!r} is not carried; predictions.parquet has {', '.join(carried) or 'none'} "
+            "(data.impressions.carry of train_ctr)"
+        )
+
+
+if __name__ == "__main__":
+    run_job(main)
