@@ -128,7 +128,7 @@ def _worst(what: str, apart: Mapping[str, float], tolerance: float) -> Finding:
 
 
 def _sorted(store: MemoryStore) -> Memories:
-    found = Memories.concat([Memories.none(store.facts.memory), *store.scan()])
+    found = Memories.concat([Memories.none(store.facts.memory), *store.read_all()])
     users: Any = found.users.combine_chunks() if isinstance(found.users, pa.ChunkedArray) else found.users
     order = pa.compute.sort_indices(users)
     return Memories(users.take(order), found.records[order.to_numpy()])

@@ -4,8 +4,8 @@ from rm_rec.errors import RmRecError
 
 
 class DataError(RmRecError, ValueError):
-    """A log, a file or a store cannot be used as asked; the message names expected, actual and the fix."""
+    """A log, a file or a store cannot be used; the message says what was expected, what is there, and how to fix it."""
 
 
 class LockedError(RmRecError):
-    """Another process holds a folder or a store; the message says which, and what to do."""
+    """Another process has locked a folder or a store; the message says which, and what to do."""

@@ -1,4 +1,4 @@
-"""Hashes that never change: between runs, machines and versions, and the same for 5 and "5"."""
+"""Hashes of ids that are the same in every run, machine and version, and for 5 and "5"."""
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,7 @@ _FNV_OFFSET, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3
 
 
 def mix(values: Hashes) -> Hashes:
-    """Scramble 64-bit numbers so that every input bit moves every output bit.
+    """Mix the bits of 64-bit numbers, so that every input bit affects every output bit.
 
     Source: the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
 
@@ -25,7 +25,7 @@ def mix(values: Hashes) -> Hashes:
 
 
 def stable_hash(ids: pa.Array | pa.ChunkedArray) -> Hashes:
-    """Hash integer or string ids to 64 bits: FNV-1a over the UTF-8 text of each id, then `mix`; null has its own hash.
+    """Hash integer or string ids to 64 bits: FNV-1a over the UTF-8 text of each id, then `mix`; null has a fixed hash.
 
     >>> bool(stable_hash(pa.array([5]))[0] == stable_hash(pa.array(["5"]))[0])
     True
@@ -39,7 +39,7 @@ def stable_hash(ids: pa.Array | pa.ChunkedArray) -> Hashes:
     data = np.frombuffer(buffers[2] or b"", np.uint8)
     start, length = ends[:-1].astype(np.int64), np.diff(ends).astype(np.int64)
     hashes = np.full(len(text), _FNV_OFFSET)
-    # One pass per byte position, over the ids that are that long: passes number as many as the longest id's bytes.
+    # One pass for each byte position, over the ids that are long enough.
     active = np.flatnonzero(length > 0)
     position = 0
     while len(active):

@@ -90,7 +90,7 @@ def train(
     """Write a model with scrambled weights and a log's vocabulary to `folder`/model."""
     where = write(log, folder / "trained-on.parquet")
     data = DataConfig(log=str(where), columns=columns, impressions=impressions or NextEvent())
-    vocabularies = Vocabularies.fit(prepare(data, folder / "prepared", report=silent), data)
+    vocabularies = Vocabularies.fit(prepare(data, folder / "prepared", notify=silent), data)
     model = ClickModel(config or model_config(), feature_space(columns, data.impressions, vocabularies))
     return save_model(folder / "model", scrambled(model, seed).eval(), vocabularies, columns, data.impressions)
 
@@ -115,7 +115,7 @@ def contents(memories: str | Path) -> dict[Any, dict[str, np.ndarray]]:
 
 def of_store(store: MemoryStore) -> dict[Any, dict[str, np.ndarray]]:
     """Read all that an open store holds."""
-    memories = Memories.concat([Memories.none(store.facts.memory), *store.scan()])
+    memories = Memories.concat([Memories.none(store.facts.memory), *store.read_all()])
     names = [name for name in memories.records.dtype.names or () if name != "checksum"]
     rows = zip(memories.users.to_pylist(), memories.records, strict=True)
     return {user: {name: np.array(row[name]) for name in names} for user, row in rows}

@@ -1,1 +1,1 @@
-"""Logs to start with: a synthetic one with a planted signal, and converters of public data sets' official files."""
+"""Example logs: a synthetic log with known click probabilities, and a converter for MovieLens."""

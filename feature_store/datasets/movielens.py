@@ -1,4 +1,4 @@
-"""Turns MovieLens' official ratings.csv (ml-latest-small, ml-25m and others alike) into a Parquet log."""
+"""Conversion of MovieLens' official ratings.csv (ml-latest-small, ml-25m and similar) to a Parquet log."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ HEADER = ["userId", "movieId", "rating", "timestamp"]
 
 
 def convert_movielens(ratings: Path | str, out: Path | str) -> int:
-    """Write ratings as user_id, item_id, rating (0.5 to 5), timestamp (seconds), by user and time; returns how many.
+    """Write ratings as user_id, item_id, rating (0.5 to 5), timestamp (seconds), by user and time; return their number.
 
     MovieLens' terms allow neither redistribution under other terms nor commercial use: download it from
-    https://grouplens.org/datasets/movielens/ and keep what this writes to yourself.
+    https://grouplens.org/datasets/movielens/ and do not share the converted file.
 
     Raises:
-        DataError: no such file, or not MovieLens' ratings.csv.
+        DataError: there is no such file, or it is not MovieLens' ratings.csv.
     """
     ratings = Path(ratings)
     if not ratings.is_file():
@@ -38,6 +38,6 @@ def convert_movielens(ratings: Path | str, out: Path | str) -> int:
             ).fetchone()
         except (duckdb.InvalidInputException, duckdb.ConversionException) as error:
             reason = str(error).splitlines()[0]
-            raise DataError(f"{ratings}: not what MovieLens publishes ({reason}); unpack the archive again") from error
+            raise DataError(f"{ratings}: not a valid file of MovieLens ({reason}); unpack the archive again") from error
     assert written is not None
     return int(written[0])

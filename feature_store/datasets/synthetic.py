@@ -1,4 +1,4 @@
-"""A log in which much of what decides a click happened hundreds of events ago."""
+"""A synthetic log in which many clicks depend on events hundreds of events ago."""
 
 from typing import Self
 
@@ -9,36 +9,42 @@ from pydantic import Field, model_validator
 
 from rm_rec.config.base import Settings
 
-FIRST_MOMENT = 1_700_000_000  # seconds
+FIRST_MOMENT = 1_700_000_000  # in seconds
 
 
 class SyntheticConfig(Settings):
-    """How much of everything a synthetic log has."""
+    """The size and structure of a synthetic log."""
 
     users: int = Field(1000, ge=1)
+    """Number of users."""
     events_per_user: int = Field(300, ge=10)
-    """On average; a user has between 0.6 and 1.4 times as many."""
+    """Average number of events of a user; each has between 0.6 and 1.4 times as many."""
     items: int = Field(1000, ge=2)
+    """Number of items."""
     categories: int = Field(64, ge=4)
+    """Number of categories of items."""
     early_interests: int = Field(28, ge=1)
-    """Categories of each user that appear in the early part of the history, vanish, and return late, here and there."""
+    """Number of each user's early interests: categories that occur early in the history, and again at its end. The
+    more there are, the more a memory has to keep."""
     recent_interests: int = Field(6, ge=1)
-    """Categories that a user is busy with at any moment; they drift."""
+    """Number of each user's current interests: categories of all other events, replaced one by one over time."""
     early_part: float = Field(0.4, gt=0, lt=1)
-    """Share of the history in which the early interests are met."""
+    """Fraction of the history, at its start, in which early interests occur."""
     late_part: float = Field(0.4, gt=0, lt=1)
-    """Share of the history, at its end, in which they return."""
+    """Fraction of the history, at its end, in which early interests occur again."""
     early_share: float = Field(0.6, ge=0, le=1)
-    """Share of the early part's events that are about early interests, which take turns."""
+    """Fraction of the early part's events that are of early interests, one after the other."""
     late_share: float = Field(0.5, ge=0, le=1)
-    """Share of the late part's events that are about early interests, drawn at random."""
+    """Fraction of the late part's events that are of early interests, drawn at random."""
     drift: float = Field(0.15, ge=0, le=1)
-    """Chance that a session replaces one of the recent interests."""
+    """Probability that a new session replaces one of the recent interests."""
     strength: float = Field(1.5, ge=0)
-    """How far liking or disliking a category moves the log-odds of a click, up or down."""
+    """Amount by which liking a category raises, and disliking lowers, the log-odds of a click. The higher it is, the
+    easier clicks are to predict from the history."""
     quality: float = Field(0.4, ge=0)
-    """Spread of the items' own log-odds, the same for all users."""
+    """Standard deviation of the items' own log-odds of a click, the same for all users."""
     seed: int = 0
+    """Seed of all random numbers."""
 
     @model_validator(mode="after")
     def _categories_suffice(self) -> Self:
@@ -55,46 +61,46 @@ class SyntheticConfig(Settings):
 def make_synthetic_log(config: SyntheticConfig) -> pa.Table:
     """Make a log whose click probabilities are known, sorted by user and time.
 
-    Each user likes or dislikes each category, for good. A click is likely where the category is liked; so what a user
-    clicked before in a category says what the user will click there. Recent interests recur within tens of events.
-    Early interests are met in the first part of the history and return late, many of them after hundreds of events.
+    Each user likes or dislikes each category, and that never changes. Clicks are likely in liked categories, so that a
+    user's earlier clicks in a category predict later ones. Recent interests recur within tens of events. Early
+    interests occur in the first part of the history and again in the last, many of them after hundreds of events.
 
     Returns:
         user_id, item_id, category_id, timestamp (seconds), clicked (0 or 1), true_probability (of the click) and
-        deciding_age (how many events ago the user last met the category, whose clicks decide this one; 0: never).
+        deciding_age (how many events ago the user's last event in the category was; 0: never).
     """
     draw = np.random.default_rng(config.seed)
     users = np.arange(config.users)
     lengths = np.round(config.events_per_user * draw.uniform(0.6, 1.4, config.users)).astype(np.int64)
     likes = draw.choice([-1.0, 1.0], (config.users, config.categories))
-    # The first `early_interests` of each row are the user's early ones, the others take turns at being recent.
+    # The first `early_interests` of each row are the user's early ones; the others become recent ones in turn.
     order = draw.permuted(np.tile(np.arange(config.categories), (config.users, 1)), axis=1)
     early, others = order[:, : config.early_interests], order[:, config.early_interests :]
     recent = others[:, : config.recent_interests].copy()
     next_other = np.full(config.users, config.recent_interests)
     next_early = np.zeros(config.users, np.int64)
-    last_met = np.full((config.users, config.categories), -1)
+    last_event = np.full((config.users, config.categories), -1)
     steps = int(lengths.max())
     category = np.zeros((steps, config.users), np.int64)
     age = np.zeros((steps, config.users), np.int64)
     new_session = draw.random((steps, config.users)) < 1 / 12
     for step in range(steps):
         drifting = np.flatnonzero(new_session[step] & (draw.random(config.users) < config.drift))
-        place = draw.integers(0, config.recent_interests, len(drifting))
-        recent[drifting, place] = others[drifting, next_other[drifting] % others.shape[1]]
+        index = draw.integers(0, config.recent_interests, len(drifting))
+        recent[drifting, index] = others[drifting, next_other[drifting] % others.shape[1]]
         next_other[drifting] += 1
-        share = step / lengths
-        in_early_part, in_late_part = share < config.early_part, share >= 1 - config.late_part
-        chance = np.where(in_early_part, config.early_share, np.where(in_late_part, config.late_share, 0.0))
-        is_early = draw.random(config.users) < chance
+        progress = step / lengths
+        in_early_part, in_late_part = progress < config.early_part, progress >= 1 - config.late_part
+        early_probability = np.where(in_early_part, config.early_share, np.where(in_late_part, config.late_share, 0.0))
+        is_early = draw.random(config.users) < early_probability
         returning = draw.integers(0, config.early_interests, config.users)
         which = np.where(in_early_part, next_early % config.early_interests, returning)
         chosen = recent[users, draw.integers(0, config.recent_interests, config.users)]
         chosen = np.where(is_early, early[users, which], chosen)
         next_early += is_early
-        category[step], age[step] = chosen, step - last_met[users, chosen]
-        age[step][last_met[users, chosen] < 0] = 0
-        last_met[users, chosen] = step
+        category[step], age[step] = chosen, step - last_event[users, chosen]
+        age[step][last_event[users, chosen] < 0] = 0
+        last_event[users, chosen] = step
     real = (np.arange(steps)[:, None] < lengths).T
     category, age = category.T[real], age.T[real]
     user = np.repeat(users, lengths)
@@ -122,31 +128,30 @@ def make_synthetic_log(config: SyntheticConfig) -> pa.Table:
 def _popular_items(
     draw: np.random.Generator, category: NDArray[np.int64], config: SyntheticConfig
 ) -> NDArray[np.int64]:
-    """Draw an item of each category by Zipf's law: item i is in category i modulo their number."""
+    """Draw an item of each category by Zipf's law; item i is in category i modulo the number of categories."""
     size = -(-(config.items - np.arange(config.categories)) // config.categories)
     rank = np.arange(1, size.max() + 1)
     cumulative = np.cumsum(np.where(rank <= size[:, None], 1 / rank, 0), axis=1)
     point = draw.random(len(category)) * cumulative[category, -1]
-    place = (point[:, None] >= cumulative[category]).sum(axis=1)
-    return np.asarray(np.minimum(place, size[category] - 1) * config.categories + category, np.int64)
+    index = (point[:, None] >= cumulative[category]).sum(axis=1)
+    return np.asarray(np.minimum(index, size[category] - 1) * config.categories + category, np.int64)
 
 
 def best_possible_auc(table: pa.Table) -> float:
-    """Give the AUC that ranking by the known click probabilities has on average over draws of the clicks.
+    """Return the expected AUC of ranking by the known click probabilities, the highest that a model can expect.
 
-    It is an expectation: the clicks in the table are one draw, on which any model, this ranking too, may score a little
-    higher or lower. It supposes that the user's likings are known from the first event on, so that a model which must
-    learn them from the history stays below it.
+    It is an expectation: on the clicks of the table, which are one sample, this ranking or a model may have a slightly
+    higher or lower AUC. A model has to learn each user's likes from the history, so that it stays below.
 
     >>> round(best_possible_auc(pa.table({"true_probability": [0.2, 0.8]})), 3)
     0.941
     """
     probability = np.sort(table["true_probability"].to_numpy())
     clicks, rest = probability, 1 - probability
-    # A pair is ranked right if the click has the higher probability; ties count half, hence the two cumulative sums.
+    # A pair is ranked correctly if the click has the higher probability; ties count half, hence the two sums.
     _, start = np.unique(probability, return_index=True)
     of_value = np.add.reduceat(rest, start)
     below = np.cumsum(of_value) - of_value
-    right = np.add.reduceat(clicks, start) @ (below + of_value / 2)
-    same = (clicks * rest).sum()  # an impression is no pair with itself
-    return float((right - same / 2) / (clicks.sum() * rest.sum() - same))
+    correct = np.add.reduceat(clicks, start) @ (below + of_value / 2)
+    same = (clicks * rest).sum()  # an impression does not form a pair with itself
+    return float((correct - same / 2) / (clicks.sum() * rest.sum() - same))

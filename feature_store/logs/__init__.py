@@ -1,1 +1,1 @@
-"""Behaviour logs: Parquet files are checked, hashed by user into buckets, sorted by time, and split."""
+"""Behaviour logs: checking Parquet files, hashing users into buckets, sorting by time, and splitting."""

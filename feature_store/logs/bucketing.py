@@ -1,6 +1,6 @@
-"""Sorts a log larger than memory with DuckDB: sets bad rows aside, hashes users into buckets, sorts each bucket."""
+"""Sorting of logs larger than memory with DuckDB: bad rows are set aside, users hashed into buckets, buckets sorted."""
 
-# ruff: noqa: S608 - what is put into a query is a constant, a number of ours, or an identifier through `quoted`
+# ruff: noqa: S608 - queries are built of constants, our own numbers, and identifiers quoted by `quoted`
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -22,13 +22,13 @@ DUPLICATE = "repeats an earlier row"
 
 @contextmanager
 def open_duckdb(config: DataConfig, temporary: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open DuckDB in memory; beyond the config's limit it spills to the temporary folder."""
+    """Open an in-memory DuckDB, which spills to the temporary folder above the config's memory limit."""
     settings = {
         "memory_limit": f"{config.memory_limit_mb}MB",
         "temp_directory": str(temporary),
-        "threads": min(4, os.cpu_count() or 1),  # each thread holds its own sort runs
+        "threads": min(4, os.cpu_count() or 1),  # each thread keeps sorted runs of its own in memory
         "preserve_insertion_order": False,
-        "autoinstall_known_extensions": False,  # a log is never a reason to reach the network
+        "autoinstall_known_extensions": False,  # reading a log must never access the network
         "autoload_known_extensions": False,
     }
     connection = duckdb.connect(config=settings)
@@ -40,12 +40,12 @@ def open_duckdb(config: DataConfig, temporary: Path) -> Iterator[duckdb.DuckDBPy
             f"events_per_bucket = {config.events_per_bucket}"
         ) from error
     except duckdb.Error as error:
-        of_ours = isinstance(error, duckdb.ProgrammingError | duckdb.InternalError)
-        if of_ours and "ailed to read file" not in str(error):
-            raise  # a query of ours is wrong, not the data
+        is_defect = isinstance(error, duckdb.ProgrammingError | duckdb.InternalError)
+        if is_defect and "ailed to read file" not in str(error):
+            raise  # the query is wrong, not the data
         reason = str(error).splitlines()[0]
         raise DataError(
-            f"{config.log}: DuckDB cannot read it ({reason}); write the files again, or make room if a disk is full"
+            f"{config.log}: DuckDB cannot read it ({reason}); write the files again, or free space if a disk is full"
         ) from error
     finally:
         connection.close()
@@ -53,7 +53,7 @@ def open_duckdb(config: DataConfig, temporary: Path) -> Iterator[duckdb.DuckDBPy
 
 @dataclass(frozen=True)
 class Bucketing:
-    """One table on its way from the user's files to sorted buckets; `work` is a folder that is thrown away."""
+    """The conversion of one table from the user's files to sorted buckets, in a temporary folder `work`."""
 
     connection: duckdb.DuckDBPyConnection
     source: ParquetSource
@@ -83,48 +83,48 @@ class Bucketing:
         return self.connection.execute(query, used)
 
     def set_bad_rows_aside(self) -> dict[str, int]:
-        """Write bad rows to the rejects and count them by reason; by policy the first is a DataError instead."""
+        """Write bad rows to the rejects and count them by reason; if `bad_rows` is error, raise DataError instead."""
         checks = self._checks
         reason = reason_index(checks)
         stopping = [c for c in checks if c.always_stops or self.config.bad_rows == "error"]
-        # CASE takes the first check that fails, so the stopping ones keep their place among the others.
+        # CASE returns the first check that fails, so the stopping ones keep their indices among all checks.
         codes = ", ".join(str(checks.index(check)) for check in stopping)
         if stopping:
             first = self._run(
                 f"SELECT {self.source.row_number} AS row, {reason} AS code, {self._as_text()} "
-                f"FROM {self.source.scan} WHERE {reason} IN ({codes}) ORDER BY row LIMIT 1",
+                f"FROM {self.source.table_sql} WHERE {reason} IN ({codes}) ORDER BY row LIMIT 1",
                 **self.source.parameters,
             ).fetchone()
             if first is not None:
                 row, code, *values = first
                 self._stop(checks[code], row, values[self._raw.index(checks[code].column)])
-        target = self._rejects_part("bad")
+        target = self._rejects_file("bad")
         self._run(
             f"COPY (SELECT {self._as_text()}, ($names)[CAST(file_index AS BIGINT) + 1] AS rejected_file, "
             f"file_row_number AS rejected_row, ($reasons)[({reason}) + 1] AS rejected_reason "
-            f"FROM {self.source.scan} WHERE {reason} IS NOT NULL) TO $target (FORMAT parquet)",
+            f"FROM {self.source.table_sql} WHERE {reason} IS NOT NULL) TO $target (FORMAT parquet)",
             names=self.source.names,
             reasons=[check.reason for check in checks],
             target=str(target),
             **self.source.parameters,
         )
-        counted = self._run(
+        counts = self._run(
             "SELECT rejected_reason, count(*) FROM read_parquet($target) GROUP BY ALL ORDER BY ALL", target=str(target)
         )
-        return dict(counted.fetchall())
+        return dict(counts.fetchall())
 
     def partition(self, num_buckets: int) -> None:
-        """Write every good row, as it is stored, to its user's bucket."""
+        """Write every good row, with its stored values, to its user's bucket."""
         stored = ", ".join(f"{column.value} AS {quoted(column.stored)}" for column in self.columns)
         user = next(column for column in self.columns if column.stored == USER)
         self._staging.mkdir(parents=True)
         rows = (
             f"SELECT {stored}, {self.source.row_number} AS {ROW}, "
             f"hash({', '.join(quoted(name) for name in self._raw)}) AS row_hash, "
-            f"md5_number_lower(CAST({user.value} AS VARCHAR)) % {int(num_buckets)} AS bucket FROM {self.source.scan} "
-            f"WHERE {reason_index(self._checks)} IS NULL"
+            f"md5_number_lower(CAST({user.value} AS VARCHAR)) % {int(num_buckets)} AS bucket "
+            f"FROM {self.source.table_sql} WHERE {reason_index(self._checks)} IS NULL"
         )
-        for query, options, target in (  # first the columns, for buckets without users
+        for query, options, target in (  # the first one writes an empty table, for buckets without users
             (f"FROM ({rows}) LIMIT 0", "", self._empty),
             (rows, ", PARTITION_BY (bucket)", self._staging),
         ):
@@ -133,53 +133,53 @@ class Bucketing:
             )
 
     def sort(self, bucket: int) -> tuple[int, int]:
-        """Write one bucket sorted by user, time and row; returns how many rows it has and how many repeated others."""
-        here = self._staging / f"bucket={bucket}"
-        rows = sorted(here.iterdir()) if here.exists() else [self._empty]
-        files = {"files": [str(file) for file in rows]}
-        scan = "read_parquet($files, hive_partitioning = false)"
+        """Write one bucket sorted by user, time and row; return its numbers of rows and of repeated rows left out."""
+        folder = self._staging / f"bucket={bucket}"
+        parts = sorted(folder.iterdir()) if folder.exists() else [self._empty]
+        files = {"files": [str(file) for file in parts]}
+        table = "read_parquet($files, hive_partitioning = false)"
         repeats = 0
-        kept = ""
+        condition = ""
         if self.config.duplicate_rows != "keep":
-            repeats = self._set_duplicates_aside(bucket, scan, files)
-            kept = f"WHERE {ROW} NOT IN (FROM duplicates)" if repeats else ""
+            repeats = self._set_duplicates_aside(bucket, table, files)
+            condition = f"WHERE {ROW} NOT IN (FROM duplicates)" if repeats else ""
         target = self.work / self.name / f"bucket-{bucket:03d}.parquet"
         target.parent.mkdir(exist_ok=True)
         stored = ", ".join(quoted(column.stored) for column in self.columns)
         written = self._run(
-            f"COPY (SELECT {stored}, {ROW} FROM {scan} {kept} ORDER BY {USER}, {TIME}, {ROW}) "
+            f"COPY (SELECT {stored}, {ROW} FROM {table} {condition} ORDER BY {USER}, {TIME}, {ROW}) "
             "TO $target (FORMAT parquet, COMPRESSION zstd)",
             target=str(target),
             **files,
         ).fetchone()
-        shutil.rmtree(here, ignore_errors=True)  # so that at most two copies of the log lie on the disk
+        shutil.rmtree(folder, ignore_errors=True)  # so that there are at most two copies of the log on disk
         assert written is not None
         return int(written[0]), repeats
 
-    def _set_duplicates_aside(self, bucket: int, scan: str, files: dict[str, list[str]]) -> int:
+    def _set_duplicates_aside(self, bucket: int, table: str, files: dict[str, list[str]]) -> int:
         same = f"{USER}, {TIME}, row_hash"
-        if not self._run(f"SELECT 1 FROM {scan} GROUP BY {same} HAVING count(*) > 1 LIMIT 1", **files).fetchall():
+        if not self._run(f"SELECT 1 FROM {table} GROUP BY {same} HAVING count(*) > 1 LIMIT 1", **files).fetchall():
             return 0
         repeated = self.connection.sql(
-            f"SELECT {ROW}, first FROM (SELECT {ROW}, min({ROW}) OVER (PARTITION BY {same}) AS first FROM {scan}) "
+            f"SELECT {ROW}, first FROM (SELECT {ROW}, min({ROW}) OVER (PARTITION BY {same}) AS first FROM {table}) "
             f"WHERE {ROW} > first ORDER BY {ROW}",
             params=files,
         ).to_arrow_table()
         if self.config.duplicate_rows == "error":
             row, first = repeated["row"][0].as_py(), repeated["first"][0].as_py()
-            file, number = self.source.place(row)
-            earlier, earlier_number = self.source.place(first)
+            file, number = self.source.locate(row)
+            earlier, earlier_number = self.source.locate(first)
             raise DataError(
                 f"{file}: row {number} (from 0) repeats row {earlier_number} of {earlier} in every column that is read "
-                f"({', '.join(self._raw)}); take it out, or set duplicate_rows: set_aside or keep"
+                f"({', '.join(self._raw)}); remove it, or set duplicate_rows: set_aside or keep"
             )
         self.connection.register("duplicates", repeated.select([ROW]))
         self._run(
             f"COPY (SELECT {self._as_text()}, ($names)[CAST(file_index AS BIGINT) + 1] AS rejected_file, "
-            f"file_row_number AS rejected_row, '{DUPLICATE}' AS rejected_reason FROM {self.source.scan} "
+            f"file_row_number AS rejected_row, '{DUPLICATE}' AS rejected_reason FROM {self.source.table_sql} "
             f"WHERE {self.source.row_number} IN (FROM duplicates)) TO $target (FORMAT parquet)",
             names=self.source.names,
-            target=str(self._rejects_part(f"duplicates-{bucket:03d}")),
+            target=str(self._rejects_file(f"duplicates-{bucket:03d}")),
             **self.source.parameters,
         )
         return int(repeated.num_rows)
@@ -187,19 +187,19 @@ class Bucketing:
     def _as_text(self) -> str:
         return ", ".join(f"CAST({quoted(name)} AS VARCHAR) AS {quoted(name)}" for name in self._raw)
 
-    def _rejects_part(self, what: str) -> Path:
+    def _rejects_file(self, label: str) -> Path:
         folder = self.work / "rejects"
         folder.mkdir(exist_ok=True)
-        return folder / f"{self.name}-{what}.parquet"
+        return folder / f"{self.name}-{label}.parquet"
 
     def _stop(self, check: Check, row: int, value: str | None) -> None:
-        file, number = self.source.place(row)
-        shown = "" if value is None else f" ({value})"
-        raise DataError(f"{file}: column '{check.column}', row {number} (from 0): {check.reason}{shown}; {check.mend}")
+        file, number = self.source.locate(row)
+        suffix = "" if value is None else f" ({value})"
+        raise DataError(f"{file}: column '{check.column}', row {number} (from 0): {check.reason}{suffix}; {check.fix}")
 
 
 def write_rejects(connection: duckdb.DuckDBPyConnection, work: Path) -> None:
-    """Gather the rejects of all tables and reasons in one file, in the order of their files and rows."""
+    """Write the rejects of all tables and reasons to one file, in the order of their files and rows."""
     connection.execute(
         "COPY (FROM read_parquet($parts, union_by_name = true) ORDER BY rejected_file, rejected_row) TO $target "
         "(FORMAT parquet, COMPRESSION zstd)",
@@ -211,10 +211,10 @@ def write_rejects(connection: duckdb.DuckDBPyConnection, work: Path) -> None:
 
 
 def time_at_rank(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], rank: int) -> int:
-    """Find the time that has `rank` smaller or equal times before it in the given sorted buckets."""
-    found = connection.execute(
+    """Return the time at a rank, from 0, among all times in the given files in ascending order."""
+    row = connection.execute(
         f"SELECT {TIME} FROM read_parquet($files) ORDER BY {TIME} LIMIT 1 OFFSET $rank",
         {"files": [str(file) for file in files], "rank": rank},
     ).fetchone()
-    assert found is not None
-    return int(found[0])
+    assert row is not None
+    return int(row[0])

@@ -1,4 +1,4 @@
-"""Parquet files as a team has them: one, many, a folder (hive-partitioned or not) or a glob."""
+"""A log's Parquet files: one file, a folder of them (hive-partitioned or not) or a glob, read as one table."""
 
 import difflib
 import glob
@@ -30,7 +30,7 @@ INTEGER, FLOAT, TEXT, BOOLEAN, MOMENT, ZONED, DATE, NOTHING = (
 
 
 def kind_of(arrow_type: pa.DataType) -> str:
-    """Name what a column holds; a type that no role can read is named by Arrow's own word for it."""
+    """Return the kind of values in a column; a type that no column of a log may have is returned by its Arrow name."""
     if pa.types.is_dictionary(arrow_type):
         arrow_type = arrow_type.value_type
     tests = (
@@ -52,9 +52,9 @@ def kind_of(arrow_type: pa.DataType) -> str:
 
 
 def find_files(path: str) -> tuple[Path, list[Path]]:
-    """Find the Parquet files that a path means: the folder that names are relative to, and the files, sorted.
+    """Find the Parquet files of a path; return the folder that their names are relative to, and the sorted files.
 
-    In a folder, names that begin with "." or "_" are skipped, as Spark and Hive do.
+    In a folder, names that begin with "." or "_" are skipped, as in Spark and Hive.
     """
     given = Path(path).expanduser()
     if given.is_file():
@@ -70,27 +70,31 @@ def find_files(path: str) -> tuple[Path, list[Path]]:
         if not files:
             raise DataError(f"{path}: no file matches this pattern; check it with `ls {path}`")
         return Path(os.path.commonpath([file.parent for file in files])), files
-    near = difflib.get_close_matches(given.name, os.listdir(given.parent) if given.parent.is_dir() else [], n=1)
-    hint = f"; did you mean {given.parent / near[0]}?" if near else "; name a Parquet file, a folder of them or a glob"
+    similar = difflib.get_close_matches(given.name, os.listdir(given.parent) if given.parent.is_dir() else [], n=1)
+    hint = (
+        f"; did you mean {given.parent / similar[0]}?"
+        if similar
+        else "; name a Parquet file, a folder of them or a glob"
+    )
     raise DataError(f"{path}: no such file or folder{hint}")
 
 
 @dataclass(frozen=True)
 class ParquetSource:
-    """Parquet files read as one table, in the order of their names; a row is known by its number over all files."""
+    """Parquet files read as one table, in the order of their names; rows are numbered over all files."""
 
     path: str
     root: Path
     files: tuple[Path, ...]
-    schemas: tuple[dict[str, str], ...]  # of each file: column -> kind
-    first_row: tuple[int, ...]  # of each file: how many rows lie in the files before it
+    schemas: tuple[dict[str, str], ...]  # for each file: column -> kind
+    first_row: tuple[int, ...]  # for each file: the number of rows in the files before it
     num_rows: int
 
     @classmethod
     def open(cls, path: str) -> "ParquetSource":
-        """Find the files and read their footers; a file that is not whole Parquet is a DataError."""
+        """Find the files and read their footers; raises DataError if one is not a complete Parquet file."""
         root, files = find_files(path)
-        schemas, counts, named = [], [], []
+        schemas, counts, partitions = [], [], []
         for file in files:
             try:
                 with pq.ParquetFile(file) as parquet:
@@ -98,18 +102,18 @@ class ParquetSource:
             except (pa.ArrowException, OSError) as error:
                 reason = str(error).splitlines()[0]
                 raise DataError(
-                    f"{file}: not a Parquet file, or cut short ({reason}); write it again or take it out"
+                    f"{file}: not a Parquet file, or truncated ({reason}); write it again or remove it"
                 ) from error
             kinds = {field.name: kind_of(field.type) for field in schema}
-            parts = [part.split("=", 1)[0] for part in file.relative_to(root).parts[:-1] if "=" in part]
-            named.append(parts)
-            if parts != named[0]:
-                ours, first = (", ".join(names) or "none" for names in (parts, named[0]))
+            columns = [part.split("=", 1)[0] for part in file.relative_to(root).parts[:-1] if "=" in part]
+            partitions.append(columns)
+            if columns != partitions[0]:
+                ours, first = (", ".join(names) or "none" for names in (columns, partitions[0]))
                 raise DataError(
-                    f"{file}: its folders name the columns {ours}, those of {files[0]} name {first}; lay all files out "
-                    "alike"
+                    f"{file}: its folders have the partition columns {ours}, those of {files[0]} have {first}; "
+                    "partition all files alike"
                 )
-            schemas.append(kinds | dict.fromkeys(parts, TEXT))
+            schemas.append(kinds | dict.fromkeys(columns, TEXT))
             counts.append(num_rows)
         if not any(counts):
             raise DataError(f"{path}: the log is empty (0 rows in {len(files)} files); name one with events")
@@ -118,15 +122,15 @@ class ParquetSource:
 
     @property
     def names(self) -> list[str]:
-        """The files' names, relative to the folder that was given."""
+        """The files' names, relative to the root folder."""
         return [str(file.relative_to(self.root)) for file in self.files]
 
     @cached_property
-    def scan(self) -> str:
-        """The SQL that reads the files, given as parameter $files."""
+    def table_sql(self) -> str:
+        """The SQL of the table of all files, which are its parameter $files."""
         hive = any("=" in part for name in self.names for part in Path(name).parts[:-1])
         flag = "true" if hive else "false"
-        # Without can_have_nan DuckDB trusts a file's largest value, which leaves NaN out, and takes isnan() for false.
+        # Without can_have_nan DuckDB uses a file's statistics, which leave NaN out, and evaluates isnan() to false.
         return (
             f"read_parquet($files, union_by_name = true, can_have_nan = true, hive_partitioning = {flag}"
             f"{', hive_types_autocast = false' if hive else ''})"
@@ -134,7 +138,7 @@ class ParquetSource:
 
     @property
     def parameters(self) -> dict[str, list[str]]:
-        """The parameters of `scan` and `row_number`; a name with glob characters means itself."""
+        """The parameters of `table_sql`; glob characters in names are escaped."""
         escaped = ["".join(f"[{c}]" if c in "[*?" else c for c in str(file)) for file in self.files]
         return {"files": escaped}
 
@@ -144,30 +148,30 @@ class ParquetSource:
         starts = ", ".join(str(start) for start in self.first_row)
         return f"(CAST([{starts}] AS BIGINT[]))[CAST(file_index AS BIGINT) + 1] + file_row_number"
 
-    def place(self, row: int) -> tuple[Path, int]:
-        """Turn a row's number over all files into its file and its number there, from 0."""
+    def locate(self, row: int) -> tuple[Path, int]:
+        """Convert a row's number over all files to its file and its number there, from 0."""
         index = int(np.searchsorted(self.first_row, row, side="right")) - 1
         return self.files[index], row - self.first_row[index]
 
     def kind(self, column: str) -> str:
-        """Name what a column holds in all files; missing in one, or of two kinds, is a DataError."""
-        seen: dict[str, Path] = {}
+        """Return the kind of values in a column; raises DataError if a file lacks it, or files differ in kind."""
+        kinds: dict[str, Path] = {}
         for file, schema in zip(self.files, self.schemas, strict=True):
             if column not in schema:
-                near = difflib.get_close_matches(column, schema, n=1)
-                hint = f"did you mean '{near[0]}'? " if near else ""
+                similar = difflib.get_close_matches(column, schema, n=1)
+                hint = f"did you mean '{similar[0]}'? " if similar else ""
                 raise DataError(f"{file}: no column '{column}'; {hint}its columns are {', '.join(schema)}")
-            seen.setdefault(schema[column], file)
-        if len(seen) > 1:
-            seen.pop(NOTHING, None)
-        if seen.keys() == {INTEGER, FLOAT}:
+            kinds.setdefault(schema[column], file)
+        if len(kinds) > 1:
+            kinds.pop(NOTHING, None)
+        if kinds.keys() == {INTEGER, FLOAT}:
             return FLOAT
-        if len(seen) > 1:
-            (first, file), (second, other) = list(seen.items())[:2]
+        if len(kinds) > 1:
+            (first, file), (second, other) = list(kinds.items())[:2]
             raise DataError(
                 f"{other}: column '{column}' holds {second}, but {first} in {file}; write both files with one type"
             )
-        return next(iter(seen))
+        return next(iter(kinds))
 
     @cached_property
     def file_hashes(self) -> list[str]:
@@ -182,20 +186,20 @@ class ParquetSource:
     def content_hash(self) -> str:
         """Hash the files' names and contents (SHA-256)."""
         digest = hashlib.sha256()
-        for name, found in zip(self.names, self.file_hashes, strict=True):
-            digest.update(f"{name}\0{found}\0".encode())
+        for name, file_hash in zip(self.names, self.file_hashes, strict=True):
+            digest.update(f"{name}\0{file_hash}\0".encode())
         return digest.hexdigest()
 
-    def only(self, places: Sequence[int]) -> "ParquetSource":
-        """Keep some of the files, in the order given; their rows are counted anew."""
-        counts = [self.file_rows[place] for place in places]
-        kept = ParquetSource(
+    def only(self, indices: Sequence[int]) -> "ParquetSource":
+        """Return a source of some of the files, in the given order."""
+        counts = [self.file_rows[index] for index in indices]
+        selected = ParquetSource(
             path=self.path,
             root=self.root,
-            files=tuple(self.files[place] for place in places),
-            schemas=tuple(self.schemas[place] for place in places),
+            files=tuple(self.files[index] for index in indices),
+            schemas=tuple(self.schemas[index] for index in indices),
             first_row=tuple(accumulate(counts[:-1], initial=0)),
             num_rows=sum(counts),
         )
-        vars(kept)["file_hashes"] = [self.file_hashes[place] for place in places]  # known, so not computed again
-        return kept
+        vars(selected)["file_hashes"] = [self.file_hashes[index] for index in indices]  # known, so not computed again
+        return selected

@@ -1,4 +1,4 @@
-"""Reads Parquet logs larger than memory: checks them, buckets users by hash, sorts each user's events by time."""
+"""Preparation of Parquet logs larger than memory: check rows, hash users into buckets, sort events by time."""
 
 import hashlib
 import shutil
@@ -18,7 +18,7 @@ from feature_store.logs.splits import NEVER, check_splits, rank_of
 from feature_store.logs.timelines import write_timeline
 
 REJECTS, WORK = "rejects.parquet", ".preparing"
-# What a log's content is made into: its fingerprint outlives the format that this is kept in (`prepared_log`).
+# Version of how content is computed. Fingerprints depend on it, and not on the file format (`prepared_log`).
 _CONTENT_VERSION = 1
 
 
@@ -26,26 +26,33 @@ def prepare(
     config: DataConfig,
     out: Path | str,
     *,
-    report: Callable[[str], None] = print,
+    notify: Callable[[str], None] = print,
     for_training: bool = True,
     events: ParquetSource | None = None,
     buckets_multiple_of: int = 1,
 ) -> PreparedLog:
-    """Check a log and write it to `out` in buckets of whole users, sorted; work already done is reused.
+    """Check a log and write it to `out`, sorted, in buckets of whole users; an up-to-date prepared log is reused.
 
-    Every row that is left out is counted, reported and written to `out/rejects.parquet` with its reason. The prepared
-    log appears whole or not at all: one killed midway is made anew. `for_training=False` skips the checks that there
-    is something to train and test on, for logs that only feed memories. `events` are the log's files, where not all of
-    them are meant. With a number of buckets that is a multiple of n, a bucket's users lie in its own number modulo n.
+    Rows that are left out are counted, passed to `notify`, and written to `out/rejects.parquet` with the reason. The
+    prepared log is complete or not there: after a crash it is prepared again.
+
+    Args:
+        config: describes the log.
+        out: the folder of the prepared log.
+        notify: called with each line about the progress.
+        for_training: check that there are impressions to train and test on; False for logs that only memories read.
+        events: the files to read, where they are not all files of `config.log`.
+        buckets_multiple_of: makes the number of buckets a multiple of n; users of bucket b are then in bucket b modulo
+            n of a store with n buckets.
 
     Raises:
-        DataError: in one line, with file, column, row and mend.
+        DataError: the log cannot be used; the message names file, column and row, and the way to fix it.
     """
     out = Path(out)
     events = ParquetSource.open(config.log) if events is None else events
-    shown = ParquetSource.open(config.impressions.path) if isinstance(config.impressions, ImpressionFile) else None
     tables = {"events": (events, event_columns(events, config))}
-    if shown is not None and isinstance(config.impressions, ImpressionFile):
+    if isinstance(config.impressions, ImpressionFile):
+        shown = ParquetSource.open(config.impressions.path)
         tables["impressions"] = (shown, impression_columns(shown, config.impressions, events, config))
     num_buckets = buckets_multiple_of * -(-events.num_rows // (config.events_per_bucket * buckets_multiple_of))
     fingerprint = _fingerprint(config, [source for source, _ in tables.values()], buckets_multiple_of)
@@ -53,19 +60,19 @@ def prepare(
         try:
             prepared = PreparedLog.open(out)
         except DataError as error:
-            report(str(error))
+            notify(str(error))
         else:
             if prepared.manifest.fingerprint == fingerprint:
-                report(f"{out}: already prepared from {config.log} with this config; nothing to do")
-                _check(prepared, report, for_training)
+                notify(f"{out}: already prepared from {config.log} with this config; nothing to do")
+                _check(prepared, notify, for_training)
                 return prepared
-            report(f"{out}: the log or the data config has changed; preparing again")
+            notify(f"{out}: the log or the data config has changed; preparing again")
     work = out / WORK
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
-        manifest = _write_buckets(config, tables, num_buckets, fingerprint, work, report)
-        # Until the manifest is in place, the last thing to be renamed, `out` holds no prepared log.
+        manifest = _write_buckets(config, tables, num_buckets, fingerprint, work, notify)
+        # The manifest is written last: without it, `out` is no prepared log.
         (out / MANIFEST).unlink(missing_ok=True)
         for name in TABLES:
             shutil.rmtree(out / name, ignore_errors=True)
@@ -73,7 +80,7 @@ def prepare(
                 (work / name).rename(out / name)
         (work / REJECTS).replace(out / REJECTS)
         prepared = PreparedLog(out, _write_timelines(PreparedLog(out, manifest)))
-        _check(prepared, report, for_training)
+        _check(prepared, notify, for_training)
         for name in tables:
             sync_tree(out / name)
         write_text(work / MANIFEST, prepared.manifest.model_dump_json(indent=2))
@@ -81,13 +88,13 @@ def prepare(
         sync_folder(out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    done = prepared.manifest
-    report(f"{out}: {done.events:,} events of {done.users:,} users in {done.num_buckets} buckets")
+    manifest = prepared.manifest
+    notify(f"{out}: {manifest.events:,} events of {manifest.users:,} users in {manifest.num_buckets} buckets")
     return prepared
 
 
 def log_fingerprint(config: DataConfig) -> str:
-    """Name a log's content and what is made of it, as its prepared log's manifest does; where it lies does not count.
+    """Return the fingerprint that a prepared log's manifest has: a hash of the log's content and of the config.
 
     Raises:
         DataError: there is no such log.
@@ -100,9 +107,9 @@ def log_fingerprint(config: DataConfig) -> str:
 
 def _fingerprint(config: DataConfig, sources: list[ParquetSource], buckets_multiple_of: int) -> str:
     digest = hashlib.sha256(f"{_CONTENT_VERSION}\0".encode())
-    # Where the log lies and what memory may be used do not change what is made.
-    what = config.model_dump_json(exclude={"log": True, "memory_limit_mb": True, "impressions": {"path"}})
-    digest.update(what.encode())
+    # The path of the log and the memory limit do not change the result.
+    settings = config.model_dump_json(exclude={"log": True, "memory_limit_mb": True, "impressions": {"path"}})
+    digest.update(settings.encode())
     if buckets_multiple_of > 1:
         digest.update(f"\0{buckets_multiple_of}\0".encode())
     for source in sources:
@@ -116,38 +123,39 @@ def _write_buckets(
     num_buckets: int,
     fingerprint: str,
     work: Path,
-    report: Callable[[str], None],
+    notify: Callable[[str], None],
 ) -> Manifest:
     rejects: dict[str, int] = {}
-    kept = {}
+    num_rows = {}
     with open_duckdb(config, work / "spill") as connection:
         for name, (source, columns) in tables.items():
-            report(f"{source.path}: {source.num_rows:,} {name} in {len(source.files)} files")
+            notify(f"{source.path}: {source.num_rows:,} {name} in {len(source.files)} files")
             bucketing = Bucketing(connection, source, columns, config, work, name)
             bad = bucketing.set_bad_rows_aside()
             if sum(bad.values()) < source.num_rows:
                 bucketing.partition(num_buckets)
-                rows, repeats = np.sum([bucketing.sort(bucket) for bucket in range(num_buckets)], axis=0).tolist()
+                num_rows[name], repeats = np.sum(
+                    [bucketing.sort(bucket) for bucket in range(num_buckets)], axis=0
+                ).tolist()
             else:
                 reasons = ", ".join(f"{reason} ({count:,})" for reason, count in bad.items())
-                raise DataError(f"{source.path}: no row is left after the bad ones are set aside: {reasons}; mend them")
+                raise DataError(f"{source.path}: no row is left after the bad ones are set aside: {reasons}; fix them")
             for reason, count in (bad | ({DUPLICATE: repeats} if repeats else {})).items():
-                report(f"{source.path}: {count:,} rows set aside in {REJECTS}: {reason}")
+                notify(f"{source.path}: {count:,} rows set aside in {REJECTS}: {reason}")
                 rejects[f"{name}: {reason}"] = count
-            kept[name] = rows
         write_rejects(connection, work)
-        asked = "impressions" if "impressions" in tables else "events"
+        impressions = "impressions" if "impressions" in tables else "events"
         moments = None
         if isinstance(config.split, SplitByTime):
-            files = sorted((work / asked).iterdir())
+            files = sorted((work / impressions).iterdir())
             validation = config.split.validation_from
             test = config.split.test_from
             if test is None:
-                rank = rank_of(config.split.test, kept[asked])
-                test = time_at_rank(connection, files, rank) if rank < kept[asked] else NEVER
+                rank = rank_of(config.split.test, num_rows[impressions])
+                test = time_at_rank(connection, files, rank) if rank < num_rows[impressions] else NEVER
             if validation is None:
-                rank = rank_of(config.split.validation + config.split.test, kept[asked])
-                validation = time_at_rank(connection, files, rank) if rank < kept[asked] else NEVER
+                rank = rank_of(config.split.validation + config.split.test, num_rows[impressions])
+                validation = time_at_rank(connection, files, rank) if rank < num_rows[impressions] else NEVER
             if validation > test:
                 raise DataError(
                     f"{config.log}: validation would begin at {validation}, after test at {test}; "
@@ -159,8 +167,8 @@ def _write_buckets(
         config=config,
         sources=tuple(tables["events"][0].names),
         impression_sources=tuple(tables["impressions"][0].names) if "impressions" in tables else (),
-        events=kept["events"],
-        impressions=kept[asked],
+        events=num_rows["events"],
+        impressions=num_rows[impressions],
         users=0,
         rejects=rejects,
         num_buckets=num_buckets,
@@ -170,7 +178,7 @@ def _write_buckets(
 
 
 def _write_timelines(prepared: PreparedLog) -> Manifest:
-    """Find each bucket's timeline, for all later steps, and count users and splits while it is there."""
+    """Compute and write each bucket's timeline, and count users and splits."""
     counts = np.zeros((3, 2), np.int64)
     users = 0
     for bucket in prepared.buckets():
@@ -182,11 +190,11 @@ def _write_timelines(prepared: PreparedLog) -> Manifest:
     return prepared.manifest.model_copy(update={"users": users, "split_counts": split_counts})
 
 
-def _check(prepared: PreparedLog, report: Callable[[str], None], for_training: bool) -> None:
+def _check(prepared: PreparedLog, notify: Callable[[str], None], for_training: bool) -> None:
     if not for_training:
         return
     config = prepared.manifest.config
     where = config.impressions.path if isinstance(config.impressions, ImpressionFile) else config.log
     counts = np.array(prepared.manifest.split_counts, np.int64)
     for warning in check_splits(counts, where, labelled=not isinstance(config.impressions, NextEvent)):
-        report(warning)
+        notify(warning)

@@ -1,4 +1,4 @@
-"""What each column of a log must hold: how it is stored, and which rows are bad, as SQL."""
+"""The columns of a log: the types that each role allows, how values are stored, and which rows are bad, as SQL."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ _ALLOWED: dict[Role, tuple[str, ...]] = {
     "dense": (INTEGER, FLOAT, BOOLEAN),
     "carry": (INTEGER, FLOAT, BOOLEAN),
 }
-_WANTED: dict[Role, str] = {
+_EXPECTED: dict[Role, str] = {
     "id": "integers or strings (cast floats to int64)",
     "time": "integers or timestamps (parse or cast it)",
     "category": "integers, strings, floats, booleans or dates (cast it to one of them)",
@@ -51,14 +51,14 @@ class Check:
 
     column: str
     reason: str
-    bad: str  # SQL
-    always_stops: bool = False  # a mistake of the recipe rather than of the row: setting rows aside would hide it
-    mend: str = "mend the row, or set bad_rows: set_aside to count such rows and leave them out"
+    is_bad: str  # SQL
+    always_stops: bool = False  # a mistake in the recipe rather than in the row, which setting rows aside would hide
+    fix: str = "fix the row, or set bad_rows: set_aside to count such rows and leave them out"
 
 
 @dataclass(frozen=True)
 class ReadColumn:
-    """A column of the log, what it is for, and what the prepared log calls it."""
+    """A column of the log, its role, and its name in the prepared log."""
 
     name: str
     role: Role
@@ -67,15 +67,15 @@ class ReadColumn:
     threshold: float | None = None
 
     @property
-    def _moment(self) -> str:
+    def _timestamp(self) -> str:
         return f"CAST({quoted(self.name)} AS {'TIMESTAMPTZ' if self.kind == ZONED else 'TIMESTAMP'})"
 
     @property
     def value(self) -> str:
-        """The SQL of the value as it is stored."""
+        """The SQL of the stored value."""
         column = quoted(self.name)
         if self.role == "time":
-            return f"epoch_us({self._moment})" if self.kind in (MOMENT, ZONED) else f"TRY_CAST({column} AS BIGINT)"
+            return f"epoch_us({self._timestamp})" if self.kind in (MOMENT, ZONED) else f"TRY_CAST({column} AS BIGINT)"
         if self.role == "label":
             threshold = 1.0 if self.threshold is None else self.threshold
             return f"CAST(CAST({column} AS DOUBLE) >= CAST('{threshold!r}' AS DOUBLE) AS TINYINT)"
@@ -85,9 +85,8 @@ class ReadColumn:
             return f"coalesce(CAST({column} AS DOUBLE), 'NaN'::DOUBLE)"
         if self.kind in (INTEGER, BOOLEAN):
             return f"TRY_CAST({column} AS BIGINT)"
-        if (
-            self.kind == FLOAT
-        ):  # 3.0 is the category "3": a null elsewhere in the column turned its integers into floats
+        if self.kind == FLOAT:
+            # 3.0 is the category "3": pandas turns integers into floats where the column has a null.
             number = f"CAST({column} AS DOUBLE)"
             whole = f"{number} = floor({number}) AND abs({number}) < 9e15"
             text = (
@@ -98,51 +97,51 @@ class ReadColumn:
 
     @property
     def checks(self) -> list[Check]:
-        """The ways in which this column can make a row bad."""
+        """The checks of this column, each of which finds one kind of bad row."""
         column, name = quoted(self.name), self.name
 
-        def check(reason: str, bad: str) -> Check:
-            return Check(name, f"{name} {reason}", bad)
+        def check(reason: str, is_bad: str) -> Check:
+            return Check(name, f"{name} {reason}", is_bad)
 
-        found = [] if self.role in ("category", "carry") else [check("is null", f"{column} IS NULL")]
+        checks = [] if self.role in ("category", "carry") else [check("is null", f"{column} IS NULL")]
         if self.kind == FLOAT and self.role in ("time", "label", "dense"):
-            found.append(check("is NaN", f"isnan(CAST({column} AS DOUBLE))"))
+            checks.append(check("is NaN", f"isnan(CAST({column} AS DOUBLE))"))
         if self.role == "time":
             if self.kind == FLOAT:
                 whole = f"CAST({column} AS DOUBLE) = floor(CAST({column} AS DOUBLE))"
-                found.append(
+                checks.append(
                     check("is not a whole number", f"NOT coalesce({whole} AND {self.value} IS NOT NULL, false)")
                 )
             elif self.kind == INTEGER:
-                found.append(check("does not fit 64 bits", f"{self.value} IS NULL"))
+                checks.append(check("does not fit 64 bits", f"{self.value} IS NULL"))
             else:
-                found.append(check("is infinite", f"NOT isfinite({self._moment})"))
-            found.append(check("is negative", f"{self.value} < 0"))
+                checks.append(check("is infinite", f"NOT isfinite({self._timestamp})"))
+            checks.append(check("is negative", f"{self.value} < 0"))
         elif self.role == "id" and self.kind == INTEGER:
-            found.append(check("does not fit 64 bits", f"{self.value} IS NULL"))
+            checks.append(check("does not fit 64 bits", f"{self.value} IS NULL"))
         elif self.role == "dense":
-            found.append(check("is not finite", f"NOT coalesce(isfinite({self.value}), false)"))
+            checks.append(check("is not finite", f"NOT coalesce(isfinite({self.value}), false)"))
         elif self.role == "label" and self.threshold is None:
-            found.append(
+            checks.append(
                 Check(
                     name,
                     f"{name} is neither 0 nor 1",
                     f"CAST({column} AS DOUBLE) NOT IN (0, 1)",
                     always_stops=True,
-                    mend="set impressions.threshold: a click is a value of at least this",
+                    fix="set impressions.threshold, the smallest value that counts as a click",
                 )
             )
-        return found
+        return checks
 
 
 def read_column(
     source: ParquetSource, name: str, role: Role, stored: str, threshold: float | None = None
 ) -> ReadColumn:
-    """Say how a column is read for a role; one that is missing, or of a type that cannot have it, is a DataError."""
+    """Return how a column is read for its role; raises DataError if it is missing or has a type that is not allowed."""
     kind = source.kind(name)
     if kind not in _ALLOWED[role]:
-        what = {"id": "an id", "category": "a categorical feature"}.get(role, f"the {role}")
-        raise DataError(f"{source.files[0]}: column '{name}' holds {kind}, but {what} must be {_WANTED[role]}")
+        label = {"id": "an id", "category": "a categorical feature"}.get(role, f"the {role}")
+        raise DataError(f"{source.files[0]}: column '{name}' holds {kind}, but {label} must be {_EXPECTED[role]}")
     return ReadColumn(name, role, stored, kind, threshold)
 
 
@@ -154,9 +153,9 @@ def _impression_columns(source: ParquetSource, impressions: LabelColumn | Impres
 
 
 def event_columns(source: ParquetSource, config: DataConfig) -> list[ReadColumn]:
-    """List what is read of the log of events; a column that is missing or of the wrong type is a DataError."""
+    """Return the columns read from the log of events; raises DataError if one is missing or has the wrong type."""
     columns = config.columns
-    found = [
+    selected = [
         read_column(source, columns.user, "id", USER),
         read_column(source, columns.item, "id", ITEM),
         read_column(source, columns.time, "time", TIME),
@@ -166,21 +165,21 @@ def event_columns(source: ParquetSource, config: DataConfig) -> list[ReadColumn]
         ),
     ]
     if not isinstance(config.impressions, NextEvent | ImpressionFile):
-        found += _impression_columns(source, config.impressions)
-    return list({column.stored: column for column in found}.values())  # a feature may be context too: stored once
+        selected += _impression_columns(source, config.impressions)
+    return list({column.stored: column for column in selected}.values())  # a feature may be context too: stored once
 
 
 def impression_columns(
     source: ParquetSource, impressions: ImpressionFile, events: ParquetSource, config: DataConfig
 ) -> list[ReadColumn]:
-    """List what is read of a file of impressions; its ids and times must be of the log's own types."""
-    found = [
+    """Return the columns read from files of impressions; raises DataError if a type differs from the log's."""
+    selected = [
         read_column(source, impressions.user or config.columns.user, "id", USER),
         read_column(source, impressions.item or config.columns.item, "id", ITEM),
         read_column(source, impressions.time or config.columns.time, "time", TIME),
         *_impression_columns(source, impressions),
     ]
-    for ours, theirs in zip(found, (config.columns.user, config.columns.item, config.columns.time), strict=False):
+    for ours, theirs in zip(selected, (config.columns.user, config.columns.item, config.columns.time), strict=False):
         kind, other = ours.kind, events.kind(theirs)
         same = kind == other or {kind, other} <= {MOMENT, ZONED} or NOTHING in (kind, other)
         if not same and not (ours.role == "time" and {kind, other} <= {INTEGER, FLOAT}):
@@ -188,9 +187,9 @@ def impression_columns(
                 f"{source.files[0]}: column '{ours.name}' holds {kind}, but the log's '{theirs}' holds {other} "
                 f"({events.files[0]}); write both with one type"
             )
-    return found
+    return selected
 
 
 def reason_index(checks: Sequence[Check]) -> str:
-    """The SQL of the first check that a row fails, counted from 0; null for a good row."""
-    return "CASE " + " ".join(f"WHEN {check.bad} THEN {i}" for i, check in enumerate(checks)) + " END"
+    """Return the SQL of the index of the first check that a row fails; null for a good row."""
+    return "CASE " + " ".join(f"WHEN {check.is_bad} THEN {i}" for i, check in enumerate(checks)) + " END"

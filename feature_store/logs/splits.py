@@ -1,4 +1,4 @@
-"""Which impressions train, validate and test, and which events training may learn from: no split sees a later one."""
+"""Assignment of impressions and events to training, validation and test."""
 
 import numpy as np
 import pyarrow as pa
@@ -15,13 +15,13 @@ NEVER = np.iinfo(np.int64).max
 Splits = NDArray[np.int8]
 
 
-def rank_of(share: float, count: int) -> int:
-    """Count how many of `count` things come before the last `share` of them.
+def rank_of(fraction: float, count: int) -> int:
+    """Return how many of `count` elements come before the last `fraction` of them.
 
     >>> rank_of(0.1 + 0.1, 10)
     8
     """
-    return int(np.ceil((1 - share) * count - 1e-9))
+    return int(np.ceil((1 - fraction) * count - 1e-9))
 
 
 def assign_splits(
@@ -36,20 +36,20 @@ def assign_splits(
 ) -> Splits:
     """Assign each of [I] impressions (or events) of [U] users to a split: an index into `data_config.SPLITS`.
 
-    By position, an impression lies at num_earlier / num_events of its user's history: what shares a timestamp falls
-    together, and a user without events trains.
+    By position, an impression is at num_earlier / num_events of its user's history, so that events with the same
+    timestamp are in the same split. Impressions of a user without events are for training.
     """
     lengths = np.diff(offsets)
     if isinstance(split, SplitByPosition):
 
-        def first(share: float) -> Ids:
-            # 1e-9 because (1 - 0.1 - 0.1) * 10 is a little above 8; a share of nothing is never reached.
-            bound = np.ceil((1 - share) * num_events - 1e-9).astype(np.int64)
-            return np.repeat(np.where((num_events > 0) & (share > 0), bound, NEVER), lengths)
+        def start_of(fraction: float) -> Ids:
+            # 1e-9 because (1 - 0.1 - 0.1) * 10 is slightly above 8 in floating point; a fraction of 0 never starts.
+            bound = np.ceil((1 - fraction) * num_events - 1e-9).astype(np.int64)
+            return np.repeat(np.where((num_events > 0) & (fraction > 0), bound, NEVER), lengths)
 
-        later = first(split.validation + split.test), first(split.test)
-        result = (num_earlier >= later[0]).astype(np.int8)
-        result[num_earlier >= later[1]] = TEST
+        starts = start_of(split.validation + split.test), start_of(split.test)
+        result = (num_earlier >= starts[0]).astype(np.int8)
+        result[num_earlier >= starts[1]] = TEST
         return result
     if isinstance(split, SplitByTime):
         assert moments is not None
@@ -64,23 +64,23 @@ def assign_splits(
 
 
 def check_splits(counts: Ids, where: str, labelled: bool) -> list[str]:
-    """Refuse splits that cannot be trained or tested on; returns warnings about the rest.
+    """Check that splits can be trained and tested on; return warnings.
 
     `counts[s, l]` is the number of impressions of split s with label l.
 
     Raises:
-        DataError: nothing to train on, or labels of one class only in the training or test split.
+        DataError: no impressions for training, or all labels of the training or test split are equal.
     """
     warnings = []
     for split, name in enumerate(SPLITS):
         total = counts[split].sum()
         if total == 0:
             if split == TRAIN:
-                raise DataError(f"{where}: no impression falls in the train split; give validation and test less")
-            warnings.append(f"{where}: no impression falls in the {name} split; it cannot be evaluated on")
+                raise DataError(f"{where}: no impression falls in the train split; make validation and test smaller")
+            warnings.append(f"{where}: no impression falls in the {name} split; it cannot be evaluated")
         elif labelled and 0 in counts[split]:
-            only = int(np.argmax(counts[split]))
-            line = f"{where}: all {total:,} labels of the {name} split are {only}; AUC needs both 0 and 1"
+            label = int(np.argmax(counts[split]))
+            line = f"{where}: all {total:,} labels of the {name} split are {label}; AUC needs both 0 and 1"
             if split == VALIDATION:
                 warnings.append(line)
             else:

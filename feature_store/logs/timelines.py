@@ -1,4 +1,4 @@
-"""Who did what when in each bucket of a prepared log, and in which split: found once, kept beside the buckets."""
+"""Users, times, labels and splits of each bucket of a prepared log, computed once and stored beside it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ _NUM_EVENTS, _NUM_IMPRESSIONS, _NUM_EARLIER, _SPLIT = "events", "impressions", "
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline:
-    """Who did what when in one bucket, and in which split: everything but the features.
+    """The users, times, labels and splits of one bucket: everything but the features.
 
     Event i is row i of `PreparedLog.events`, impression i row i of `PreparedLog.impressions` (of `events`, where each
     event is an impression).
@@ -28,25 +28,25 @@ class Timeline:
     users: pa.Array  # [U] sorted
     event_offsets: Ids  # [U + 1]
     event_time: Ids  # [E]
-    event_split: Splits  # [E] training may learn ids, frequencies and item features from TRAIN events alone
+    event_split: Splits  # [E] vocabularies are fitted on TRAIN events alone
     impression_offsets: Ids  # [U + 1]
     impression_time: Ids  # [I]
     num_earlier: Ids  # [I]
     impression_split: Splits  # [I]
-    label: NDArray[np.float32] | None  # [I], none where the next event is the positive
+    label: NDArray[np.float32] | None  # [I], None where the next event is the positive
 
 
 def write_timeline(prepared: PreparedLog, bucket: int) -> Timeline:
-    """Count each impression's earlier events, assign splits, and write both beside the bucket, which is written."""
-    timeline = _find_timeline(prepared, bucket)
+    """Count each impression's earlier events, assign splits, and write both beside the bucket's file."""
+    timeline = _compute_timeline(prepared, bucket)
     lengths = {
         USER: timeline.users,
         _NUM_EVENTS: np.diff(timeline.event_offsets),
         _NUM_IMPRESSIONS: np.diff(timeline.impression_offsets),
     }
     _write(pa.table(lengths), prepared.file(TIMELINE_USERS, bucket))
-    places = {_NUM_EARLIER: timeline.num_earlier, _SPLIT: timeline.impression_split}
-    _write(pa.table(places), prepared.file(IMPRESSION_SPLITS, bucket))
+    impressions = {_NUM_EARLIER: timeline.num_earlier, _SPLIT: timeline.impression_split}
+    _write(pa.table(impressions), prepared.file(IMPRESSION_SPLITS, bucket))
     if prepared.has_impressions:
         _write(pa.table({_SPLIT: timeline.event_split}), prepared.file(EVENT_SPLITS, bucket))
     return timeline
@@ -54,21 +54,21 @@ def write_timeline(prepared: PreparedLog, bucket: int) -> Timeline:
 
 def _write(table: pa.Table, path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
-    # Numbers of earlier events rise one by one: their differences take next to nothing.
-    rising = [name for name in table.column_names if name == _NUM_EARLIER]
-    others = [name for name in table.column_names if name not in rising]
-    encoding = dict.fromkeys(rising, "DELTA_BINARY_PACKED")
+    # Numbers of earlier events increase one by one, so that their differences compress well.
+    increasing = [name for name in table.column_names if name == _NUM_EARLIER]
+    others = [name for name in table.column_names if name not in increasing]
+    encoding = dict.fromkeys(increasing, "DELTA_BINARY_PACKED")
     pq.write_table(table, path, compression="zstd", use_dictionary=others, column_encoding=encoding)
 
 
 def read_timeline(prepared: PreparedLog, bucket: int) -> Timeline:
-    """Read one bucket's users, times, labels and splits, and how many events are earlier than each impression."""
+    """Read one bucket's users, times, labels, splits, and number of events before each impression."""
     lengths = pq.read_table(prepared.file(TIMELINE_USERS, bucket), partitioning=None)
-    places = pq.read_table(prepared.file(IMPRESSION_SPLITS, bucket), partitioning=None)
+    positions = pq.read_table(prepared.file(IMPRESSION_SPLITS, bucket), partitioning=None)
     own_file = prepared.has_impressions
     labelled = LABEL in prepared.impression_columns
     impressions = prepared.impressions(bucket, [TIME] + [LABEL] * labelled)
-    impression_split = places[_SPLIT].to_numpy()
+    impression_split = positions[_SPLIT].to_numpy()
     users = lengths[USER]
     return Timeline(
         users=pa.concat_arrays(users.chunks) if users.num_chunks else pa.array([], users.type),
@@ -77,7 +77,7 @@ def read_timeline(prepared: PreparedLog, bucket: int) -> Timeline:
         event_split=read_event_split(prepared, bucket) if own_file else impression_split,
         impression_offsets=offsets_of(lengths[_NUM_IMPRESSIONS].to_numpy()),
         impression_time=impressions[TIME].to_numpy(),
-        num_earlier=places[_NUM_EARLIER].to_numpy(),
+        num_earlier=positions[_NUM_EARLIER].to_numpy(),
         impression_split=impression_split,
         label=impressions[LABEL].to_numpy().astype(np.float32) if labelled else None,
     )
@@ -98,7 +98,7 @@ def _read_split(prepared: PreparedLog, table: str, bucket: int) -> Splits:
     return split
 
 
-def _find_timeline(prepared: PreparedLog, bucket: int) -> Timeline:
+def _compute_timeline(prepared: PreparedLog, bucket: int) -> Timeline:
     own_file = prepared.has_impressions
     labelled = LABEL in prepared.impression_columns
     events = prepared.events(bucket, [USER, TIME] + [LABEL] * (labelled and not own_file))
@@ -106,12 +106,12 @@ def _find_timeline(prepared: PreparedLog, bucket: int) -> Timeline:
     event_time = events[TIME].to_numpy()
     if own_file:
         impressions = prepared.impressions(bucket, [USER, TIME, LABEL])
-        theirs, their_offsets = runs(impressions[USER])
-        everyone = pa.concat_arrays([users, theirs.cast(users.type)]).unique()
-        everyone = everyone.take(pc.array_sort_indices(everyone))
-        event_offsets = _spread(users, event_offsets, everyone)
-        impression_offsets = _spread(theirs, their_offsets, everyone)
-        users, time = everyone, impressions[TIME].to_numpy()
+        shown_users, shown_offsets = runs(impressions[USER])
+        all_users = pa.concat_arrays([users, shown_users.cast(users.type)]).unique()
+        all_users = all_users.take(pc.array_sort_indices(all_users))
+        event_offsets = _with_empty_rows(users, event_offsets, all_users)
+        impression_offsets = _with_empty_rows(shown_users, shown_offsets, all_users)
+        users, time = all_users, impressions[TIME].to_numpy()
         num_earlier = count_earlier(event_time, event_offsets, time, impression_offsets)
     else:
         impressions, impression_offsets, time = events, event_offsets, event_time
@@ -146,8 +146,8 @@ def _find_timeline(prepared: PreparedLog, bucket: int) -> Timeline:
     )
 
 
-def _spread(users: pa.Array, offsets: Ids, everyone: pa.Array) -> Ids:
-    """Give users that are absent an empty row."""
-    lengths = np.zeros(len(everyone), np.int64)
-    lengths[pc.index_in(users, value_set=everyone).to_numpy()] = np.diff(offsets)
+def _with_empty_rows(users: pa.Array, offsets: Ids, all_users: pa.Array) -> Ids:
+    """Return offsets of all users, with an empty row for those who are not in `users`."""
+    lengths = np.zeros(len(all_users), np.int64)
+    lengths[pc.index_in(users, value_set=all_users).to_numpy()] = np.diff(offsets)
     return offsets_of(lengths)

@@ -1,1 +1,1 @@
-"""Users with their events and impressions, as training, evaluation and memory building read them."""
+"""Users' sequences of events and impressions, which training, evaluation and memory building read."""

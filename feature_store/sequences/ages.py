@@ -1,4 +1,4 @@
-"""How long ago a user last met the item of an impression."""
+"""The age of a user's last event on the item of an impression."""
 
 import numpy as np
 import pyarrow as pa
@@ -11,19 +11,23 @@ from feature_store.vocabulary.vocabulary import canonical
 
 
 def events_since_item(prepared: PreparedLog, bucket: int, sequences: UserSequences, impressions: Ids) -> Ids:
-    """Count how many events ago the user last met the item of each of these impressions; 1: the one before, 0: never.
+    """Return how many events ago the user's last event on the item of each impression was; 1: the last event, 0: never.
 
-    `sequences` are the whole bucket's. Items are told apart by the log's own ids, of which several share a row.
+    `sequences` has all users of the bucket. Items are compared by the log's own ids, since several ids can share a row.
     """
-    met = canonical(prepared.events(bucket, [ITEM])[ITEM])
+    event_items = canonical(prepared.events(bucket, [ITEM])[ITEM])
     shown = sequences.item.take(pa.array(impressions))
-    codes = pa.concat_arrays([met.cast(shown.type), shown]).dictionary_encode(null_encoding="encode").indices.to_numpy()
+    codes = (
+        pa.concat_arrays([event_items.cast(shown.type), shown])
+        .dictionary_encode(null_encoding="encode")
+        .indices.to_numpy()
+    )
     num_earlier = sequences.num_earlier[impressions]
-    place = last_equal(
-        codes[: len(met)].astype(np.int64),
+    position = last_equal(
+        codes[: len(event_items)].astype(np.int64),
         sequences.event_offsets,
-        codes[len(met) :].astype(np.int64),
+        codes[len(event_items) :].astype(np.int64),
         owners(sequences.impression_offsets)[impressions],
         num_earlier,
     )
-    return np.where(place >= 0, num_earlier - place, 0)
+    return np.where(position >= 0, num_earlier - position, 0)

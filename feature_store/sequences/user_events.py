@@ -1,4 +1,4 @@
-"""Users' events as a memory is built from them: a bucket of a prepared log, ids as embedding rows, no impressions."""
+"""Users' events for building memories: one bucket of a prepared log, ids as embedding rows, no impressions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,35 +15,35 @@ from feature_store.vocabulary.vocabulary import Vocabulary
 
 @dataclass(frozen=True, eq=False)
 class UserEvents:
-    """Some users with their events, each user's in time order; user u owns `offsets[u]:offsets[u + 1]`."""
+    """Events of some users in time order; those of user u have the indices `offsets[u]:offsets[u + 1]`."""
 
     users: pa.Array  # [U] the log's own ids
     offsets: Ids  # [U + 1]
     time: Ids  # [E]
     features: dict[str, Ids]  # feature -> [E] embedding rows
-    table: pa.Table  # [E] the events as the prepared log has them
+    table: pa.Table  # [E] the events as in the prepared log
 
     @property
     def lengths(self) -> Ids:
-        """The number of each user's events [U]."""
+        """The number of events of each user [U]."""
         return np.diff(self.offsets)
 
     def of_users(self, users: Ids) -> "UserEvents":
-        """Keep these users, in this order."""
+        """Select users, in the given order."""
         lengths = self.lengths[users]
-        kept = ranges(self.offsets[users], lengths)
-        return self._taken(self.users.take(pa.array(users)), lengths, kept)
+        events = ranges(self.offsets[users], lengths)
+        return self._subset(self.users.take(pa.array(users)), lengths, events)
 
     def where(self, mask: NDArray[np.bool_]) -> "UserEvents":
-        """Keep these events [E] and all users, also those who have none left."""
+        """Select events by a mask [E]; users without any left are kept."""
         counts = np.bincount(owners(self.offsets)[mask], minlength=len(self.users))
-        return self._taken(self.users, counts, np.flatnonzero(mask))
+        return self._subset(self.users, counts, np.flatnonzero(mask))
 
     def of_each_event(self, values: Ids) -> Ids:
-        """Repeat a value of each user [U] for its events [E]."""
+        """Repeat each user's value [U] for all of its events [E]."""
         return np.repeat(values, self.lengths)
 
-    def _taken(self, users: pa.Array, lengths: Ids, events: Ids) -> "UserEvents":
+    def _subset(self, users: pa.Array, lengths: Ids, events: Ids) -> "UserEvents":
         return UserEvents(
             users=users,
             offsets=offsets_of(lengths),
@@ -56,7 +56,7 @@ class UserEvents:
 def read_user_events(
     prepared: PreparedLog, bucket: int, vocabularies: Mapping[str, Vocabulary], columns: Columns
 ) -> UserEvents:
-    """Read one bucket's events; `vocabularies` are by feature, the item's own id among them."""
+    """Read one bucket's events; `vocabularies` has one for each feature, and one for the item id ("item")."""
     stored = {ITEM: ITEM} | {name: feature_column(name) for name in columns.event_features + columns.item_features}
     table = prepared.events(bucket, [USER, TIME, *stored.values()])
     users, offsets = runs(table[USER])

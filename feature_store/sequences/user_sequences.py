@@ -1,4 +1,4 @@
-"""Per-user sequences: what training, evaluation and memory building read."""
+"""Users' events and impressions as embedding rows, which training and evaluation read."""
 
 from dataclasses import dataclass, replace
 
@@ -18,11 +18,11 @@ from feature_store.vocabulary.vocabulary import canonical
 
 @dataclass(frozen=True, kw_only=True)
 class UserSequences:
-    """Some users, each with its events in time order and its impressions; all ids are embedding rows.
+    """Events of some users, in time order, and their impressions; ids are embedding rows.
 
-    `events[f]` is int64 [E] for every feature of an event (the item is one of them), in user order; user u owns
-    `event_offsets[u]:event_offsets[u + 1]`. Impressions lie alike. `num_earlier[i]` is how many of the user's events
-    are strictly before the impression's time: they are its history, and no other event is.
+    `events[f]` is int64 [E] for every feature f of an event, one of which is the item, in user order; the events of
+    user u have the indices `event_offsets[u]:event_offsets[u + 1]`; likewise impressions. `num_earlier[i]` is the
+    number of the user's events strictly before the time of impression i: these events, and no others, are its history.
     """
 
     users: pa.Array  # [U] the log's own ids
@@ -38,24 +38,24 @@ class UserSequences:
     targets: dict[str, Ids]  # feature -> [I]
     context: dict[str, Ids]  # feature -> [I]
     context_dense: NDArray[np.float32]  # [I, number of dense context columns]
-    carried: dict[str, NDArray[np.float64]]  # column -> [I] for analysis only
+    carried: dict[str, NDArray[np.float64]]  # column -> [I] copied to predictions
 
     def __len__(self) -> int:
-        """Count the users."""
+        """Return the number of users."""
         return len(self.users)
 
     def select(self, users: Ids, split: int | None, *, trim: bool = True) -> "UserSequences":
-        """Keep these users, in this order, and one split's impressions (None: all of them).
+        """Select users, in the given order, and the impressions of one split (None: all).
 
-        Events after the last one that a kept impression may know of are dropped, unless `trim=False`.
+        Events that are in no selected impression's history are dropped, unless `trim` is False.
         """
         users = np.asarray(users, np.int64)
         first, last = self.impression_offsets[users], self.impression_offsets[users + 1]
         impressions = ranges(first, last - first)
         owner = np.repeat(np.arange(len(users)), last - first)
         if split is not None:
-            kept = self.split[impressions] == split
-            impressions, owner = impressions[kept], owner[kept]
+            mask = self.split[impressions] == split
+            impressions, owner = impressions[mask], owner[mask]
         start = self.event_offsets[users]
         length = self.event_offsets[users + 1] - start
         if trim:
@@ -88,10 +88,10 @@ def load_sequences(
     config: DataConfig,
     drawn_from: Vocabularies | None = None,
 ) -> UserSequences:
-    """Read one bucket of a prepared log as sequences; users who were only shown impressions have no events.
+    """Read one bucket of a prepared log as sequences; users with impressions alone have no events.
 
-    Negatives are items of `drawn_from`, where it is given: so that two models, each with its own vocabularies, can be
-    asked about the same ones.
+    Negatives are sampled from the items of `drawn_from`, where given, so that two models with different vocabularies
+    can be evaluated on the same negatives.
     """
     timeline = read_timeline(prepared, bucket)
     columns = config.columns
@@ -118,8 +118,8 @@ def load_sequences(
         targets = vocabularies.targets(item)
         context = {name: encode[name](shown[feature_column(name)]) for name in impressions.context_features}
         dense = np.zeros((len(row), len(impressions.context_dense)), np.float32)
-        for place, name in enumerate(impressions.context_dense):
-            dense[:, place] = shown[dense_column(name)].to_numpy()
+        for column, name in enumerate(impressions.context_dense):
+            dense[:, column] = shown[dense_column(name)].to_numpy()
         carried = {name: shown[carry_column(name)].to_numpy().astype(np.float64) for name in impressions.carry}
     return UserSequences(
         users=timeline.users,
@@ -142,10 +142,10 @@ def load_sequences(
 def resample_negatives(
     sequences: UserSequences, vocabularies: Vocabularies, config: DataConfig, seed: int
 ) -> UserSequences:
-    """Draw the training split's negatives anew; those of validation and test stay as `config.seed` drew them.
+    """Sample new negatives for the training split; those of validation and test are left as sampled with `config.seed`.
 
-    A draw is fixed by the seed, the user and the impression's place among the user's impressions here. Logs with
-    labels of their own come back as they are.
+    A sample depends on the seed, the user and the impression's position among the user's impressions here. Sequences
+    with labels are returned unchanged.
     """
     if not isinstance(config.impressions, NextEvent) or not len(sequences.label):
         return sequences
@@ -154,13 +154,13 @@ def resample_negatives(
     positives = sequences.item.take(pa.array(np.arange(0, len(sequences.item), group)))
     random = draws(seed, sequences.users, sequences.impression_offsets // group, group - 1)
     positive = vocabularies.item_index(positives)
-    drawn = np.concatenate([positive[:, None], draw_negatives(random, positive, counts)], axis=1).ravel()
-    anew = np.flatnonzero((sequences.split == TRAIN) & (sequences.label == 0))
-    fresh = vocabularies.targets(vocabularies.item_ids, drawn[anew])
+    sampled = np.concatenate([positive[:, None], draw_negatives(random, positive, counts)], axis=1).ravel()
+    replaced = np.flatnonzero((sequences.split == TRAIN) & (sequences.label == 0))
+    new_targets = vocabularies.targets(vocabularies.item_ids, sampled[replaced])
     targets = {name: rows.copy() for name, rows in sequences.targets.items()}
     for name, rows in targets.items():
-        rows[anew] = fresh[name]
-    place = np.arange(len(sequences.item))
-    place[anew] = len(place) + drawn[anew]
-    item = pa.concat_arrays([sequences.item, vocabularies.item_ids]).take(pa.array(place))
+        rows[replaced] = new_targets[name]
+    source = np.arange(len(sequences.item))
+    source[replaced] = len(source) + sampled[replaced]
+    item = pa.concat_arrays([sequences.item, vocabularies.item_ids]).take(pa.array(source))
     return replace(sequences, targets=targets, item=item)

@@ -1,9 +1,9 @@
-"""Users' memories at rest: one record of fixed size a user, in LMDB, Parquet snapshots or Redis.
+"""Stores of users' memories: one record of fixed size for each user, in LMDB, Parquet snapshots or Redis.
 
 store = create_store("lmdb:memories", StoreFacts(space_id=..., memory=schema, num_buckets=64))
 with store.writer() as writer:
     writer.write(bucket, make_memories(schema, users, ...), journal)
-memories, found = open_store("memories").get(users)
+memories, has_memory = open_store("memories").get(users)
 """
 
 from feature_store.stores.addresses import create_store, open_store, public_address

@@ -12,43 +12,46 @@ from feature_store.stores.store import MemoryStore, NoMemoriesError, StoreFacts
 
 _FOLDERS: dict[str, type[MemoryStore]] = {"lmdb": LmdbStore, "parquet": ParquetStore}
 _NEW_FOLDER = LmdbStore
-_MARKS = {"lmdb": lmdb.DATA_FILE, "parquet": parquet_layout.FACTS}  # the file that tells the kind of a folder
+_MARKS = {
+    "lmdb": lmdb.DATA_FILE,
+    "parquet": parquet_layout.FACTS,
+}  # the file that marks a kind of store
 
 
 def create_store(address: str, facts: StoreFacts) -> MemoryStore:
-    """Make an empty store; where there is something already, a DataError. A plain path is LMDB's."""
-    kind, place = find_kind(address, new=True)
-    return kind.create(place, facts)
+    """Create an empty store, in LMDB for a plain path; raises DataError if there is something there already."""
+    kind, location = find_kind(address, new=True)
+    return kind.create(location, facts)
 
 
 def open_store(address: str) -> MemoryStore:
-    """Open a store that was made before; where there is none, or something else, a DataError."""
-    kind, place = find_kind(address, new=False)
-    return kind(place)
+    """Open an existing store; raises NoMemoriesError if there is none, DataError if there is something else."""
+    kind, location = find_kind(address, new=False)
+    return kind(location)
 
 
 def find_kind(address: str, *, new: bool) -> tuple[type[MemoryStore], str]:
-    """Tell an address's kind of store and its place, which is what the kind's methods take.
+    """Split an address into the class of its store and the location, which that class's methods take.
 
-    A plain path is of the kind that lies there; for a new store it is LMDB's.
+    A plain path is the store that is there already; for a new store, LMDB.
     """
-    name, colon, place = address.partition(":")
+    name, colon, location = address.partition(":")
     if colon and name in SCHEMES:
         return _redis_store(), address
-    if place and name in _FOLDERS:
-        return _FOLDERS[name], place
+    if location and name in _FOLDERS:
+        return _FOLDERS[name], location
     if not address or re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", address):
-        shown = f"{name}:…" if colon else "an empty address"  # no more of it: a part may be a password
+        shown = f"{name}:…" if colon else "an empty address"  # show no more: the rest may contain a password
         raise DataError(
-            f"{shown} is no store of memories; expected lmdb:PATH, parquet:PATH, redis://HOST:PORT/DB?name=NAME or a "
-            "plain path (./PATH where it has a colon)"
+            f"{shown} is not the address of a store; expected lmdb:PATH, parquet:PATH, redis://HOST:PORT/DB?name=NAME "
+            "or a plain path (./PATH where it has a colon)"
         )
     if new:
         return _NEW_FOLDER, address
-    with folders.refusals_told(address):
-        for found, mark in _MARKS.items():
+    with folders.system_errors_as_data_errors(address):
+        for kind, mark in _MARKS.items():
             if (Path(address) / mark).is_file():
-                return _FOLDERS[found], address
+                return _FOLDERS[kind], address
     raise NoMemoriesError(f"{address}: no memories here (none of {', '.join(_MARKS.values())}); build them first")
 
 
@@ -62,7 +65,7 @@ def public_address(address: str) -> str:
 
 
 def _redis_store() -> type[MemoryStore]:
-    """Import what talks to Redis, an optional part; DataError says how to install it."""
+    """Import the store in Redis; raises DataError if the optional package redis is not installed."""
     try:
         from feature_store.stores.redis import RedisStore
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Copies a store: to another kind of store, or to another precision."""
+"""Copying a store to another kind of store, or to another precision."""
 
 import itertools
 from collections.abc import Iterator
@@ -12,43 +12,43 @@ from feature_store.stores.users import bucket_of
 
 
 def copy(source: MemoryStore, target_address: str, dtype: Dtype | None = None) -> MemoryStore:
-    """Write all memories, the journal and the tombstones of a store to a new one, and open that.
+    """Copy all memories, the journal and the tombstones of a store to a new store, and open that.
 
-    The new store gets its name when it is whole: a copy that was killed is begun again by the same call. One bucket is
-    in memory at a time. With `dtype`, states are kept in that precision, but for parts with a type of their own.
+    The new store appears at its address when it is complete; after a crash the same call starts the copy again. One
+    bucket is in memory at a time. With `dtype`, floats are stored in that precision, except parts with their own type.
 
     Raises:
-        DataError: there is something at the target; a build of the source is under way, or it changed meanwhile; a
-            state that overflows float16.
+        DataError: there is something at the target; a build of the source is under way, or the source changed during
+            the copy; a state overflows float16.
     """
     journal, tombstones = source.journal(), source.tombstones()
     if journal.under_way is not None:
         raise DataError(
-            f"{source.address}: build {journal.under_way.build.id} is under way; run it to its end, then copy the store"
+            f"{source.address}: build {journal.under_way.build.id} is under way; finish that build, then copy the store"
         )
     facts = source.facts.model_copy(update={"memory": source.facts.memory.of_dtype(dtype)})
-    kind, place = find_kind(target_address, new=True)
-    kind.refuse_taken(place)
-    draft = kind.draft_of(place)
-    kind.discard(draft)
+    kind, location = find_kind(target_address, new=True)
+    kind.check_free(location)
+    draft = kind.draft_location(location)
+    kind.remove(draft)
     with kind.create(draft, facts) as target, target.writer() as writer:
-        writer.bury(tombstones)
+        writer.add_tombstones(tombstones)
         for bucket, memories in _by_bucket(source):
             writer.write(bucket, _convert(memories, facts.memory), journal)
         writer.finish(journal)
     if (source.journal(), source.tombstones()) != (journal, tombstones):
-        kind.discard(draft)
-        raise DataError(f"{source.address}: it was written to while it was copied; copy it again")
-    kind.settle(draft, place)
-    return kind(place)
+        kind.remove(draft)
+        raise DataError(f"{source.address}: it was written to during the copy; copy it again")
+    kind.publish(draft, location)
+    return kind(location)
 
 
 def _by_bucket(source: MemoryStore) -> Iterator[tuple[int, Memories]]:
     def bucket(memories: Memories) -> int:
         return int(bucket_of(memories.users.slice(0, 1), source.facts.num_buckets)[0])
 
-    filled = (memories for memories in source.scan() if len(memories))
-    for number, parts in itertools.groupby(filled, bucket):
+    nonempty = (memories for memories in source.read_all() if len(memories))
+    for number, parts in itertools.groupby(nonempty, bucket):
         yield number, Memories.concat(list(parts))
 
 

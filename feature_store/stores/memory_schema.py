@@ -1,4 +1,4 @@
-"""What one user's record holds: its fields, their shapes, and the type that each is kept in."""
+"""The schema of a stored memory: the fields of one user's record, their shapes and types."""
 
 from typing import Literal, Self
 
@@ -11,11 +11,11 @@ from rm_rec.config.base import Settings
 Dtype = Literal["float16", "float32"]
 PartType = Literal["float16", "float32", "int8", "uint8", "int16", "int32", "int64"]
 CHECKSUM, STATE, WINDOW = "checksum", "state.", "window."
-TIME, TIME_GAP = "time", "time_gap"  # what every window has, beside its features
+TIME, TIME_GAP = "time", "time_gap"  # in every window, beside its features
 
 
 class MemorySchema(Settings):
-    """What one user's record holds.
+    """The fields of one user's record, with their shapes and types.
 
     >>> schema = MemorySchema(state={"sum": (31, 32), "count": (31,)}, exact=("count",), window_events=63,
     ...     features=("item",), user_type="int64")
@@ -24,22 +24,22 @@ class MemorySchema(Settings):
     """
 
     state: dict[str, tuple[int, ...]]
-    """Name -> shape of one user's part of the state."""
+    """Shape of each part of one user's state, by name."""
     exact: tuple[str, ...] = ()
-    """Parts that stay float32 whatever `dtype` is: counters."""
+    """Names of the parts stored as float32 whatever `dtype` is: counts and sums that grow."""
     types: dict[str, PartType] = Field(default_factory=dict)
-    """Parts with a type of their own, whatever `dtype` is: integers, as counts and fingerprints are."""
+    """Types of the parts that have their own, whatever `dtype` is: integers, such as counts and fingerprints."""
     dtype: Dtype = "float16"
-    """How the parts are kept that neither `exact` nor `types` names."""
+    """Type of all other parts of the state."""
     window_events: int = Field(ge=0, le=65_535)
-    """Capacity of the recent window."""
+    """Capacity of the recent window, in events."""
     features: tuple[str, ...]
-    """Categorical features of an event, kept as embedding rows."""
+    """Categorical features of an event, stored as rows of their embedding tables."""
     user_type: UserType
     """Type of the users' ids."""
 
     @model_validator(mode="after")
-    def _names_are_clean(self) -> Self:
+    def _names_are_valid(self) -> Self:
         for name, shape in self.state.items():
             if not name.isidentifier():
                 raise ValueError(f"a part of the state is called {name!r}; use letters, digits and underscores")
@@ -60,11 +60,11 @@ class MemorySchema(Settings):
             if name in (TIME, TIME_GAP):
                 raise ValueError(f"a feature cannot be called {name!r}, which every window has: rename the column")
         if len(set(self.features)) < len(self.features):
-            raise ValueError(f"features {self.features} name one twice")
+            raise ValueError(f"a feature is listed twice in {self.features}; list each once")
         return self
 
     def type_of(self, part: str) -> PartType:
-        """Say how a part of the state is kept.
+        """Return the type that a part of the state is stored in.
 
         >>> schema = MemorySchema(state={"sum": (2,), "seen": (8,)}, types={"seen": "int32"}, window_events=0,
         ...     features=(), user_type="int64")
@@ -75,7 +75,7 @@ class MemorySchema(Settings):
 
     @property
     def record_dtype(self) -> np.dtype[np.void]:
-        """The structure of one user's record, packed and little-endian; places not used in the window are zero."""
+        """The structured type of one user's record, packed and little-endian; unused parts of the window are zero."""
         fields: list[tuple[str, str] | tuple[str, str, tuple[int, ...]]] = [
             (CHECKSUM, "<u4"),
             ("last_time", "<i8"),
@@ -89,14 +89,14 @@ class MemorySchema(Settings):
 
     @property
     def window_kinds(self) -> dict[str, str]:
-        """The window's parts and how each is kept: name -> type of an element."""
+        """The parts of the window: name -> type of an element."""
         return {TIME: "<i8", TIME_GAP: "|u1", **dict.fromkeys(self.features, "<i4")}
 
     def of_dtype(self, dtype: Dtype | None) -> "MemorySchema":
-        """The same, with the parts that have no type of their own kept in another; None changes nothing."""
+        """Return the schema with another type for the parts that have none of their own; None changes nothing."""
         return self if dtype is None else self.model_copy(update={"dtype": dtype})
 
     @property
     def bytes_per_user(self) -> int:
-        """Size of one user's record."""
+        """Size of one user's record in bytes."""
         return self.record_dtype.itemsize

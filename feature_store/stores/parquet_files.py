@@ -1,8 +1,8 @@
-"""Records as Parquet columns that any engine reads, and back.
+"""Conversion of records to Parquet columns that any engine can read, and back.
 
-Columns: user, last_time, num_events, num_window, state_NAME and window_NAME as flat lists of fixed size (a dot in a
-column's name is a struct's field to many engines), checksum. Floats of a state lie as float32, since float16 is not
-read by every engine, and its integers as int32 or int64; the values are exactly the record's. Suffix: U user.
+Columns: user, last_time, num_events, num_window, state_NAME and window_NAME as flat lists of fixed size, checksum. No
+name has a dot, which many engines take for a field of a struct. Floats of a state are stored as float32, since not
+every engine reads float16, integers as int32 or int64; the values equal the record's exactly. Suffix: U user.
 """
 
 import math
@@ -21,7 +21,7 @@ from feature_store.data_config import USER
 from feature_store.errors import DataError
 from feature_store.files import sync_file
 from feature_store.stores.memory_schema import CHECKSUM, STATE, MemorySchema
-from feature_store.stores.record import REBUILD, Memories, check, shown
+from feature_store.stores.record import REBUILD, Memories, check, format_id
 from feature_store.stores.users import typed
 
 ROW_GROUP = 8192
@@ -32,21 +32,21 @@ def _column(field: str) -> str:
 
 
 def _kind(field: np.dtype[Any]) -> pa.DataType:
-    """Widen a field's numbers to types that every engine has."""
+    """Return the column type of a field, which every engine has: float32, int32 or int64."""
     if field.base.kind == "f":
         return pa.float32()
     return pa.int64() if field.base.itemsize >= 4 and field.base != np.dtype("<i4") else pa.int32()
 
 
 def _fields(schema: MemorySchema) -> dict[str, np.dtype[Any]]:
-    """Name the record's fields that hold anything, with the checksum last."""
+    """Return the fields of a record that are not empty, the checksum last."""
     dtype = schema.record_dtype
     names = [name for name in dtype.names or () if name != CHECKSUM and math.prod(dtype[name].shape)]
     return {name: dtype[name] for name in [*names, CHECKSUM]}
 
 
 def to_table(schema: MemorySchema, memories: Memories) -> pa.Table:
-    """Lay records out as columns."""
+    """Convert records to columns."""
     columns = {USER: memories.users}
     for name, field in _fields(schema).items():
         values = np.ascontiguousarray(memories.records[name]).reshape(-1).astype(_kind(field).to_pandas_dtype())
@@ -58,7 +58,7 @@ def to_table(schema: MemorySchema, memories: Memories) -> pa.Table:
 
 
 def from_table(schema: MemorySchema, table: pa.Table) -> Memories:
-    """Make records of columns; ArrowInvalid or KeyError where they are not `to_table`'s."""
+    """Convert columns to records; raises ArrowInvalid or KeyError if `to_table` did not make them."""
     records = np.zeros(table.num_rows, schema.record_dtype)
     for name, field in _fields(schema).items():
         column = table[_column(name)]
@@ -66,7 +66,7 @@ def from_table(schema: MemorySchema, table: pa.Table) -> Memories:
         if column.type != kind or column.null_count:
             raise pa.ArrowInvalid(f"column {_column(name)} is {column.type} with {column.null_count} nulls, not {kind}")
         values = _values(column, bool(field.shape))
-        with np.errstate(over="ignore"):  # only a damaged number overflows, and the checksum tells
+        with np.errstate(over="ignore"):  # only a damaged number overflows, and the checksum detects that
             records[name] = values.reshape(records[name].shape).astype(field.base)
     users = table[USER]
     return Memories(typed(users, schema.user_type, "the column of users"), records)
@@ -78,11 +78,11 @@ def _values(column: pa.ChunkedArray, is_list: bool) -> NDArray[Any]:
 
 
 def write_bucket(path: Path, schema: MemorySchema, memories: Memories) -> None:
-    """Write one bucket's records, sorted by user, so that the file is on disk when this returns."""
+    """Write the records of one bucket, sorted by user, and wait until the file is on disk."""
     ordered = memories.select(pc.sort_indices(memories.users).to_numpy())
     table = to_table(schema, ordered)
-    # Measured on states of random floats and counts: splitting float16's bytes takes 6 % less than a dictionary and is
-    # read 2.5 times as fast; for counts, times and rows a dictionary takes less.
+    # Measured on states of random floats and counts: byte stream split of float16 takes 6 % less space than a
+    # dictionary and is read 2.5 times as fast; for counts, times and rows a dictionary takes less space.
     floats = [name for name in schema.state if name not in schema.exact and schema.type_of(name).startswith("float")]
     split = [_leaf(table, _column(STATE + name)) for name in floats]
     others = [_leaf(table, name) for name in table.column_names if _leaf(table, name) not in split]
@@ -103,39 +103,38 @@ def _leaf(table: pa.Table, name: str) -> str:
 
 
 def num_rows(path: Path) -> int:
-    """Count a bucket's users."""
-    with _damage_told(path):
+    """Return the number of users in a bucket's file."""
+    with _read_errors_as_data_errors(path):
         return int(pq.read_metadata(path).num_rows)
 
 
-def read_bucket(path: Path, schema: MemorySchema, where: str, wanted: pa.Array | None = None) -> Iterator[Memories]:
-    """Read a bucket's records, or those of some users, checked, by parts.
+def read_bucket(path: Path, schema: MemorySchema, where: str, selected: pa.Array | None = None) -> Iterator[Memories]:
+    """Yield a bucket's memories, or those of the selected users, checked, one row group at a time.
 
     Raises:
-        FileNotFoundError: the file is gone: another snapshot may have taken its place.
-        DataError: it is damaged; the users are named where their column can be read.
+        FileNotFoundError: the file is gone, since another snapshot may have replaced it.
+        DataError: it is damaged; the message names a user where the column of users can be read.
     """
-    place = f"{where}: {path.name}"
-    with _damage_told(place):
+    file_label = f"{where}: {path.name}"
+    with _read_errors_as_data_errors(file_label):
         file = pq.ParquetFile(path)
     with file:
         for group in range(file.num_row_groups):
-            with _damage_told(place):
+            with _read_errors_as_data_errors(file_label):
                 users = typed(file.read_row_group(group, [USER])[USER], schema.user_type, "the column of users")
-            chosen = None if wanted is None else pc.is_in(users, value_set=wanted)
-            if chosen is not None and not pc.any(chosen).as_py():
+            mask = None if selected is None else pc.is_in(users, value_set=selected)
+            if mask is not None and not pc.any(mask).as_py():
                 continue
-            asked = users if chosen is None else users.filter(chosen)
-            with _damage_told(place, asked):
+            with _read_errors_as_data_errors(file_label, users if mask is None else users.filter(mask)):
                 memories = from_table(schema, file.read_row_group(group))
-            if chosen is not None:
-                memories = memories.select(chosen.to_numpy(zero_copy_only=False))
+            if mask is not None:
+                memories = memories.select(mask.to_numpy(zero_copy_only=False))
             check(memories, where)
             yield memories
 
 
 @contextmanager
-def _damage_told(where: Path | str, users: pa.Array | None = None) -> Iterator[None]:
+def _read_errors_as_data_errors(where: Path | str, users: pa.Array | None = None) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
@@ -143,8 +142,8 @@ def _damage_told(where: Path | str, users: pa.Array | None = None) -> Iterator[N
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0]
         if users is None:
-            raise DataError(f"{where}: damaged, so that no user of it can be read ({reason}); {REBUILD}") from error
+            raise DataError(f"{where}: damaged, so that none of its users can be read ({reason}); {REBUILD}") from error
         others = f" and of {len(users) - 1:,} others" if len(users) > 1 else ""
         raise DataError(
-            f"{where}: memory of user {shown(users, 0)}{others} is damaged ({reason}); {REBUILD}"
+            f"{where}: memory of user {format_id(users, 0)}{others} is damaged ({reason}); {REBUILD}"
         ) from error

@@ -1,14 +1,14 @@
-"""Where a store of snapshots keeps what, and which of its files count.
+"""The files and folders of a store of snapshots.
 
     PATH/_store.json                             the facts
-    PATH/_deleted.json                           tombstones, and the buckets they are still to be taken out of
-    PATH/current -> snapshot-000003              swapped by one rename
+    PATH/_deleted.json                           tombstones, and the buckets that still have to be rewritten
+    PATH/current -> snapshot-000003              replaced by one rename
     PATH/snapshot-000003/_snapshot.json          the journal, and how many users each bucket has
     PATH/snapshot-000003/bucket=007/memories.parquet
     PATH/.building/_building.json                the build under way: its journal and which files are committed
     PATH/.building/007-000001.parquet
 
-Whatever is not named by one of the JSON files does not count, so that their renames are the commits.
+A file that no JSON file names is ignored, so that replacing a JSON file by a rename is what commits a change.
 """
 
 import os
@@ -37,44 +37,44 @@ _RETRIES = 5
 
 
 class Deleted(Settings):
-    """Who was deleted."""
+    """The deleted users of a store."""
 
     tombstones: tuple[str, ...] = ()
     buckets: tuple[int, ...] = ()
-    """Where records of deleted users may still lie; readers leave them out."""
+    """Buckets whose files may still contain records of deleted users; readers skip those records."""
 
     def has(self, users: pa.Array) -> NDArray[np.bool_]:
-        """Say which users [users] were deleted."""
-        kept = set(self.tombstones)
-        if not kept:
+        """Return whether each user was deleted [users]."""
+        deleted = set(self.tombstones)
+        if not deleted:
             return np.zeros(len(users), bool)
-        return np.fromiter((hashed.hex() in kept for hashed in tombstones_of(users)), bool, len(users))
+        return np.fromiter((tombstone.hex() in deleted for tombstone in tombstones_of(users)), bool, len(users))
 
 
 class Snapshot(Settings):
-    """What a snapshot holds."""
+    """The journal of a snapshot, and its buckets."""
 
     generation: int = 0
-    """How many builds were finished; a deletion makes a snapshot of the same generation."""
+    """Number of finished builds; a deletion makes a snapshot of the same generation."""
     journal: Journal = Journal()
     rows: dict[int, int] = Field(default_factory=dict)
-    """Bucket -> users; a bucket without users has no file."""
+    """Number of users of each bucket; a bucket without users has no file and is left out."""
 
 
 class Building(Settings):
-    """What is committed of the build that goes on from a generation of snapshots."""
+    """The committed steps of the build that follows a generation of snapshots."""
 
     generation: int
     journal: Journal
     files: dict[int, str] = Field(default_factory=dict)
-    """Bucket -> its file, which stands for the whole bucket."""
+    """File of each bucket that was written; it contains the whole bucket."""
     writes: int = 0
-    """How many files were written: the number of the next one is free."""
+    """Number of files written so far, from which the next file gets its name."""
 
 
 @final
 class Layout:
-    """Reads which files of a store count, and changes that by renames."""
+    """Reads the JSON files of a store and replaces them."""
 
     def __init__(self, path: Path, address: str) -> None:
         self.path, self.address = path, address
@@ -82,7 +82,7 @@ class Layout:
 
     @staticmethod
     def fill(folder: Path, facts: StoreFacts) -> None:
-        """Write a store without users."""
+        """Write the files of an empty store."""
         write_text(folder / FACTS, facts.model_dump_json(indent=2))
         write_text(folder / _DELETED, Deleted().model_dump_json())
         first = folder / _snapshot_name(0)
@@ -91,49 +91,49 @@ class Layout:
         (folder / _CURRENT).symlink_to(first.name)
 
     def snapshot(self) -> tuple[Path, Snapshot]:
-        """Find the current snapshot: its folder, and what it holds."""
+        """Return the folder of the current snapshot, and its content."""
         folder = self.path / _CURRENT
         for _ in range(_RETRIES):
-            with folders.refusals_told(self.address):
+            with folders.system_errors_as_data_errors(self.address):
                 folder = self.path / os.readlink(self.path / _CURRENT)
                 try:
                     return folder, parse(Snapshot, (folder / _SNAPSHOT).read_bytes(), f"{self.address}: {_SNAPSHOT}")
                 except FileNotFoundError:
-                    continue  # a writer has just put another in its place
-        raise DataError(f"{self.address}: damaged (no {folder.name}/{_SNAPSHOT}); build the memories anew")
+                    continue  # a writer has just replaced it
+        raise DataError(f"{self.address}: damaged (no {folder.name}/{_SNAPSHOT}); rebuild the memories")
 
     def building(self, generation: int) -> Building | None:
-        """Read the build under way, if it goes on from this generation: a finished one may not be cleared away yet."""
-        with folders.refusals_told(self.address):
+        """Return the build under way, if it follows this generation; files of a finished one may still be there."""
+        with folders.system_errors_as_data_errors(self.address):
             try:
                 text = (self.building_folder / _COMMITTED).read_bytes()
             except FileNotFoundError:
                 return None
-        found = parse(Building, text, f"{self.address}: {_COMMITTED}")
-        return found if found.generation == generation else None
+        building = parse(Building, text, f"{self.address}: {_COMMITTED}")
+        return building if building.generation == generation else None
 
     def deleted(self) -> Deleted:
-        """Read who was deleted."""
-        with folders.refusals_told(self.address):
+        """Return the deleted users."""
+        with folders.system_errors_as_data_errors(self.address):
             return parse(Deleted, (self.path / _DELETED).read_bytes(), f"{self.address}: {_DELETED}")
 
     def bucket_file(self, folder: Path, bucket: int) -> Path:
-        """Name a bucket's file in a snapshot."""
+        """Return the path of a bucket's file in a snapshot."""
         return folder / f"bucket={bucket:03d}" / _FILE
 
     def write_deleted(self, deleted: Deleted) -> None:
-        """Commit who was deleted."""
+        """Commit the deleted users."""
         write_text(self.path / _DELETED, deleted.model_dump_json())
 
     def commit(self, building: Building) -> None:
-        """Commit a step of the build under way; files that it no longer names are removed."""
+        """Commit a step of the build under way, and remove files that it no longer names."""
         self.building_folder.mkdir(exist_ok=True)
         write_text(self.building_folder / _COMMITTED, building.model_dump_json())
         sync_folder(self.path)
         self.clear_building(building)
 
     def clear_building(self, building: Building | None) -> None:
-        """Remove what is not committed of the build under way."""
+        """Remove files of the build under way that are not committed; None removes its whole folder."""
         if building is None:
             shutil.rmtree(self.building_folder, ignore_errors=True)
             return
@@ -141,18 +141,18 @@ class Layout:
             if file.name not in {_COMMITTED, *building.files.values()}:
                 file.unlink()
 
-    def swap(self, snapshot: Snapshot, made: dict[int, Path]) -> None:
-        """Make a snapshot of new files and of hard links to what has not changed, then make it the current one."""
-        before, _ = self.snapshot()
-        folder = self.path / _snapshot_name(int(before.name.rpartition("-")[2]) + 1)
+    def swap(self, snapshot: Snapshot, new_files: dict[int, Path]) -> None:
+        """Create a snapshot of new files and of hard links to unchanged ones, then make it the current one."""
+        previous, _ = self.snapshot()
+        folder = self.path / _snapshot_name(int(previous.name.rpartition("-")[2]) + 1)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        rows = snapshot.rows | {bucket: num_rows(file) for bucket, file in made.items()}
+        rows = snapshot.rows | {bucket: num_rows(file) for bucket, file in new_files.items()}
         rows = {bucket: users for bucket, users in rows.items() if users}
         for bucket in rows:
             target = self.bucket_file(folder, bucket)
             target.parent.mkdir()
-            os.link(made.get(bucket, self.bucket_file(before, bucket)), target)
+            os.link(new_files.get(bucket, self.bucket_file(previous, bucket)), target)
             sync_folder(target.parent)
         write_text(folder / _SNAPSHOT, snapshot.model_copy(update={"rows": rows}).model_dump_json())
         link = self.path / f".{_CURRENT}"
@@ -162,7 +162,7 @@ class Layout:
         sync_folder(self.path)
 
     def remove_snapshots(self, keep: Collection[Path]) -> None:
-        """Remove all snapshots but the current one and those to keep."""
+        """Remove all snapshots except the current one and those to keep."""
         current, _ = self.snapshot()
         for folder in self.path.glob("snapshot-*"):
             if folder != current and folder not in keep:

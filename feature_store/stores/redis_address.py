@@ -1,4 +1,4 @@
-"""Where a store in Redis lies: `redis://[USER:PASSWORD@]HOST[:PORT][/DB][?name=NAME]`, `rediss://` for TLS."""
+"""Addresses of stores in Redis: `redis://[USER:PASSWORD@]HOST[:PORT][/DB][?name=NAME]`, `rediss://` for TLS."""
 
 import re
 from dataclasses import dataclass, field, replace
@@ -14,7 +14,7 @@ _EXPECTED = "redis://HOST:PORT/DB?name=NAME, with a name of letters, digits, '.'
 
 @dataclass(frozen=True)
 class RedisAddress:
-    """A server, a database of it, and the name of a store there; the password is never shown."""
+    """The address of a store in Redis: server, database and name; the password is never shown."""
 
     host: str
     port: int
@@ -26,10 +26,10 @@ class RedisAddress:
 
     @classmethod
     def parse(cls, address: str) -> Self:
-        """Read an address.
+        """Parse an address.
 
         Raises:
-            DataError: it is not one; the message shows nothing of it, since a part may be a password.
+            DataError: it is not valid; the message does not quote it, since a part may be a password.
 
         >>> RedisAddress.parse("redis://:secret@cache/2?name=night").public
         'redis://cache:6379/2?name=night'
@@ -41,11 +41,11 @@ class RedisAddress:
             (name,) = query.pop("name", [_NAME])
             database = int(parts.path.strip("/") or 0)
         except ValueError:
-            raise DataError(f"an address of Redis cannot be read; expected {_EXPECTED}") from None
+            raise DataError(f"the address of a store in Redis is not valid; expected {_EXPECTED}") from None
         if parts.scheme not in SCHEMES or not host or query or parts.fragment or database < 0:
-            raise DataError(f"an address of Redis cannot be read; expected {_EXPECTED}")
+            raise DataError(f"the address of a store in Redis is not valid; expected {_EXPECTED}")
         if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
-            raise DataError(f"a store in Redis cannot be called {name!r}; expected {_EXPECTED}")
+            raise DataError(f"{name!r} is not a valid name of a store in Redis; expected {_EXPECTED}")
         return cls(
             host=host,
             port=port,
@@ -62,7 +62,7 @@ class RedisAddress:
         return f"{self.host}:{self.port}"
 
     def renamed(self, name: str) -> str:
-        """Write the address of another store on the same server, with its password."""
+        """Return the address, with password, of a store with another name on the same server."""
         login = ""
         if self.user is not None or self.password is not None:
             login = f"{quote(self.user or '', safe='')}:{quote(self.password or '', safe='')}@"

@@ -1,7 +1,7 @@
-"""Stores that a process opens once and leaves open: what servers and the tasks of an engine read.
+"""Stores that a process opens once and shares: for servers, notebooks and tasks of Spark.
 
-LMDB lets a process open a store once, and what asks for one (two models in a notebook, a server's threads) does not
-know of the others. So the open stores are kept here, for the process, by address.
+LMDB lets a process open a store only once, and its users in one process (two models in a notebook, a server's threads)
+do not know of each other. So the open stores of the process are kept here by address.
 """
 
 import os
@@ -17,17 +17,17 @@ _opening = threading.Lock()
 
 
 def shared_store(address: str) -> MemoryStore:
-    """Return the store of an address, opened once a process; nobody closes it.
+    """Return the store at an address, which is opened once in each process and never closed by its users.
 
-    A store sees what others write to it. Where another store was put in its place since, that one is opened: its
-    memory space may be another. Raises DataError where there is none.
+    Reads see what other processes write. If another store has replaced it since, that one is opened; its memory space
+    may differ. Raises NoMemoriesError if there is no store.
     """
-    kind, place = find_kind(address, new=False)
-    where = place if place.partition(":")[0] in SCHEMES else str(Path(place).resolve())
-    key = os.getpid(), f"{kind.__name__}:{where}"  # what a parent process has open is not the child's to use
+    kind, location = find_kind(address, new=False)
+    where = location if location.partition(":")[0] in SCHEMES else str(Path(location).resolve())
+    key = os.getpid(), f"{kind.__name__}:{where}"  # a child process cannot use what its parent opened
     with _opening:
         store = _open.get(key)
         if store is None or store.replaced():
-            # The old one is closed when the last read of it, in whatever thread, has let go of it.
-            store = _open[key] = kind(place)
+            # The old store closes when the last thread that reads it drops its reference.
+            store = _open[key] = kind(location)
         return store

@@ -1,4 +1,4 @@
-"""The one protocol of all stores of memories: who wrote what, what was consumed, and how a user is deleted."""
+"""The interface of all stores of memories: reading, writing, the journal of builds, and deletion of users."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from feature_store.errors import DataError
 from feature_store.stores.memory_schema import MemorySchema
-from feature_store.stores.record import Memories, check, shown
+from feature_store.stores.record import Memories, check, format_id
 from feature_store.stores.users import bucket_of, typed
 from rm_rec.config.base import Settings
 
@@ -22,18 +22,18 @@ Block = TypeVar("Block", bound=Settings)
 
 
 class NoMemoriesError(DataError):
-    """There is no store at an address: one can be made."""
+    """There is no store at an address yet; `create_store` can make one."""
 
 
 class StoreFacts(Settings):
-    """What is fixed when a store is made."""
+    """The properties of a store, fixed when it is created."""
 
     format_version: int = FORMAT_VERSION
     space_id: str
-    """The memory space of every state in the store."""
+    """Identifier of the memory space that every state in the store belongs to."""
     memory: MemorySchema
     num_buckets: int = Field(ge=1, le=65_536)
-    """Users are hashed into this many buckets; a write touches one."""
+    """Number of buckets that users are hashed into; each write changes one bucket."""
 
 
 class SourceFile(Settings):
@@ -45,39 +45,39 @@ class SourceFile(Settings):
 
 
 class Build(Settings):
-    """What one build consumed and wrote."""
+    """The files that one build consumed, and its counts."""
 
     id: str
     files: tuple[SourceFile, ...] = ()
     events: int = 0
     users: int = 0
     late: int = 0
-    """Events older than what their user's memory already held."""
+    """Number of events older than the newest event in their user's memory."""
     skipped_deleted: int = 0
-    """Events of users who were deleted."""
+    """Number of events skipped because their users were deleted."""
     rebuilt_users: int = 0
-    """Users whose memory was made anew from their whole history."""
+    """Number of users whose memory was rebuilt from their whole history."""
     first_time: int | None = None
     last_time: int | None = None
 
 
 class UnderWay(Settings):
-    """A build that is not finished."""
+    """A build that has started and not finished."""
 
     build: Build
-    """Its counts so far."""
+    """The build, with its counts so far."""
     step: int
-    """How many of its steps are committed."""
+    """Number of its steps that are committed."""
 
 
 class Journal(Settings):
-    """The ledger of what was consumed; it changes in the transaction of the memories it speaks of."""
+    """The list of builds; it is written in the same transaction as the memories that it describes."""
 
     builds: tuple[Build, ...] = ()
     under_way: UnderWay | None = None
 
     def after_newest(self) -> int:
-        """Return the first moment at which every memory may answer, those of a build under way included.
+        """Return the time just after the newest event of all builds, the one under way included.
 
         >>> Journal(builds=(Build(id="a", last_time=41), Build(id="b"))).after_newest()
         42
@@ -87,62 +87,60 @@ class Journal(Settings):
 
 
 class StoreWriter(ABC):
-    """The one writer of a store; whatever it returns from is on disk and survives the death of the process."""
+    """The only writer of a store; when a method returns, its changes are on disk and survive a crash of the process."""
 
     def __init__(self, store: "MemoryStore") -> None:
         self.store = store
         self.closed = False
 
     def write(self, bucket: int, memories: Memories, journal: Journal) -> None:
-        """Put memories, all of users in `bucket`, and the journal, in one transaction.
+        """Write memories of users in `bucket`, and the journal, in one transaction.
 
         Raises:
-            DataError: a user twice, of another bucket or deleted; records of another structure or not sealed; a disk
-                that is full. The store is then as it was.
+            DataError: a user is given twice, belongs to another bucket or was deleted; records have another structure
+                or wrong checksums; the disk is full. The store is then unchanged.
         """
-        self._refuse_closed()
+        self._check_open()
         facts, where = self.store.facts, self.store.address
         if not 0 <= bucket < facts.num_buckets:
-            raise DataError(f"{where}: bucket {bucket} of {facts.num_buckets}")
+            raise DataError(f"{where}: there is no bucket {bucket}; expected 0 to {facts.num_buckets - 1}")
         if memories.records.dtype != facts.memory.record_dtype:
-            raise DataError(f"{where}: records of {memories.records.dtype}, expected {facts.memory.record_dtype}")
+            raise DataError(f"{where}: records are {memories.records.dtype}, expected {facts.memory.record_dtype}")
         memories = Memories(typed(memories.users, facts.memory.user_type, where), memories.records)
         users = memories.users
         if len(users.unique()) < len(users):
-            raise DataError(f"{where}: one write has a user twice; keep the last memory of each")
-        elsewhere = np.flatnonzero(bucket_of(users, facts.num_buckets) != bucket)
-        if len(elsewhere):
-            raise DataError(f"{where}: user {shown(users, elsewhere[0])} does not lie in bucket {bucket}")
+            raise DataError(f"{where}: a user is written twice at once; keep the last memory of each")
+        misplaced = np.flatnonzero(bucket_of(users, facts.num_buckets) != bucket)
+        if len(misplaced):
+            raise DataError(f"{where}: user {format_id(users, misplaced[0])} does not belong to bucket {bucket}")
         deleted = np.flatnonzero(self.store.deleted(users))
         if len(deleted):
-            raise DataError(
-                f"{where}: user {shown(users, deleted[0])} was deleted and stays so; leave deleted users out"
-            )
-        check(memories, f"{where}: what is to be written")
+            raise DataError(f"{where}: user {format_id(users, deleted[0])} was deleted; leave deleted users out")
+        check(memories, f"{where}: memories to write")
         self._write(bucket, memories, journal)
 
     def finish(self, journal: Journal) -> None:
-        """End a build: the journal has it among its builds, and every reader sees what it wrote."""
-        self._refuse_closed()
+        """End a build, which the journal lists as finished; from now on every reader sees what it wrote."""
+        self._check_open()
         if journal.under_way is not None:
             raise DataError(
-                f"{self.store.address}: build {journal.under_way.build.id} is still under way in the journal"
+                f"{self.store.address}: build {journal.under_way.build.id} is under way in the journal; finish it first"
             )
         self._finish(journal)
 
     def delete(self, user: int | str) -> bool:
-        """Remove a user's memory for good; a tombstone keeps it from coming back. Returns whether there was one."""
-        self._refuse_closed()
+        """Delete a user's memory for good, by storing a tombstone too; return whether there was a memory."""
+        self._check_open()
         return self._delete(typed(pa.array([user]), self.store.facts.memory.user_type, self.store.address))
 
-    def bury(self, tombstones: Collection[bytes]) -> None:
-        """Keep the tombstones of users whom another store deleted, before any memory is written here."""
-        self._refuse_closed()
-        self._bury(tombstones)
+    def add_tombstones(self, tombstones: Collection[bytes]) -> None:
+        """Store the tombstones of users deleted from another store; call it before any memory is written."""
+        self._check_open()
+        self._add_tombstones(tombstones)
 
-    def _refuse_closed(self) -> None:
+    def _check_open(self) -> None:
         if self.closed:
-            raise DataError(f"{self.store.address}: this writer was closed; open another with `store.writer()`")
+            raise DataError(f"{self.store.address}: this writer is closed; open another with `store.writer()`")
 
     @abstractmethod
     def _write(self, bucket: int, memories: Memories, journal: Journal) -> None: ...
@@ -154,67 +152,70 @@ class StoreWriter(ABC):
     def _delete(self, user: pa.Array) -> bool: ...
 
     @abstractmethod
-    def _bury(self, tombstones: Collection[bytes]) -> None: ...
+    def _add_tombstones(self, tombstones: Collection[bytes]) -> None: ...
 
 
 class MemoryStore(ABC):
-    """Memories at rest, one record a user.
+    """A store of memories, one record for each user.
 
     with open_store("lmdb:memories") as store:
-        memories, found = store.get(users)
+        memories, has_memory = store.get(users)
     """
 
-    address: str  # what `open_store` opens, without any password
+    address: str  # as `open_store` takes it, without any password
     facts: StoreFacts
 
     @abstractmethod
-    def __init__(self, place: str) -> None:
-        """Open what `create` made, by an address without its kind; anything else is a DataError."""
+    def __init__(self, location: str) -> None:
+        """Open a store; raises NoMemoriesError if there is none, DataError if it is damaged or something else.
+
+        `location` is an address without its kind, such as a path, here and in all methods below.
+        """
 
     @classmethod
     @abstractmethod
-    def create(cls, place: str, facts: StoreFacts) -> Self:
-        """Make an empty store; where there is something already, a DataError."""
+    def create(cls, location: str, facts: StoreFacts) -> Self:
+        """Create an empty store; raises DataError if there is something at the location already."""
 
     @classmethod
     @abstractmethod
-    def refuse_taken(cls, place: str) -> None:
-        """Raise a DataError where `create` would."""
+    def check_free(cls, location: str) -> None:
+        """Raise DataError if there is something at the location, so that `create` would fail."""
 
     @classmethod
     @abstractmethod
-    def draft_of(cls, place: str) -> str:
-        """Name where a store may lie until it is whole: on the same disk or server."""
+    def draft_location(cls, location: str) -> str:
+        """Return the location, on the same disk or server, where a store is written until it is complete."""
 
     @classmethod
     @abstractmethod
-    def settle(cls, draft: str, place: str) -> None:
-        """Give a whole store its name, which must be free."""
+    def publish(cls, draft: str, location: str) -> None:
+        """Move a complete store from its draft location to the final one; raises DataError if that is not free."""
 
     @classmethod
     @abstractmethod
-    def discard(cls, place: str) -> None:
-        """Remove a store, if there is one; LockedError where it is being written."""
+    def remove(cls, location: str) -> None:
+        """Remove a store, if there is one; raises LockedError if it is being written."""
 
     def get(self, users: pa.Array | pa.ChunkedArray) -> tuple[Memories, NDArray[np.bool_]]:
-        """Read the records of the users who have one, in the order asked, and say who has [users].
+        """Return the memories of those users who have one, in the given order, and whether each user has one [users].
 
         Raises:
-            DataError: ids of another type; a record that is damaged, naming its user.
+            DataError: the ids have another type, or a record is damaged; the message names its user.
         """
         users = typed(users, self.facts.memory.user_type, self.address)
-        found = np.array(users.is_valid(), bool)
-        memories, there = self._find(users.drop_null())
+        has_memory = np.array(users.is_valid(), bool)
+        memories, matches = self._find(users.drop_null())
         check(memories, self.address)
-        found[found] = there
-        return memories, found
+        has_memory[has_memory] = matches
+        return memories, has_memory
 
     @abstractmethod
     def _find(self, users: pa.Array) -> tuple[Memories, NDArray[np.bool_]]: ...
 
     @abstractmethod
-    def scan(self) -> Iterator[Memories]:
-        """Read all records, checked, bucket by bucket; each batch is of one bucket."""
+    def read_all(self) -> Iterator[Memories]:
+        """Yield all memories, checked, bucket by bucket; each batch is from one bucket."""
 
     @abstractmethod
     def count(self) -> int:
@@ -222,33 +223,33 @@ class MemoryStore(ABC):
 
     @abstractmethod
     def journal(self) -> Journal:
-        """Read what was consumed, the build under way included."""
+        """Return the journal, including the build under way."""
 
     def deleted(self, users: pa.Array | pa.ChunkedArray) -> NDArray[np.bool_]:
-        """Say which users [users] were deleted."""
+        """Return whether each user was deleted [users]."""
         users = typed(users, self.facts.memory.user_type, self.address)
-        known = np.array(users.is_valid(), bool)
-        known[known] = self._were_deleted(users.drop_null())
-        return known
+        deleted = np.array(users.is_valid(), bool)
+        deleted[deleted] = self._were_deleted(users.drop_null())
+        return deleted
 
     @abstractmethod
     def _were_deleted(self, users: pa.Array) -> NDArray[np.bool_]: ...
 
     @abstractmethod
     def tombstones(self) -> frozenset[bytes]:
-        """Give the hashes of all deleted users."""
+        """Return the tombstones (hashes of ids) of all deleted users."""
 
     @abstractmethod
     def replaced(self) -> bool:
-        """Say whether another store, or none, lies at the address by now; cheap enough to ask at each request."""
+        """Return whether the store at the address is no longer this one; cheap enough to call at each request."""
 
     @abstractmethod
     def bytes_on_disk(self) -> int:
-        """Measure what the store takes; for a store in memory, that memory."""
+        """Return the size of the store in bytes: on disk, or in memory where it is kept there."""
 
     @contextmanager
     def writer(self) -> Iterator[StoreWriter]:
-        """Open the store's one writer; LockedError, at once, where another is at work."""
+        """Open the store's only writer; raises LockedError at once if another process has it."""
         with self._writer() as writer:
             try:
                 yield writer
@@ -260,7 +261,7 @@ class MemoryStore(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of files and connections."""
+        """Close files and connections."""
 
     def __enter__(self) -> Self:
         return self
@@ -275,22 +276,22 @@ class MemoryStore(ABC):
 
 
 def parse(block: type[Block], text: str | bytes, where: str) -> Block:
-    """Read a block of JSON at rest; DataError where it is damaged or of another version."""
+    """Parse stored JSON; raises DataError if it is damaged or of another version."""
     try:
         return block.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
         raise DataError(
-            f"{where}: damaged, or written by another version ({reason}); restore a copy, or build the memories anew"
+            f"{where}: damaged, or written by another version ({reason}); restore a copy, or rebuild the memories"
         ) from error
 
 
 def parse_facts(text: str | bytes, where: str) -> StoreFacts:
-    """Read a store's facts; DataError where they are damaged or of a format that this version does not read."""
+    """Parse a store's facts; raises DataError if they are damaged or have a format that this version cannot read."""
     facts = parse(StoreFacts, text, where)
     if facts.format_version != FORMAT_VERSION:
         raise DataError(
-            f"{where}: format {facts.format_version}, this version reads {FORMAT_VERSION}; build the memories anew"
+            f"{where}: format {facts.format_version}, this version reads {FORMAT_VERSION}; rebuild the memories"
         )
     return facts

@@ -1,4 +1,4 @@
-"""What a check of a contract is, and how it says which promise is broken and what was seen."""
+"""A check of one promise of the contract, and the functions with which checks report what they saw."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -10,46 +10,45 @@ from feature_store.errors import DataError
 from feature_store.stores.store import MemoryStore
 from rm_rec.errors import RmRecError
 
-NewPlace = Callable[[], str]
+NewLocation = Callable[[], str]
 _SHOWN = 200  # characters of a value in a message
 
 
 class ContractError(AssertionError):
-    """A promise of a contract is broken; the message says which, and what was seen.
+    """A store breaks a promise of the contract; the message says which, and what was seen.
 
-    It is an AssertionError, so that every test runner counts a failure, and it is raised whether or not Python runs
-    with assertions (`-O`).
+    It is an AssertionError, so that every test runner counts it as a failure; it is raised under `python -O` too.
     """
 
 
 @final
 @dataclass(frozen=True)
 class StoreCheck:
-    """One promise of a store of memories, and what tries it: `check(MyStore, new_place)`."""
+    """One promise of all stores of memories; call it to test a store: `check(MyStore, new_location)`."""
 
-    run: Callable[[type[MemoryStore], NewPlace], None]
+    run: Callable[[type[MemoryStore], NewLocation], None]
 
     @property
     def name(self) -> str:
-        """The promise's name, as tests may show it."""
+        """The name of the promise, for the ids of tests."""
         return self.run.__name__
 
     @property
     def promise(self) -> str:
-        """What is promised, in a sentence or two."""
+        """The promise in one or more sentences."""
         return " ".join((self.run.__doc__ or "").split())
 
     def __str__(self) -> str:
         return self.name
 
-    def __call__(self, kind: type[MemoryStore], new_place: NewPlace) -> None:
-        """Try the promise on new stores of a kind.
+    def __call__(self, kind: type[MemoryStore], new_location: NewLocation) -> None:
+        """Test the promise on new stores of a class.
 
         Raises:
-            ContractError: it is broken. An error that the store should not have raised is its cause.
+            ContractError: the promise is broken; an unexpected error of the store is the cause (`__cause__`).
         """
         try:
-            self.run(kind, new_place)
+            self.run(kind, new_location)
         except ContractError as error:
             raise ContractError(f"{self.name}: {error} (promised: {self.promise})") from error.__cause__
         except Exception as error:
@@ -58,52 +57,53 @@ class StoreCheck:
             ) from error
 
 
-def expect(kept: bool, seen: str) -> None:
-    """Raise a ContractError that tells what was seen, unless a promise is kept."""
-    if not kept:
-        raise ContractError(seen)
+def expect(condition: bool, message: str) -> None:
+    """Raise ContractError with the message unless the condition holds."""
+    if not condition:
+        raise ContractError(message)
 
 
-def expect_equal(what: str, found: object, expected: object) -> None:
-    """Raise a ContractError unless what was found is what was expected."""
-    expect(found == expected, f"{what} gave {_shown(found)}, expected {_shown(expected)}")
+def expect_equal(label: str, actual: object, expected: object) -> None:
+    """Raise ContractError unless the actual value equals the expected one."""
+    expect(actual == expected, f"{label} gave {_shortened(actual)}, expected {_shortened(expected)}")
 
 
-def expect_records(what: str, found: Mapping[Any, bytes], *expected: Mapping[Any, bytes]) -> None:
-    """Raise a ContractError unless the records [user -> bytes] are what was expected, or one of several such."""
-    if any(found == records for records in expected):
+def expect_records(label: str, actual: Mapping[Any, bytes], *expected: Mapping[Any, bytes]) -> None:
+    """Raise ContractError unless the records, user -> bytes, equal one of the expected ones."""
+    if any(actual == records for records in expected):
         return
-    nearest = expected[0]
-    seen = {
-        "lacks users": sorted(nearest.keys() - found.keys()),
-        "has users who were not expected:": sorted(found.keys() - nearest.keys()),
+    first = expected[0]
+    differences = {
+        "lacks users": sorted(first.keys() - actual.keys()),
+        "has unexpected users": sorted(actual.keys() - first.keys()),
         "has other records than were written for users": sorted(
-            user for user in nearest.keys() & found.keys() if nearest[user] != found[user]
+            user for user in first.keys() & actual.keys() if first[user] != actual[user]
         ),
     }
-    raise ContractError(f"{what} " + "; ".join(f"{how} {_shown(users)}" for how, users in seen.items() if users))
+    texts = [f"{difference} {_shortened(users)}" for difference, users in differences.items() if users]
+    raise ContractError(f"{label} {'; '.join(texts)}")
 
 
 @contextmanager
-def refused(what: str, naming: str = "", error_type: type[RmRecError] = DataError) -> Iterator[None]:
-    """Raise a ContractError unless the block ends in an `error_type` of one line that contains `naming`."""
+def expect_error(label: str, naming: str = "", error_type: type[RmRecError] = DataError) -> Iterator[None]:
+    """Raise ContractError unless the block raises an `error_type` whose message is one line and contains `naming`."""
     try:
         yield
     except error_type as error:
-        expect("\n" not in str(error), f"{what} was refused in several lines: {_shown(str(error))}")
-        named = re.search(rf"(?<!\w){re.escape(naming)}(?!\w)", str(error))  # whole: user 5 is not user 50
+        expect("\n" not in str(error), f"{label} was refused in several lines: {_shortened(str(error))}")
+        match = re.search(rf"(?<!\w){re.escape(naming)}(?!\w)", str(error))  # whole words: user 5 is not user 50
         expect(
-            not naming or named is not None,
-            f"{what} was refused by {_shown(str(error))}, which does not name {naming!r}",
+            not naming or match is not None,
+            f"{label} was refused by {_shortened(str(error))}, which does not name {naming!r}",
         )
     except Exception as error:
         raise ContractError(
-            f"{what} ended in {type(error).__name__}: {error}, expected a {error_type.__name__}"
+            f"{label} ended in {type(error).__name__}: {error}, expected a {error_type.__name__}"
         ) from error
     else:
-        raise ContractError(f"{what} was accepted, expected a {error_type.__name__}")
+        raise ContractError(f"{label} was accepted, expected a {error_type.__name__}")
 
 
-def _shown(value: object) -> str:
+def _shortened(value: object) -> str:
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

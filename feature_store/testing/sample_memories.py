@@ -1,4 +1,4 @@
-"""Small memories whose values are drawn anew from each seed, and stores filled with them."""
+"""Small memories with random values, drawn from a seed, and stores filled with them."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -26,7 +26,7 @@ USERS = pa.array(range(-20, 40))
 
 
 def _part(schema: MemorySchema, name: str, num_users: int, draw: np.random.Generator) -> NDArray[Any]:
-    """Draw a part of the state: floats, or any integers that its type has."""
+    """Draw a part of the state: normal floats, or integers over the whole range of its type."""
     shape = (num_users, *schema.state[name])
     if schema.type_of(name).startswith("float"):
         return draw.normal(0, 50, shape).astype("f4")
@@ -35,7 +35,7 @@ def _part(schema: MemorySchema, name: str, num_users: int, draw: np.random.Gener
 
 
 def arrays(schema: MemorySchema, num_users: int, seed: int = 0) -> dict[str, Any]:
-    """Draw what `make_memories` takes beside schema and users."""
+    """Draw the arguments of `make_memories` besides schema and users."""
     draw = np.random.default_rng(seed)
     window = (num_users, schema.window_events)
     return {
@@ -52,28 +52,28 @@ def arrays(schema: MemorySchema, num_users: int, seed: int = 0) -> dict[str, Any
 
 
 def memories_of(users: pa.Array, seed: int = 0, schema: MemorySchema = SCHEMA) -> Memories:
-    """Draw memories of some users."""
+    """Return random memories of some users."""
     return make_memories(schema, users, **arrays(schema, len(users), seed))
 
 
 def in_bucket(users: pa.Array, bucket: int, num_buckets: int = NUM_BUCKETS) -> pa.Array:
-    """Keep the users of a bucket."""
+    """Return those of the users who belong to a bucket."""
     return users.filter(pa.array(bucket_of(users, num_buckets) == bucket))
 
 
 def journal_at(build: int, step: int) -> Journal:
-    """Say that `build` builds are finished, and `step` steps of the next."""
-    done = tuple(Build(id=f"build-{number}", events=number) for number in range(build))
-    return Journal(builds=done, under_way=UnderWay(build=Build(id=f"build-{build}"), step=step) if step else None)
+    """Return a journal with `build` finished builds and `step` committed steps of the next one."""
+    finished = tuple(Build(id=f"build-{number}", events=number) for number in range(build))
+    return Journal(builds=finished, under_way=UnderWay(build=Build(id=f"build-{build}"), step=step) if step else None)
 
 
 def fill(store: MemoryStore, users: pa.Array = USERS, seed: int = 0, build: int = 0) -> dict[Any, bytes]:
-    """Run a whole build; returns each user's record."""
+    """Write memories of the users as one build; return each user's record."""
     written: dict[Any, bytes] = {}
     with store.writer() as writer:
         for bucket in range(store.facts.num_buckets):
-            here = in_bucket(users, bucket, store.facts.num_buckets)
-            memories = memories_of(here, seed + bucket, store.facts.memory)
+            users_here = in_bucket(users, bucket, store.facts.num_buckets)
+            memories = memories_of(users_here, seed + bucket, store.facts.memory)
             writer.write(bucket, memories, journal_at(build, bucket + 1))
             written |= by_user([memories])
         writer.finish(journal_at(build + 1, 0))
@@ -81,10 +81,10 @@ def fill(store: MemoryStore, users: pa.Array = USERS, seed: int = 0, build: int 
 
 
 def by_user(parts: Iterable[Memories]) -> dict[Any, bytes]:
-    """Lay out each user's record by its user; one who comes twice is a ContractError."""
-    found: dict[Any, bytes] = {}
+    """Return each user's record; raises ContractError if a user occurs twice."""
+    records: dict[Any, bytes] = {}
     for part in parts:
         for user, row in zip(part.users.to_pylist(), part.rows(), strict=True):
-            expect(user not in found, f"user {user!r} comes twice")
-            found[user] = bytes(row)
-    return found
+            expect(user not in records, f"user {user!r} occurs twice")
+            records[user] = bytes(row)
+    return records

@@ -1,1 +1,1 @@
-"""From ids to rows of embedding tables."""
+"""Vocabularies, which map ids to rows of embedding tables."""

@@ -1,4 +1,4 @@
-"""Finds ids among many known ones, again and again: what a vocabulary and a table of items are asked for."""
+"""An index of ids for repeated look-ups, used by vocabularies and the item table."""
 
 from functools import cached_property
 
@@ -9,12 +9,12 @@ import pyarrow.compute as pc
 from feature_store.hashing import stable_hash
 from feature_store.ragged import Ids
 
-# Arrow hashes all known ids anew at each call: for few values a search among sorted ones is far cheaper.
+# Arrow hashes all known ids at each call, so that for few values a binary search among sorted ids is much faster.
 _KNOWN_PER_VALUE = 16
 
 
 class IdIndex:
-    """The places of known ids.
+    """Maps known ids to their indices.
 
     >>> IdIndex(pa.array(["b", "a"])).find(pa.array(["a", "c", "b"])).tolist()
     [1, -1, 0]
@@ -24,14 +24,14 @@ class IdIndex:
         self._ids = ids
 
     def find(self, values: pa.Array) -> Ids:
-        """Return each value's place among the ids [values], -1 where it is unknown; both are of one type."""
+        """Return each value's index among the ids [values], -1 where it is unknown; both must have the same type."""
         if len(values) * _KNOWN_PER_VALUE > len(self._ids) or values.null_count or not self._can_be_searched:
-            place = pc.fill_null(pc.index_in(values, value_set=self._ids), -1)
-            return np.asarray(place.to_numpy(zero_copy_only=False), np.int64)
+            index = pc.fill_null(pc.index_in(values, value_set=self._ids), -1)
+            return np.asarray(index.to_numpy(zero_copy_only=False), np.int64)
         keys, order = self._sorted
-        place = order[np.minimum(np.searchsorted(keys, self._keys(values)), len(keys) - 1)]
-        same = pc.equal(self._ids.take(pa.array(place)), values).to_numpy(zero_copy_only=False)
-        return np.where(same, place, -1)
+        index = order[np.minimum(np.searchsorted(keys, self._keys(values)), len(keys) - 1)]
+        same = pc.equal(self._ids.take(pa.array(index)), values).to_numpy(zero_copy_only=False)
+        return np.where(same, index, -1)
 
     @cached_property
     def _sorted(self) -> tuple[Ids | np.ndarray, Ids]:
@@ -42,7 +42,7 @@ class IdIndex:
 
     @cached_property
     def _can_be_searched(self) -> bool:
-        """Whether every id has a key of its own; of two texts with one hash only the first would be found."""
+        """Whether all keys differ; of two texts with the same hash only one would be found."""
         keys, _ = self._sorted
         return len(keys) > 0 and bool((keys[1:] != keys[:-1]).all())
 

@@ -1,4 +1,4 @@
-"""The vocabularies of all features, and what training knows of each item: learnt from training events alone."""
+"""The vocabularies of all features, and the table of items with their features, from training events alone."""
 
 import json
 from collections.abc import Mapping
@@ -25,9 +25,9 @@ COUNT, INDEX = "count", "vocabularies.json"
 
 def _count(table: pa.Table, keys: tuple[str, ...], so_far: pa.Table | None = None) -> pa.Table:
     """Count the distinct combinations of columns, and add them to an earlier count."""
-    found = table.select(list(keys)).group_by(list(keys)).aggregate([([], "count_all")])
-    found = found.rename_columns([*keys, COUNT])
-    return found if so_far is None else _sum(pa.concat_tables([so_far, found]), keys)
+    counts = table.select(list(keys)).group_by(list(keys)).aggregate([([], "count_all")])
+    counts = counts.rename_columns([*keys, COUNT])
+    return counts if so_far is None else _sum(pa.concat_tables([so_far, counts]), keys)
 
 
 def _sum(counts: pa.Table, keys: tuple[str, ...]) -> pa.Table:
@@ -44,18 +44,18 @@ def _vocabulary(counts: pa.Table, key: str, sizes: VocabularySizes) -> Vocabular
 
 @dataclass(frozen=True, eq=False)
 class Vocabularies:
-    """Feature name -> vocabulary, and the item table: every training item, its count, its features' usual values."""
+    """Vocabularies by feature, and the item table: each training item with its count and the mode of its features."""
 
     features: Mapping[str, Vocabulary]  # "item" is the item's own id
     item_features: tuple[str, ...]
-    items: pa.Table  # item, count, feature:…; by falling count, ties by id
+    items: pa.Table  # item, count, feature:…; by decreasing count, ties by id
 
     @classmethod
     def fit(cls, prepared: PreparedLog, config: DataConfig) -> "Vocabularies":
-        """Count ids over the training events, bucket by bucket; memory grows with distinct ids, not with events.
+        """Count ids over the training events, bucket by bucket; memory use grows with distinct ids, not with events.
 
-        Impressions that lie in files of their own add the items and contexts of the training split, so that an item
-        that was shown but never acted on has a row.
+        Impressions in files of their own are counted too: items and context of those in the training split, so that an
+        item that was shown without an event has a row.
         """
         columns = config.columns
         context = () if isinstance(config.impressions, NextEvent) else config.impressions.context_features
@@ -68,8 +68,8 @@ class Vocabularies:
         shown_keys = [(name,) for name in (ITEM, *map(feature_column, context))] if prepared.has_impressions else []
         counts: dict[tuple[str, ...], pa.Table] = {}
         for bucket in prepared.buckets():
-            read = list(dict.fromkeys(name for key in events_keys for name in key))
-            events = prepared.events(bucket, read).filter(pa.array(read_event_split(prepared, bucket) == TRAIN))
+            columns_read = list(dict.fromkeys(name for key in events_keys for name in key))
+            events = prepared.events(bucket, columns_read).filter(pa.array(read_event_split(prepared, bucket) == TRAIN))
             for key in events_keys:
                 counts[key] = _count(events, key, counts.get(key))
             if shown_keys:
@@ -78,8 +78,8 @@ class Vocabularies:
                 for key in shown_keys:
                     counts[key] = _count(shown, key, counts.get(key))
         for pair in pairs:
-            seen = [_sum(counts[pair], pair[1:]), *([counts[pair[1:]]] if pair[1:] in counts else [])]
-            counts[pair[1:]] = _sum(pa.concat_tables(seen), pair[1:])
+            parts = [_sum(counts[pair], pair[1:]), *([counts[pair[1:]]] if pair[1:] in counts else [])]
+            counts[pair[1:]] = _sum(pa.concat_tables(parts), pair[1:])
         vocabularies = {
             name: _vocabulary(counts[(stored,)], stored, config.vocabulary)
             for name in (ITEM, *columns.event_features, *columns.item_features, *context)
@@ -87,31 +87,31 @@ class Vocabularies:
         }
         items = counts[(ITEM,)].sort_by([(COUNT, "descending"), (ITEM, "ascending")])
         for pair in pairs:
-            # The first row of each item is its most frequent value, ties by value.
-            usual = counts[pair].sort_by([(COUNT, "descending"), (pair[1], "ascending")])
-            usual_items = pa.concat_arrays(usual[ITEM].chunks) if usual.num_rows else pa.array([], usual[ITEM].type)
-            place = pc.index_in(items[ITEM], value_set=usual_items)
-            items = items.append_column(pair[1], usual[pair[1]].take(place))
+            # The first row of each item has its most frequent value, ties by value.
+            mode = counts[pair].sort_by([(COUNT, "descending"), (pair[1], "ascending")])
+            mode_items = pa.concat_arrays(mode[ITEM].chunks) if mode.num_rows else pa.array([], mode[ITEM].type)
+            index = pc.index_in(items[ITEM], value_set=mode_items)
+            items = items.append_column(pair[1], mode[pair[1]].take(index))
         return cls(vocabularies, columns.item_features, items.combine_chunks())
 
     def num_rows(self) -> dict[str, int]:
-        """Count each feature's embedding rows."""
+        """Return the number of embedding rows of each feature."""
         return {name: vocabulary.num_rows for name, vocabulary in self.features.items()}
 
     @cached_property
     def item_ids(self) -> pa.Array:
-        """The ids of the training items [n], by falling count."""
+        """The ids of the training items [n], by decreasing count."""
         column = self.items[ITEM]
         return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
 
     @cached_property
     def item_counts(self) -> Ids:
-        """How often each training item was seen [n]."""
+        """The number of training events and impressions of each training item [n]."""
         return np.asarray(self.items[COUNT].to_numpy(), np.int64)
 
     @cached_property
     def item_rows(self) -> dict[str, Ids]:
-        """Each training item's embedding rows, feature -> [n + 1]; the last is an unknown item's (but for its id)."""
+        """Embedding rows of the training items, feature -> [n + 1]; the last is for unknown items, except their id."""
         rows = {ITEM: np.append(self.features[ITEM].encode(self.item_ids), -1)}
         for name in self.item_features:
             column = self.items[feature_column(name)]
@@ -120,7 +120,7 @@ class Vocabularies:
         return rows
 
     def item_index(self, items: pa.Array | pa.ChunkedArray) -> Ids:
-        """Find items in the item table [items]; -1 where training has not seen them."""
+        """Return each item's index in the item table [items], -1 where the item is not in the training split."""
         return self._item_index.find(self.features[ITEM].typed(items))
 
     @cached_property
@@ -128,10 +128,10 @@ class Vocabularies:
         return IdIndex(self.item_ids)
 
     def targets(self, items: pa.Array | pa.ChunkedArray, index: Ids | None = None) -> dict[str, Ids]:
-        """Turn candidate items into what a target is made of: "item" and the item features, feature -> [items].
+        """Return the embedding rows of target items: "item" and the item features, feature -> [items].
 
-        The features come from the item table, so that positives, negatives and candidates to score are alike; an
-        item that training has not seen has null's rows. `index` is `item_index(items)`, where it is known.
+        Features come from the item table, the same for positives, negatives and candidates to score; features of an
+        unknown item have the row of null. `index` is `item_index(items)`, if that is already computed.
         """
         index = self.item_index(items) if index is None else index
         targets = {name: rows[index] for name, rows in self.item_rows.items()}
@@ -144,7 +144,7 @@ class Vocabularies:
         """Write the vocabularies as Arrow IPC files beside a JSON index."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        # Features are numbered: a column's name need not be a file's.
+        # Files are numbered, since a column's name need not be a valid file name.
         features = [
             {"name": name, "oov_rows": vocabulary.oov_rows, "file": f"vocabulary-{number:03d}.arrow"}
             for number, (name, vocabulary) in enumerate(self.features.items())
@@ -157,7 +157,7 @@ class Vocabularies:
 
     @classmethod
     def load(cls, folder: Path | str) -> "Vocabularies":
-        """Read what `save` wrote; anything else is a DataError."""
+        """Load vocabularies that `save` wrote; raises DataError if there are none, or they have another format."""
         folder = Path(folder)
         if not (folder / INDEX).is_file():
             raise DataError(f"{folder}: no vocabularies here (no {INDEX}); train a model, which saves its own")

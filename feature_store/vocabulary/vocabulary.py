@@ -1,4 +1,4 @@
-"""How ids become embedding rows: known ones by falling frequency in training, all others by a hash."""
+"""The vocabulary of one feature: frequent ids have embedding rows of their own, all others share rows by a hash."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _WHOLE_BELOW = 9e15  # as in row_checks
 
 
 def canonical(ids: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Bring ids to the two types that a prepared log has: int64 and string; floats become text as `prepare` does.
+    """Cast ids to one of the two types in a prepared log, int64 and string; floats become text as in `prepare`.
 
     >>> canonical(pa.array([1.0, 2.5, 3e10, None])).to_pylist()
     ['1', '2.5', '30000000000', None]
@@ -29,7 +29,7 @@ def canonical(ids: pa.Array | pa.ChunkedArray) -> pa.Array:
     if pa.types.is_dictionary(kind):
         return canonical(ids.dictionary_decode())
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
-        # An id beyond 64 signed bits is not in any prepared log; wrapped, it is an unknown id like others.
+        # Prepared logs have no ids beyond int64; wrapped around, such an id is most likely an unknown one.
         return ids.cast(pa.int64(), safe=False)
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         encoded = ids.cast(pa.float64()).dictionary_encode()
@@ -39,7 +39,7 @@ def canonical(ids: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def _number_as_text(number: float) -> str | None:
-    """Write a number as `row_checks` has DuckDB write it; neither Arrow's text nor Python's alone is the same."""
+    """Format a number as the SQL of `row_checks` does, from which both Arrow's and Python's format differ."""
     if math.isnan(number):
         return None
     return str(int(number)) if abs(number) < _WHOLE_BELOW and number == math.floor(number) else repr(number)
@@ -49,12 +49,12 @@ def _number_as_text(number: float) -> str | None:
 class Vocabulary:
     """The embedding rows of one feature: `oov_rows` rows shared by hash, then one row for each known id."""
 
-    ids: pa.Array  # int64 or string, most frequent first; null is an id like others
+    ids: pa.Array  # int64 or string, most frequent first; null is an id like any other
     oov_rows: int
 
     @classmethod
     def from_counts(cls, ids: pa.Array, counts: Ids, *, min_count: int, max_rows: int, oov_rows: int) -> "Vocabulary":
-        """Keep the ids seen at least `min_count` times, at most `max_rows`, by falling frequency, ties by id.
+        """Keep the ids seen at least `min_count` times, at most `max_rows`, by decreasing frequency, ties by id.
 
         >>> sizes = {"min_count": 2, "max_rows": 9, "oov_rows": 1}
         >>> Vocabulary.from_counts(pa.array([7, 5, 9]), np.array([2, 2, 1]), **sizes).ids.to_pylist()
@@ -71,24 +71,24 @@ class Vocabulary:
 
     @property
     def num_rows(self) -> int:
-        """How many rows an embedding table needs."""
+        """Number of rows of the embedding table."""
         return self.oov_rows + len(self.ids)
 
     def typed(self, ids: pa.Array | pa.ChunkedArray) -> pa.Array:
-        """Bring ids to the vocabulary's own type.
+        """Cast ids to the vocabulary's type.
 
         Raises:
-            DataError: integers where the vocabulary has strings, or the other way round: all would be unknown.
+            DataError: ids are integers and the vocabulary has strings, or the reverse; all would be unknown.
         """
         ids = canonical(ids)
         if ids.type == self.ids.type:
             return ids
         if ids.null_count == len(ids):
             return pa.nulls(len(ids), self.ids.type)
-        raise DataError(f"ids are {ids.type}, but the vocabulary was made of {self.ids.type}: cast the column")
+        raise DataError(f"ids are {ids.type}, but the vocabulary has {self.ids.type}; cast the column")
 
     def encode(self, ids: pa.Array | pa.ChunkedArray) -> Ids:
-        """Turn ids into rows, int64 [ids]; an id not seen in training shares an out-of-vocabulary row."""
+        """Map ids to embedding rows, int64 [ids]; an id without a row of its own gets an out-of-vocabulary row."""
         ids = self.typed(ids)
         rows = self._index.find(ids)
         unknown = np.flatnonzero(rows < 0)
@@ -99,5 +99,5 @@ class Vocabulary:
 
 
 def _flat(column: Any) -> pa.Array:
-    """Make one array of a column."""
+    """Combine the chunks of a column."""
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

@@ -97,7 +97,7 @@ class MemoryBuilder:
         return prepare(
             self.config,
             folder,
-            report=self.notify,
+            notify=self.notify,
             for_training=False,
             events=self.source.only([index for index, sha256 in enumerate(hashes) if sha256 in selected]),
             buckets_multiple_of=self.store.facts.num_buckets,

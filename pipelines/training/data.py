@@ -42,7 +42,7 @@ class LogData:
         vocabularies: Vocabularies | None = None,
     ) -> "LogData":
         """Check, bucket and sort the log into a folder; without vocabularies, make them from the training events."""
-        prepared = prepare(config, folder, report=notify)
+        prepared = prepare(config, folder, notify=notify)
         return cls(config, prepared, vocabularies or Vocabularies.fit(prepared, config))
 
     def bucket(self, index: int) -> UserSequences:

@@ -63,7 +63,7 @@ def score(
     `name` is the model's name in errors. Negatives are sampled from the vocabulary `negatives_of`, by default the
     model's own. Raises ModelError and DataError as `score_log`.
     """
-    prepared = prepare(config, folder, report=notify, for_training=False)
+    prepared = prepare(config, folder, notify=notify, for_training=False)
     data = LogData(config, prepared, trained.vocabularies, negatives_of)
     if not reads_same_features(trained, config):
         raise ModelError(

@@ -67,7 +67,7 @@ REFUSED = {
     "an empty folder": Case(("{log}: no file ending in .parquet",), file=lambda p: (p.unlink(), p.mkdir())),
     "not Parquet": Case(("{log}: not a Parquet file",), file=lambda p: p.write_text("user_id,item_id\n1,2\n")),
     "nothing in it": Case(("{log}: not a Parquet file",), file=lambda p: p.write_bytes(b"")),
-    "truncated": Case(("{log}: not a Parquet file, or cut short",), file=truncate),
+    "truncated": Case(("{log}: not a Parquet file, or truncated",), file=truncate),
     "damaged inside": Case(("{log}: ",), file=damage_pages),
     "missing column": Case(
         ("{log}: no column 'clicked'; did you mean 'click'?",),

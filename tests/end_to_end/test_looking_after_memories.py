@@ -227,7 +227,7 @@ def test_a_user_is_deleted_while_a_build_is_broken_off(
     argv = ["--model", model, "--memories", address, "--log", later, "--out", tmp_path / "out"]
     kill = Kill("feature_store.stores.store:StoreWriter.write", call=2)
     assert run_forked(tmp_path, "pipelines.build_memory", *argv, kill=kill).returncode == -9
-    with pytest.raises(DataError, match="is under way; run it to its end, then copy the store"):
+    with pytest.raises(DataError, match="is under way; finish that build, then copy the store"):
         memories.main(["copy", "--memories", address, "--to", f"lmdb:{tmp_path / 'copied'}"])
     said("delete-user", "--memories", address, "--user", 100)
     build(model, address, later, tmp_path / "out")

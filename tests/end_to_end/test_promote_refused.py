@@ -65,7 +65,7 @@ def test_a_champion_needs_memories_of_its_space(
     assert not (tmp_path / "out" / "prepared").exists()  # nothing is scored for what is refused anyhow
     run = decisions(name)[-1]
     assert (run.data.tags["verdict"], run.data.tags["refused_by"]) == ("refused", "Memories")
-    with pytest.raises(DataError, match="no store of memories"):
+    with pytest.raises(DataError, match="is not the address of a store"):
         gate(name, "--memories", "nonsense://x")
     assert gate(name, "--allow-unbuilt") == 0
     assert standing(name)["champion"] == "2"

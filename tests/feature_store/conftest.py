@@ -36,7 +36,7 @@ def load(tmp_path: Path) -> Callable[..., tuple[PreparedLog, Vocabularies, list[
     def from_config(
         config: DataConfig, name: str = "prepared"
     ) -> tuple[PreparedLog, Vocabularies, list[UserSequences]]:
-        prepared = prepare(config, tmp_path / name, report=silent)
+        prepared = prepare(config, tmp_path / name, notify=silent)
         vocabularies = Vocabularies.fit(prepared, config)
         return (
             prepared,

@@ -38,7 +38,7 @@ def with_row(column: str, row: int, value: Any) -> dict[str, Any]:
 
 def error_of(config: DataConfig, out: Path) -> str:
     with pytest.raises(DataError) as caught:
-        prepare(config, out, report=silent)
+        prepare(config, out, notify=silent)
     message = str(caught.value)
     assert "\n" not in message
     with pytest.raises(DataError, match="run prepare"):  # nothing half-made is left
@@ -61,7 +61,7 @@ def test_not_parquet(tmp_path: Path, write: Write, damage: Callable[[bytes], byt
     bad = Path(write(good(), "log/b.parquet"))
     bad.write_bytes(damage(bad.read_bytes()))
     message = error_of(DataConfig(log=str(tmp_path / "log")), tmp_path / "out")
-    assert re.search(r"b\.parquet: not a Parquet file, or cut short .*write it again", message)
+    assert re.search(r"b\.parquet: not a Parquet file, or truncated .*write it again", message)
 
 
 def test_damaged_pages(tmp_path: Path, write: Write) -> None:
@@ -155,11 +155,11 @@ def test_bad_row_stops_or_is_set_aside(
     impressions = LabelColumn(column="clicked", context_dense=("price",) if "price" in log else ())
     config = DataConfig(log=str(tmp_path / "log"), impressions=impressions, duplicate_rows="keep")
     message = error_of(config, tmp_path / "out")
-    assert re.search(rf"b\.parquet: column '{column}', row 3 \(from 0\): {reason}.*; mend the row, or set", message)
+    assert re.search(rf"b\.parquet: column '{column}', row 3 \(from 0\): {reason}.*; fix the row, or set", message)
 
     said: list[str] = []
     config = config.model_copy(update={"bad_rows": "set_aside"})
-    prepared = prepare(config, tmp_path / "out", report=said.append, for_training=False)
+    prepared = prepare(config, tmp_path / "out", notify=said.append, for_training=False)
     assert prepared.manifest.rejects == {f"events: {reason}": 1}
     assert prepared.manifest.events == 39
     assert any("1 rows set aside" in line and reason in line for line in said)
@@ -190,7 +190,7 @@ def test_labels_beyond_0_and_1_always_stop(tmp_path: Path, write: Write) -> None
 def test_a_threshold_of_zero_is_a_threshold(tmp_path: Path, write: Write) -> None:
     log = good(clicked=[-1.0, 0.0] * 10)
     config = DataConfig(log=write(log), impressions=LabelColumn(column="clicked", threshold=0))
-    prepared = prepare(config, tmp_path / "out", report=silent, for_training=False)
+    prepared = prepare(config, tmp_path / "out", notify=silent, for_training=False)
     assert prepared.events(0)["label"].to_pylist() == [0, 1] * 10
 
 
@@ -204,21 +204,21 @@ def test_labels_of_one_class(tmp_path: Path, write: Write) -> None:
     validation = DataConfig(
         log=write(good(clicked=[0, 1] * 6 + [0] * 4 + [0, 1] * 2)), impressions=LABEL, split=moments
     )
-    prepare(validation, tmp_path / "out", report=said.append)
+    prepare(validation, tmp_path / "out", notify=said.append)
     assert any("all 4 labels of the validation split are 0" in line for line in said)
 
 
 def test_nothing_to_train_on(tmp_path: Path, write: Write) -> None:
     config = DataConfig(log=write(good()), split=SplitByTime(validation_from=0, test_from=10))
     assert "no impression falls in the train split" in error_of(config, tmp_path / "out")
-    assert prepare(config, tmp_path / "out", report=silent, for_training=False).manifest.split_counts[0] == (0, 0)
+    assert prepare(config, tmp_path / "out", notify=silent, for_training=False).manifest.split_counts[0] == (0, 0)
     swapped = DataConfig(log=write(good()), split=SplitByTime(validation_from=10, test_from=5))
     assert "validation would begin at 10, after test at 5" in error_of(swapped, tmp_path / "other")
 
 
 def test_an_empty_test_split_is_only_said(tmp_path: Path, write: Write) -> None:
     said: list[str] = []
-    prepare(DataConfig(log=write(good()), split=SplitByUser(test=0)), tmp_path / "out", report=said.append)
+    prepare(DataConfig(log=write(good()), split=SplitByUser(test=0)), tmp_path / "out", notify=said.append)
     assert any("no impression falls in the test split" in line for line in said)
 
 
@@ -238,7 +238,7 @@ def test_duplicate_rows(tmp_path: Path, write: Write, policy: Any) -> None:
         message = error_of(config, tmp_path / "out")
         assert re.search(r"b\.parquet: row 1 \(from 0\) repeats row 4 of .*a\.parquet .*set duplicate_rows", message)
         return
-    prepared = prepare(config, tmp_path / "out", report=silent, for_training=False)
+    prepared = prepare(config, tmp_path / "out", notify=silent, for_training=False)
     assert prepared.manifest.events == (21 if policy == "set_aside" else 22)
     rejects = pq.read_table(tmp_path / "out" / "rejects.parquet").to_pylist()
     assert [(r["rejected_file"], r["rejected_row"]) for r in rejects] == [("b.parquet", 1)] * (policy == "set_aside")
@@ -247,7 +247,7 @@ def test_duplicate_rows(tmp_path: Path, write: Write, policy: Any) -> None:
 def test_rows_that_differ_in_a_column_that_is_read_are_no_duplicates(tmp_path: Path, write: Write) -> None:
     log = {"user_id": [1, 1], "item_id": [5, 5], "timestamp": [3, 3], "rating": [4.0, 5.0]}
     config = DataConfig(log=write(log), impressions=LabelColumn(column="rating", threshold=4))
-    assert prepare(config, tmp_path / "out", report=silent, for_training=False).manifest.events == 2
+    assert prepare(config, tmp_path / "out", notify=silent, for_training=False).manifest.events == 2
 
 
 def test_impressions_of_other_types_than_the_log(tmp_path: Path, write: Write) -> None:
@@ -261,7 +261,7 @@ def test_bad_rows_of_the_impressions(tmp_path: Path, write: Write) -> None:
     shown = write(with_row("item_id", 2, None), "shown.parquet")
     config = DataConfig(log=write(good()), impressions=ImpressionFile(path=shown, column="clicked"))
     assert "shown.parquet: column 'item_id', row 2 " in error_of(config, tmp_path / "out")
-    prepared = prepare(config.model_copy(update={"bad_rows": "set_aside"}), tmp_path / "out", report=silent)
+    prepared = prepare(config.model_copy(update={"bad_rows": "set_aside"}), tmp_path / "out", notify=silent)
     assert prepared.manifest.rejects == {"impressions: item_id is null": 1}
     assert prepared.manifest.impressions == 19
 
@@ -269,7 +269,7 @@ def test_bad_rows_of_the_impressions(tmp_path: Path, write: Write) -> None:
 def test_column_names_are_never_sql(tmp_path: Path, write: Write) -> None:
     name = 'x" FROM nowhere; --'
     config = DataConfig(log=write(good(**{name: ["a", None] * 10})), columns=Columns(event_features=(name,)))
-    prepared = prepare(config, tmp_path / "it's [*] out", report=silent)
+    prepared = prepare(config, tmp_path / "it's [*] out", notify=silent)
     assert prepared.events(0)[f"feature:{name}"].to_pylist() == ["a", None] * 10
 
 
@@ -282,7 +282,7 @@ def test_a_nan_is_found_though_parquet_leaves_it_out_of_its_largest_value(
     log = good(**{"price": [1.0] * 20, column: values})
     impressions = LabelColumn(column="clicked", threshold=2.0, context_dense=("price",))
     config = DataConfig(log=write(log), impressions=impressions, bad_rows="set_aside", duplicate_rows="keep")
-    prepared = prepare(config, tmp_path / "out", report=silent, for_training=False)
+    prepared = prepare(config, tmp_path / "out", notify=silent, for_training=False)
     assert prepared.manifest.rejects == {f"events: {column} is NaN": 1}
     assert prepared.manifest.events == 19
 
@@ -290,7 +290,7 @@ def test_a_nan_is_found_though_parquet_leaves_it_out_of_its_largest_value(
 def test_a_nan_among_categories_is_null(tmp_path: Path, write: Write) -> None:
     log = good(rating=[1.0, 2.0, float("nan"), 4.0] * 5)
     config = DataConfig(log=write(log), columns=Columns(event_features=("rating",)), duplicate_rows="keep")
-    prepared = prepare(config, tmp_path / "out", report=silent)
+    prepared = prepare(config, tmp_path / "out", notify=silent)
     assert set(prepared.events(0)["feature:rating"].to_pylist()) == {"1", "2", "4", None}
 
 

@@ -31,7 +31,7 @@ def config_of(path: str, **changed: Any) -> DataConfig:
 
 def test_events_are_whole_users_sorted_by_time_then_row(tmp_path: Path, write: Write) -> None:
     log = random_log()
-    prepared = prepare(config_of(write(log), events_per_bucket=100), tmp_path / "out", report=silent)
+    prepared = prepare(config_of(write(log), events_per_bucket=100), tmp_path / "out", notify=silent)
     assert prepared.num_buckets == 5
     parts = [prepared.events(bucket) for bucket in prepared.buckets()]
     owners = [set(part["user"].to_pylist()) for part in parts]
@@ -49,7 +49,7 @@ def test_events_are_whole_users_sorted_by_time_then_row(tmp_path: Path, write: W
 def test_a_fingerprint_is_known_without_preparing(tmp_path: Path, write: Write) -> None:
     log = random_log()
     config = config_of(write(log), impressions=ImpressionFile(path=write(log, "shown.parquet"), column="clicked"))
-    prepared = prepare(config, tmp_path / "out", report=silent)
+    prepared = prepare(config, tmp_path / "out", notify=silent)
     assert log_fingerprint(config) == prepared.manifest.fingerprint
     moved = config.model_copy(update={"log": write(log, "elsewhere/log.parquet")})
     assert log_fingerprint(moved) == log_fingerprint(config)
@@ -78,7 +78,7 @@ def test_hive_partitions_are_columns(tmp_path: Path, write: Write) -> None:
     for action in ("view", "buy", "save"):
         rows = log.filter(pc.equal(log["action"], action)).drop_columns(["action"])
         write(rows, f"log/action={action}/a.parquet")
-    prepared = prepare(config_of(str(tmp_path / "log")), tmp_path / "out", report=silent)
+    prepared = prepare(config_of(str(tmp_path / "log")), tmp_path / "out", notify=silent)
     counts = prepared.events(0)["feature:action"].value_counts().to_pylist()
     expected = log["action"].value_counts().to_pylist()
     assert sorted(map(str, counts)) == sorted(map(str, expected))
@@ -107,7 +107,7 @@ def test_timestamps_are_microseconds(tmp_path: Path, write: Write, unit: str, zo
     micros = int(moment.timestamp()) * 1_000_000
     times = pa.array([micros, micros + 3_000_000], pa.timestamp("us", "UTC" if zone else None))
     log = pa.table({"user_id": [1, 1], "item_id": [2, 3], "timestamp": times.cast(pa.timestamp(unit, zone))})
-    prepared = prepare(DataConfig(log=write(log)), tmp_path / "out", report=silent)
+    prepared = prepare(DataConfig(log=write(log)), tmp_path / "out", notify=silent)
     assert prepared.events(0)["time"].to_pylist() == [micros, micros + 3_000_000]
 
 
@@ -122,7 +122,7 @@ def test_categories_of_any_type_and_null(tmp_path: Path, write: Write) -> None:
     }
     log = pa.table({"user_id": [1, 1, 1], "item_id": [1, 2, 3], "timestamp": [1.0, 2.0, 3.0], **columns})
     config = DataConfig(log=write(log), columns=Columns(event_features=tuple(columns)))
-    events = prepare(config, tmp_path / "out", report=silent).events(0)
+    events = prepare(config, tmp_path / "out", notify=silent).events(0)
     expected = {
         "i": [1, None, 3],
         "s": ["a", None, ""],
@@ -140,27 +140,27 @@ def test_a_feature_may_be_called_as_the_label(tmp_path: Path, write: Write) -> N
     log = random_log().rename_columns(
         ["user_id", "item_id", "timestamp", "row", "action", "label", "position", "price"]
     )
-    prepared = prepare(config_of(write(log), columns=columns, impressions=LabelColumn()), tmp_path, report=silent)
+    prepared = prepare(config_of(write(log), columns=columns, impressions=LabelColumn()), tmp_path, notify=silent)
     assert prepared.events(0)["feature:label"].to_pylist() == prepared.events(0)["label"].to_pylist()
 
 
 def test_the_same_twice_does_no_work(tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(random_log())
-    first = prepare(config_of(path), tmp_path / "out", report=silent)
+    first = prepare(config_of(path), tmp_path / "out", notify=silent)
 
     def work(*_: Any) -> None:
         raise AssertionError("worked")
 
     said: list[str] = []
     monkeypatch.setattr(preparation, "_write_buckets", work)
-    again = prepare(config_of(path, memory_limit_mb=500), tmp_path / "out", report=said.append)
+    again = prepare(config_of(path, memory_limit_mb=500), tmp_path / "out", notify=said.append)
     assert again.manifest == first.manifest
     assert any("nothing to do" in line for line in said)
     with pytest.raises(AssertionError, match="worked"):  # another config
-        prepare(config_of(path, events_per_bucket=7), tmp_path / "out", report=silent)
+        prepare(config_of(path, events_per_bucket=7), tmp_path / "out", notify=silent)
     write(random_log(seed=1))
     with pytest.raises(AssertionError, match="worked"):  # another content under the same name
-        prepare(config_of(path), tmp_path / "out", report=silent)
+        prepare(config_of(path), tmp_path / "out", notify=silent)
 
 
 KILL_BEFORE_MANIFEST = """
@@ -182,7 +182,7 @@ def test_a_killed_prepare_is_redone(tmp_path: Path, write: Write, moment: str) -
     assert (out / ".preparing").exists()
     with pytest.raises(DataError, match="no prepared log here"):
         PreparedLog.open(out)
-    prepared = prepare(DataConfig(log=path), out, report=silent)
+    prepared = prepare(DataConfig(log=path), out, notify=silent)
     assert prepared.manifest.events + sum(prepared.manifest.rejects.values()) == random_log().num_rows
     tables = ["events", "impression-splits", "timeline-users"]
     assert sorted(file.name for file in out.iterdir()) == sorted([*tables, "manifest.json", "rejects.parquet"])
@@ -193,17 +193,17 @@ def test_another_log_replaces_the_first(tmp_path: Path, write: Write) -> None:
     shown = write(random_log(seed=3), "shown.parquet")
     file = ImpressionFile(path=shown, column="clicked")
     path = write(random_log())
-    with_file = prepare(config_of(path, impressions=file), tmp_path / "out", report=silent)
+    with_file = prepare(config_of(path, impressions=file), tmp_path / "out", notify=silent)
     assert with_file.impressions(0).num_rows == 480
     said: list[str] = []
-    prepare(DataConfig(log=path, events_per_bucket=100), tmp_path / "out", report=said.append)
+    prepare(DataConfig(log=path, events_per_bucket=100), tmp_path / "out", notify=said.append)
     assert any("has changed; preparing again" in line for line in said)
     assert not (tmp_path / "out" / "impressions").exists()
 
 
 def test_a_bucket_without_users_is_empty(tmp_path: Path, write: Write) -> None:
     log = {"user_id": [7] * 30, "item_id": [1, 2] * 15, "timestamp": range(30)}
-    prepared = prepare(DataConfig(log=write(log), events_per_bucket=3), tmp_path / "out", report=silent)
+    prepared = prepare(DataConfig(log=write(log), events_per_bucket=3), tmp_path / "out", notify=silent)
     sizes = [prepared.events(bucket).num_rows for bucket in prepared.buckets()]
     assert sorted(sizes) == [0] * 9 + [30]
     assert len({prepared.events(bucket).schema for bucket in prepared.buckets()}) == 1
@@ -226,7 +226,7 @@ def test_users_without_history_are_kept(tmp_path: Path, write: Write, load: Call
 
 
 def test_a_manifest_of_another_version_is_refused(tmp_path: Path, write: Write) -> None:
-    prepare(DataConfig(log=write(random_log())), tmp_path / "out", report=silent)
+    prepare(DataConfig(log=write(random_log())), tmp_path / "out", notify=silent)
     manifest = tmp_path / "out" / "manifest.json"
     manifest.write_text(json.dumps({"version": 0} | json.loads(manifest.read_text())))
     with pytest.raises(DataError, match="written by another version"):
@@ -239,15 +239,15 @@ def test_some_of_the_logs_files_are_a_log(tmp_path: Path, write: Write, load: Ca
         write(log.slice(120 * number, 120), f"log/{number}.parquet")
     source = ParquetSource.open(str(tmp_path / "log")).only([1, 3])
     config = config_of(str(tmp_path / "log"))
-    prepared = prepare(config, tmp_path / "some", report=silent, events=source)
+    prepared = prepare(config, tmp_path / "some", notify=silent, events=source)
     for number in (1, 3):
         write(log.slice(120 * number, 120), f"same/{number}.parquet")
-    same = prepare(config_of(str(tmp_path / "same")), tmp_path / "same-prepared", report=silent)
+    same = prepare(config_of(str(tmp_path / "same")), tmp_path / "same-prepared", notify=silent)
     assert prepared.events(0).equals(same.events(0))
     assert prepared.manifest.sources == ("1.parquet", "3.parquet")
     # The same files again are no work, others of the same log are.
-    assert prepare(config, tmp_path / "some", report=silent, events=source).manifest == prepared.manifest
-    whole = prepare(config, tmp_path / "some", report=silent)
+    assert prepare(config, tmp_path / "some", notify=silent, events=source).manifest == prepared.manifest
+    whole = prepare(config, tmp_path / "some", notify=silent)
     assert whole.manifest.events == 480
 
 
@@ -256,7 +256,7 @@ def test_buckets_agree_with_those_of_a_store(
     tmp_path: Path, write: Write, events_per_bucket: int, expected: int
 ) -> None:
     config = config_of(write(random_log()), events_per_bucket=events_per_bucket)
-    prepared = prepare(config, tmp_path / "out", report=silent, buckets_multiple_of=4)
+    prepared = prepare(config, tmp_path / "out", notify=silent, buckets_multiple_of=4)
     assert prepared.num_buckets == expected
     for bucket in prepared.buckets():
         users = prepared.events(bucket, ["user"])["user"].combine_chunks()
@@ -264,5 +264,5 @@ def test_buckets_agree_with_those_of_a_store(
     # What was prepared in other buckets is not taken for it.
     if events_per_bucket == 120:
         said: list[str] = []
-        prepare(config, tmp_path / "out", report=said.append)
+        prepare(config, tmp_path / "out", notify=said.append)
         assert any("preparing again" in line for line in said)

@@ -32,7 +32,7 @@ def test_some_files_are_a_source_of_their_own(source: ParquetSource, monkeypatch
     assert (some.num_rows, some.file_rows, some.first_row) == (7, [5, 2], (0, 5))
     assert some.file_hashes == hashes[2:]
     assert some.schemas == source.schemas[2:]
-    assert some.place(6) == (source.files[3], 1)
+    assert some.locate(6) == (source.files[3], 1)
     assert source.only([3, 0]).names == ["day=d/part.parquet", "day=a/part.parquet"]
     assert some.content_hash() != source.content_hash() == source.only(range(4)).content_hash()
 
@@ -43,6 +43,6 @@ def test_files_whose_folders_name_other_columns_are_refused(tmp_path: Path, writ
     with pytest.raises(DataError) as caught:
         ParquetSource.open(str(tmp_path / "log"))
     assert str(caught.value) == (
-        f"{tmp_path}/log/day=1/b.parquet: its folders name the columns day, those of {tmp_path}/log/a.parquet name "
-        "none; lay all files out alike"
+        f"{tmp_path}/log/day=1/b.parquet: its folders have the partition columns day, those of "
+        f"{tmp_path}/log/a.parquet have none; partition all files alike"
     )

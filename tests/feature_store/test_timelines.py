@@ -60,7 +60,7 @@ def config(write: Write) -> Callable[..., DataConfig]:
 def test_a_timeline_says_what_the_rows_say(
     config: Callable[..., DataConfig], tmp_path: Path, kind: str, split: Any, text: bool
 ) -> None:
-    prepared = prepare(config(kind, split=split, text=text), tmp_path / "out", report=silent)
+    prepared = prepare(config(kind, split=split, text=text), tmp_path / "out", notify=silent)
     assert prepared.num_buckets == 3
     users = impressions = 0
     for bucket in prepared.buckets():
@@ -114,13 +114,13 @@ def test_it_is_found_once_a_bucket(
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
 ) -> None:
-    found, real = [], timelines._find_timeline
+    found, real = [], timelines._compute_timeline
 
     def counted(prepared: PreparedLog, bucket: int) -> Any:
         found.append(bucket)
         return real(prepared, bucket)
 
-    monkeypatch.setattr(timelines, "_find_timeline", counted)
+    monkeypatch.setattr(timelines, "_compute_timeline", counted)
     load(config(kind))  # prepares, counts the vocabularies, loads every bucket
     assert found == [0, 1, 2]
     load(config(kind))
@@ -128,9 +128,9 @@ def test_it_is_found_once_a_bucket(
 
 
 def test_another_log_leaves_no_table_of_the_first(config: Callable[..., DataConfig], tmp_path: Path) -> None:
-    prepare(config("file"), tmp_path, report=silent)
+    prepare(config("file"), tmp_path, notify=silent)
     assert (tmp_path / "event-splits").is_dir()
-    prepared = prepare(config("label", events_per_bucket=1_000), tmp_path, report=silent)
+    prepared = prepare(config("label", events_per_bucket=1_000), tmp_path, notify=silent)
     tables = ["events", "impression-splits", "timeline-users"]
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == tables
     for table in tables:
@@ -140,20 +140,20 @@ def test_another_log_leaves_no_table_of_the_first(config: Callable[..., DataConf
 
 def test_a_prepared_log_of_version_0_1_is_made_anew(config: Callable[..., DataConfig], tmp_path: Path) -> None:
     settings = config("label")
-    prepared = prepare(settings, tmp_path, report=silent)
+    prepared = prepare(settings, tmp_path, notify=silent)
     expected = read_timeline(prepared, 0)
     _as_version_0_1(tmp_path)
     with pytest.raises(DataError, match=r"a prepared log of format 1, this version reads 2; prepare the log again"):
         PreparedLog.open(tmp_path)
     assert read_manifest(tmp_path).fingerprint == log_fingerprint(settings)  # what it was made from is known
     said: list[str] = []
-    again = prepare(settings, tmp_path, report=said.append)
+    again = prepare(settings, tmp_path, notify=said.append)
     assert "format 1, this version reads 2" in said[0]
     assert again.manifest.fingerprint == prepared.manifest.fingerprint
     assert again.manifest.format_version == PreparedLog.open(tmp_path).manifest.format_version == FORMAT_VERSION
     np.testing.assert_array_equal(read_timeline(again, 0).num_earlier, expected.num_earlier)
     said.clear()
-    prepare(settings, tmp_path, report=said.append)
+    prepare(settings, tmp_path, notify=said.append)
     assert "nothing to do" in said[0]
 
 

@@ -62,7 +62,7 @@ def test_a_bucket_is_read_with_the_models_rows(tmp_path: Path, write: Callable[.
     if text:
         log = log.set_column(0, "user_id", log["user_id"].cast(pa.string()))
     config = DataConfig(log=write(log), columns=COLUMNS, events_per_bucket=200, duplicate_rows="keep")
-    prepared = prepare(config, tmp_path / "out", report=silent)
+    prepared = prepare(config, tmp_path / "out", notify=silent)
     vocabularies = Vocabularies.fit(prepared, config)
     found: dict[Any, list[tuple[int, int, int]]] = {}
     for bucket in prepared.buckets():

@@ -76,7 +76,7 @@ def test_floats_are_written_as_a_prepared_log_has_them(values: list[float | None
 
 
 def test_ids_of_the_other_type_are_refused() -> None:
-    with pytest.raises(DataError, match=r"ids are string, but the vocabulary was made of int64: cast"):
+    with pytest.raises(DataError, match=r"ids are string, but the vocabulary has int64; cast"):
         Vocabulary.from_counts(pa.array([1]), np.array([1]), **SIZES).encode(pa.array(["1"]))
 
 

@@ -27,7 +27,7 @@ def test_a_second_writer_is_refused(model: Path, tmp_path: Path, kind: str, new_
     before = contents(address)
     with open_store(address) as store, store.writer():
         ended = run_forked(tmp_path, "pipelines.build_memory", *arguments(model, address, path, tmp_path / "other"))
-    assert "another writer is at work" in one_line(ended)
+    assert "another process is writing to it" in one_line(ended)
     assert contents(address).keys() == before.keys()
     build(model, address, path, tmp_path / "other")
     assert counts(address)["events"] == 240
@@ -153,8 +153,8 @@ def test_what_is_wrong_is_one_line(model: Path, tmp_path: Path) -> None:
     )
     for log_path, store, out, wrong in (
         (tmp_path / "nothing.parquet", tmp_path / "memories", tmp_path / "out", "no such file or folder"),
-        (text, tmp_path / "memories", tmp_path / "out", "its users are int64, these are string; cast the column"),
-        (path, "nonsense://x", tmp_path / "out", "is no store of memories; expected lmdb:PATH"),
+        (text, tmp_path / "memories", tmp_path / "out", "its user ids are int64, the given ones are string"),
+        (path, "nonsense://x", tmp_path / "out", "is not the address of a store; expected lmdb:PATH"),
         (path, tmp_path / "out", tmp_path / "out-2", "there is something here already"),
         (path, tmp_path / "memories", path, "File exists; name a path that can be written"),
     ):

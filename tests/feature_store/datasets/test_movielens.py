@@ -25,7 +25,7 @@ def test_ratings_become_a_log(tmp_path: Path) -> None:
     [
         (None, "no such file; unpack"),
         ("movieId,title\n1,Toy\n", "its first line is movieId,title, expected userId,movieId"),
-        (RATINGS + "3,x,1.0,5\n", "ratings.csv: not what MovieLens publishes"),
+        (RATINGS + "3,x,1.0,5\n", "ratings.csv: not a valid file of MovieLens"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, content: str | None, expected: str) -> None:

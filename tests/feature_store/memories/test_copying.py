@@ -51,7 +51,7 @@ def test_every_kind_to_every_other(kind: str, target: str, place: Place) -> None
             assert copied.facts == source.facts
             assert copied.journal() == source.journal() == journal_at(1, 0)
             assert copied.tombstones() == source.tombstones()
-            assert by_user(copied.scan()) == by_user(source.scan())
+            assert by_user(copied.read_all()) == by_user(source.read_all())
             assert copied.count() == len(USERS) - 1
             fill(copied, pa.array([6]), seed=4, build=1)  # it is a store like others
     with open_store(place(target, "target")) as copied:
@@ -66,7 +66,7 @@ def test_another_precision(source: MemoryStore, place: Place) -> None:
             np.testing.assert_array_equal(wide.get(users)[0].state()[name], values)
         with copy(wide, place("parquet"), dtype="float16") as narrow:
             assert narrow.facts == FACTS
-            assert by_user(narrow.scan()) == by_user(source.scan())
+            assert by_user(narrow.read_all()) == by_user(source.read_all())
 
 
 def test_a_state_that_overflows_is_refused_by_name(place: Place) -> None:
@@ -97,7 +97,7 @@ def test_what_is_there_already_is_kept(source: MemoryStore, address: str) -> Non
     with pytest.raises(DataError, match="here already"):
         copy(source, address)
     with open_store(address) as store:
-        assert by_user(store.scan()) == written
+        assert by_user(store.read_all()) == written
 
 
 def test_a_store_without_users(address: str, place: Place) -> None:
@@ -109,7 +109,7 @@ def test_a_store_without_users(address: str, place: Place) -> None:
 def test_a_build_under_way_is_not_copied(source: MemoryStore, address: str) -> None:
     with source.writer() as writer:
         writer.write(0, memories_of(in_bucket(USERS, 0)).select([0]), journal_at(1, 1))
-    with pytest.raises(DataError, match="build build-1 is under way; run it to its end"):
+    with pytest.raises(DataError, match="build build-1 is under way; finish that build"):
         copy(source, address)
     with pytest.raises(DataError, match="no memories here"):
         open_store(address)
@@ -119,7 +119,7 @@ def test_a_build_under_way_is_not_copied(source: MemoryStore, address: str) -> N
 def test_a_source_that_changes_meanwhile_is_noticed(
     source: MemoryStore, address: str, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    real = type(source).scan
+    real = type(source).read_all
 
     def changing(store: MemoryStore) -> Any:
         yield from real(store)
@@ -129,14 +129,14 @@ def test_a_source_that_changes_meanwhile_is_noticed(
             with store.writer() as writer:
                 writer.delete(6)
 
-    monkeypatch.setattr(type(source), "scan", changing)
-    with pytest.raises(DataError, match="it was written to while it was copied; copy it again"):
+    monkeypatch.setattr(type(source), "read_all", changing)
+    with pytest.raises(DataError, match="it was written to during the copy; copy it again"):
         copy(source, address)
     monkeypatch.undo()
     with pytest.raises(DataError, match="no memories here"):
         open_store(address)
     with copy(source, address) as copied:
-        assert by_user(copied.scan()) == by_user(source.scan())
+        assert by_user(copied.read_all()) == by_user(source.read_all())
 
 
 def test_a_killed_copy_is_not_there_and_can_be_run_again(
@@ -165,11 +165,11 @@ def test_a_killed_copy_is_not_there_and_can_be_run_again(
         with pytest.raises(DataError, match="no memories here"):
             open_store(address)
         if kind == "redis":  # whose lock ends by itself
-            with pytest.raises(LockedError, match="another writer is at work"):
+            with pytest.raises(LockedError, match="another process is writing to it"):
                 copy(source, address)
             time.sleep(1.1)
         with copy(source, address) as copied:
-            assert by_user(copied.scan()) == by_user(source.scan())
+            assert by_user(copied.read_all()) == by_user(source.read_all())
     if kind != "redis":
         folder = address.partition(":")[2]
         beside = os.listdir(os.path.dirname(folder))
@@ -180,7 +180,7 @@ def test_what_a_build_writes_while_its_draft_is_copied_is_refused(source: Memory
     """Two copies to one target do not mix."""
     address = place("lmdb")
     draft = address.replace("lmdb-store", ".lmdb-store.copying")
-    refused = pytest.raises(LockedError, match="another writer is at work")
+    refused = pytest.raises(LockedError, match="another process is writing to it")
     with create_store(draft, FACTS) as other, other.writer(), refused:
         copy(source, address)
     shutil.rmtree(draft.partition(":")[2])

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from child_processes import killed_after
 
-from feature_store.errors import DataError
+from feature_store.errors import LockedError
 from feature_store.stores import MemoryStore, StoreWriter, create_store, open_store
 from feature_store.stores.users import tombstones_of
 from feature_store.testing.sample_memories import (
@@ -68,9 +68,7 @@ def unlocked(address: str) -> MemoryStore:
         try:
             with store.writer():
                 return store
-        except DataError as error:
-            if "another writer" not in str(error):
-                raise
+        except LockedError:
             time.sleep(0.05)
     raise AssertionError("the lock of a killed writer does not end")
 
@@ -90,12 +88,12 @@ def test_a_killed_build_is_as_its_last_step_left_it_and_goes_on(
             assert (build, step) >= (int(last[0]), int(last[1])), "what was said to be committed is lost"
             before = built(build - 1) if build else {}
             expected = before if kind == "parquet" else before | built(build, step)
-            assert by_user(store.scan()) == expected
+            assert by_user(store.read_all()) == expected
             assert store.count() == len(expected)
         with unlocked(address) as store:
             assert at(store) == (build, step)
             go_on(store, lambda _: None)
-            assert by_user(store.scan()) == built(build)
+            assert by_user(store.read_all()) == built(build)
             assert at(store) == (build + 1, 0)
 
 
@@ -147,7 +145,7 @@ def steps() -> list[Callable[[StoreWriter], object]]:
 
 
 def seen(store: MemoryStore) -> tuple[Any, ...]:
-    return by_user(store.scan()), store.count(), store.journal(), store.tombstones()
+    return by_user(store.read_all()), store.count(), store.journal(), store.tombstones()
 
 
 def users_in_files(folder: Path) -> set[bytes]:

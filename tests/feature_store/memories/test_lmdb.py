@@ -46,7 +46,7 @@ def test_a_damaged_byte_is_found_and_its_user_named(address: str) -> None:
     raw[start + 30] ^= 1
     data(address).write_bytes(raw)
     with open_store(address) as store:
-        for read in (lambda: store.get(pa.array([6, 5])), lambda: list(store.scan())):
+        for read in (lambda: store.get(pa.array([6, 5])), lambda: list(store.read_all())):
             with pytest.raises(DataError, match=r"lmdb:.*store: memory of user 5 is damaged \(checksum"):
                 read()
         assert store.get(pa.array([6, 7]))[1].all()
@@ -60,10 +60,10 @@ def test_an_id_that_is_too_long_is_refused(address: str) -> None:
     longest = "x" * 509
     with create_store(address, TEXT) as store:
         written = fill(store, pa.array([longest]))
-        assert by_user(store.scan()) == written
+        assert by_user(store.read_all()) == written
         users = pa.array(["é" * 255])  # 510 bytes
         bucket = int(bucket_of(users, 4)[0])
-        with store.writer() as writer, pytest.raises(DataError, match="longer than the 509 bytes that LMDB holds"):
+        with store.writer() as writer, pytest.raises(DataError, match="longer than the 509 bytes that LMDB allows"):
             writer.write(bucket, memories_of(users, schema=TEXT.memory), journal_at(1, 1))
         assert store.journal() == journal_at(1, 0)
 
@@ -87,27 +87,27 @@ def test_a_full_disk_leaves_the_store_as_it_was(address: str) -> None:
             try:
                 writer.write(0, memories_of(users, schema=WIDE), journal_at(1, 1))
             except DataError as error:
-                assert by_user(store.scan()) == written  # the very process goes on reading
+                assert by_user(store.read_all()) == written  # the very process goes on reading
                 assert store.journal() == journal_at(1, 0)
                 return str(error)
         return "written"
 
     said = in_child(write_much)
     assert said.startswith(f"{address}: ")
-    assert said.endswith("make room and run again: the store is as its last committed step left it")
+    assert said.endswith("free disk space and run again: all committed steps are kept")
     with open_store(address) as store:
-        assert by_user(store.scan()) == written
+        assert by_user(store.read_all()) == written
         newer = fill(store, seed=3, build=1)
-        assert by_user(store.scan()) == newer
+        assert by_user(store.read_all()) == newer
 
 
 def test_a_store_at_its_largest_size_says_so(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("feature_store.stores.lmdb.MAP_SIZE", 1 << 20)
     with create_store(address, FACTS.model_copy(update={"memory": WIDE})) as store:
         written = fill(store)
-        with pytest.raises(DataError, match="the store is full at 1,048,576 bytes"):
+        with pytest.raises(DataError, match="the store is full: it has its largest size, 1,048,576 bytes"):
             fill(store, pa.array(range(1000)), build=1)
-        assert by_user(store.scan()) == written
+        assert by_user(store.read_all()) == written
 
 
 def test_pages_are_used_again(address: str) -> None:
@@ -122,7 +122,7 @@ def test_pages_are_used_again(address: str) -> None:
 def test_a_scan_reads_one_moment(address: str) -> None:
     with create_store(address, FACTS) as store:
         before = fill(store)
-        reading = store.scan()
+        reading = store.read_all()
         parts = [next(reading)]
         fill(store, seed=9, build=1)
         assert by_user([*parts, *reading]) == before
@@ -133,7 +133,7 @@ def test_a_scan_reads_one_moment(address: str) -> None:
     [
         (lambda raw: b"\xff" * 8192 + raw[8192:], "not a store of memories, or damaged"),
         (lambda raw: b"hello", "not a store of memories, or damaged"),
-        (lambda raw: raw[: len(raw) // 3], "was cut off"),
+        (lambda raw: raw[: len(raw) // 3], "was truncated"),
     ],
 )
 def test_a_damaged_file_is_refused(address: str, damage: Any, said: str) -> None:
@@ -195,7 +195,7 @@ def test_a_store_on_a_read_only_disk_is_read_and_not_written(address: str, monke
 
     monkeypatch.setattr(lmdb, "open", refusing)
     with open_store(address) as store:
-        assert by_user(store.scan()) == written
+        assert by_user(store.read_all()) == written
         with pytest.raises(DataError, match="right to read and write"), store.writer():
             pass
 

@@ -127,15 +127,15 @@ def test_a_deleted_record_lies_in_no_file(address: str, folder: Path) -> None:
 def test_readers_outlive_one_swap(address: str) -> None:
     with create_store(address, FACTS) as store, open_store(address) as reader:
         before = fill(store)
-        reading = reader.scan()
+        reading = reader.read_all()
         parts = [next(reading)]
         fill(store, seed=3, build=1)
         assert by_user([*parts, *reading]) == before
-        reading = reader.scan()
+        reading = reader.read_all()
         next(reading)
         fill(store, seed=4, build=2)
         fill(store, seed=5, build=3)
-        with pytest.raises(DataError, match="its snapshot was replaced while it was read; read it again"):
+        with pytest.raises(DataError, match="its snapshot was replaced during the read; read it again"):
             list(reading)
         assert reader.get(USERS)[1].all()
 
@@ -177,7 +177,7 @@ def test_a_damaged_value_is_found_and_its_user_named(address: str, folder: Path)
             return pa.array(values, column.type)
 
         changed(file, num_events=one_more)
-        for read in (lambda: store.get(USERS), lambda: list(store.scan())):
+        for read in (lambda: store.get(USERS), lambda: list(store.read_all())):
             with pytest.raises(DataError, match=f"parquet:.*memory of user {user} is damaged .checksum"):
                 read()
         others = in_bucket(USERS, 0)
@@ -197,7 +197,7 @@ def test_a_damaged_byte_is_found_wherever_it_lies(address: str, folder: Path) ->
             damaged[place] ^= int(draw.integers(1, 256))
             file.write_bytes(damaged)
             try:
-                assert by_user(store.scan()) == expected  # what no value depends on: statistics, a page's checksum
+                assert by_user(store.read_all()) == expected  # what no value depends on: statistics, a page's checksum
             except DataError as error:
                 refused += "\n" not in str(error)
                 named += "memory of user" in str(error)
@@ -210,7 +210,7 @@ def test_a_damaged_byte_is_found_wherever_it_lies(address: str, folder: Path) ->
     [
         ({"state_sum": lambda column: column.cast(pa.list_(pa.float64(), 12))}, "column state_sum is"),
         ({"num_events": lambda column: pa.nulls(len(column), column.type)}, "nulls"),
-        ({"user": lambda column: column.cast(pa.string())}, "its users are int64"),
+        ({"user": lambda column: column.cast(pa.string())}, "its user ids are int64"),
     ],
 )
 def test_columns_of_another_kind_are_refused(address: str, folder: Path, change: Any, said: str) -> None:
@@ -226,8 +226,8 @@ def test_missing_and_damaged_files_are_told(address: str, folder: Path) -> None:
         fill(store)
         file = file_of(folder, 5)
         file.rename(file.with_suffix(".away"))
-        for read in (lambda: store.get(pa.array([5])), lambda: list(store.scan())):
-            with pytest.raises(DataError, match="a bucket's file is missing in snapshot-000001"):
+        for read in (lambda: store.get(pa.array([5])), lambda: list(store.read_all())):
+            with pytest.raises(DataError, match="the file of a bucket is missing in snapshot-000001"):
                 read()
         file.with_suffix(".away").rename(file)
         for name in ("current/_snapshot.json", "_deleted.json"):
@@ -259,10 +259,10 @@ def test_a_full_disk_leaves_the_store_as_it_was(address: str) -> None:
         with open_store(address) as store, store.writer() as writer:
             writer.write(0, memories_of(users, schema=WIDE), journal_at(1, 1))
 
-    mend = "make room and run again: the store is as its last committed step left it"
+    mend = "free disk space and run again: all committed steps are kept"
     assert in_child(write_much) == f"DataError: {address}: File too large; {mend}"
     with open_store(address) as store:
-        assert by_user(store.scan()) == written
+        assert by_user(store.read_all()) == written
         assert store.journal() == journal_at(1, 0)
         newer = fill(store, seed=3, build=1)
-        assert by_user(store.scan()) == newer
+        assert by_user(store.read_all()) == newer

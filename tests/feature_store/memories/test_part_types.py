@@ -105,7 +105,7 @@ def test_an_integer_that_does_not_fit_names_user_and_part(part: str, value: Any,
 
 def test_floats_for_an_integer_part_are_refused_not_cut() -> None:
     for values in (np.zeros((3, 2), np.float32), np.full((3, 2), 1.5), np.zeros((3, 2), bool)):
-        with pytest.raises(DataError, match=f"state 'seen' is {values.dtype}, it is kept as int16; give integers"):
+        with pytest.raises(DataError, match=f"state 'seen' is {values.dtype}, but is stored as int16; give integers"):
             made(TYPED, seen=values)
     with pytest.raises(DataError, match=r"state 'seen' has shape \(3, 3\), expected \(3, 2\)"):
         made(TYPED, seen=np.zeros((3, 3), int))
@@ -132,7 +132,7 @@ def test_integers_come_back_from_every_store(address: str) -> None:
         assert store.facts == TYPED_FACTS
         memories, found = store.get(USERS)
         assert found.all()
-        assert by_user([memories]) == written == by_user(store.scan())
+        assert by_user([memories]) == written == by_user(store.read_all())
     state = memories.state()
     assert {name: state[name].dtype.name for name in INTEGERS} == TYPED.types
     assert state["sum"].dtype == state["count"].dtype == np.float32
@@ -159,7 +159,7 @@ def test_a_copy_to_another_precision_leaves_integers_alone(target: str, place: P
                 assert copied[name].dtype == values.dtype
                 np.testing.assert_array_equal(copied[name], values)
             with copy(wide, place(target, "narrow"), dtype="float16") as narrow:
-                assert by_user(narrow.scan()) == written
+                assert by_user(narrow.read_all()) == written
 
 
 def test_engines_read_integers_in_parquet(tmp_path: Path) -> None:
@@ -187,6 +187,6 @@ def test_a_store_of_version_0_1_is_read(tmp_path: Path) -> None:
     file.write_text(json.dumps(facts))
     with open_store(str(tmp_path)) as store:
         assert store.facts == FACTS
-        assert by_user(store.scan()) == written
+        assert by_user(store.read_all()) == written
         newer = fill(store, seed=5, build=1)
-        assert by_user(store.scan()) == newer
+        assert by_user(store.read_all()) == newer

@@ -214,7 +214,7 @@ def test_a_state_beyond_float16_names_the_user_and_the_mend() -> None:
         ({"last_time": [1, 2]}, r"last_time has shape \(2,\), expected \(3,\)"),
         ({"window": {"time": np.zeros((3, 5), int)}}, r"window has parts \['time'\], the schema has"),
         ({"state__other": np.zeros((3, 1), "f4")}, r"state has parts \['count', 'other', 'sum'\]"),
-        ({"num_events": [1.0, 2.5, 3.0]}, "num_events is float64, it is kept as int64; give integers"),
+        ({"num_events": [1.0, 2.5, 3.0]}, "num_events is float64, but is stored as int64; give integers"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(changed: dict[str, Any], said: str) -> None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import redis
 
-from feature_store.errors import DataError
+from feature_store.errors import DataError, LockedError
 from feature_store.stores import MemoryStore, bucket_of, create_store, open_store
 from feature_store.stores.redis import RedisStore
 from feature_store.stores.redis_address import RedisAddress
@@ -61,7 +61,7 @@ def test_one_hash_a_bucket_and_one_transaction_a_write(store: MemoryStore, addre
         assert calls["cmdstat_hset"] > 1
     assert server.hlen(key(address, "bucket:2")) == len(users)
     assert server.keys(key(address, "bucket:*")) == [key(address, "bucket:2").encode()]
-    assert by_user([store.get(users)[0]]) == by_user([memories]) == by_user(store.scan())
+    assert by_user([store.get(users)[0]]) == by_user([memories]) == by_user(store.read_all())
 
 
 def test_a_damaged_record_is_found_and_its_user_named(store: MemoryStore, address: str, server: Any) -> None:
@@ -71,7 +71,7 @@ def test_a_damaged_record_is_found_and_its_user_named(store: MemoryStore, addres
     flipped[-1] ^= 1
     for damaged, said in ((bytes(flipped), "checksum"), (written[5][:-1], "bytes, expected"), (b"", "0 bytes")):
         server.hset(bucket, "5", damaged)
-        for read in (lambda: store.get(pa.array([6, 5])), lambda: list(store.scan())):
+        for read in (lambda: store.get(pa.array([6, 5])), lambda: list(store.read_all())):
             with pytest.raises(DataError, match=f"memory of user 5 is damaged .*{said}"):
                 read()
     server.hset(bucket, "5", written[6])
@@ -88,7 +88,7 @@ def test_a_record_that_a_scan_meets_twice_comes_once(store: RedisStore, monkeypa
         return (0 if cursor else 1), rows
 
     monkeypatch.setattr(client, "hscan", twice)
-    assert by_user(store.scan()) == written
+    assert by_user(store.read_all()) == written
 
 
 def test_a_writer_that_lost_its_lock_writes_nothing(store: MemoryStore, address: str, server: Any) -> None:
@@ -101,13 +101,13 @@ def test_a_writer_that_lost_its_lock_writes_nothing(store: MemoryStore, address:
                 lambda: writer.write(0, memories, journal_at(1, 1)),
                 lambda: writer.finish(journal_at(2, 0)),
                 lambda: writer.delete(5),
-                lambda: writer.bury([b"x" * 16]),
+                lambda: writer.add_tombstones([b"x" * 16]),
             ):
-                with pytest.raises(DataError, match="this writer lost its lock"):
+                with pytest.raises(LockedError, match="this writer lost its lock"):
                     act()
         server.set(lock, "another", px=60_000)
     assert server.get(lock) == b"another", "the lock of another must not be released"
-    assert by_user(store.scan()) == written
+    assert by_user(store.read_all()) == written
     assert store.journal() == journal_at(1, 0)
     assert store.tombstones() == frozenset()
 
@@ -125,10 +125,10 @@ def test_a_lock_taken_between_look_and_commit_is_noticed(
             return real(pipeline, *arguments)
 
         monkeypatch.setattr(redis.client.Pipeline, "execute", late)
-        with pytest.raises(DataError, match="this writer lost its lock"):
+        with pytest.raises(LockedError, match="this writer lost its lock"):
             writer.write(0, memories_of(in_bucket(USERS, 0), seed=9), journal_at(1, 1))
         monkeypatch.undo()
-    assert by_user(store.scan()) == written
+    assert by_user(store.read_all()) == written
 
 
 def test_the_lock_is_renewed_and_of_a_killed_writer_ends(
@@ -138,7 +138,7 @@ def test_the_lock_is_renewed_and_of_a_killed_writer_ends(
     with store.writer() as writer:
         for _ in range(10):
             time.sleep(0.1)
-            with pytest.raises(DataError, match="if it was killed, run again in 0 seconds"), store.writer():
+            with pytest.raises(LockedError, match="if it was killed, run again in 0 seconds"), store.writer():
                 pass
         writer.write(0, memories_of(in_bucket(USERS, 0)), journal_at(0, 1))
     assert server.get(key(address, "writer")) is None
@@ -150,7 +150,7 @@ def test_the_lock_is_renewed_and_of_a_killed_writer_ends(
 
 def test_a_full_server_leaves_the_store_as_it_was(store: MemoryStore, server: Any) -> None:
     written = fill(store)
-    told = pytest.raises(DataError, match=r"maxmemory.*raise its maxmemory and run again: the store is as")
+    told = pytest.raises(DataError, match=r"maxmemory.*raise its maxmemory and run again: all committed steps are kept")
     with store.writer() as writer:
         server.config_set("maxmemory", server.info("memory")["used_memory"] // 2)
         try:
@@ -160,7 +160,7 @@ def test_a_full_server_leaves_the_store_as_it_was(store: MemoryStore, server: An
             server.config_set("maxmemory", 0)
     with store.writer():  # the lock was let go
         pass
-    assert by_user(store.scan()) == written
+    assert by_user(store.read_all()) == written
     assert store.journal() == journal_at(1, 0)
 
 
@@ -192,9 +192,9 @@ def test_a_lost_connection_is_told_and_the_next_one_serves(
         with pytest.raises(DataError, match=r"Redis at 127.0.0.1:\d+: .*check that it runs there"):
             writer.write(0, memories, journal_at(1, 1))
         monkeypatch.undo()
-        assert by_user(store.scan()) == written
+        assert by_user(store.read_all()) == written
         writer.write(0, memories, journal_at(1, 1))
-    assert by_user(store.scan()) == written | by_user([memories])
+    assert by_user(store.read_all()) == written | by_user([memories])
 
 
 def test_no_server_is_told_in_one_line() -> None:
@@ -225,7 +225,7 @@ def test_the_password_is_used_and_never_shown(guarded: int) -> None:
         assert "s3cret" not in store.address + repr(store) + repr(vars(store))
         assert store.address == f"redis://127.0.0.1:{guarded}/1?name=night"
     with open_store(address) as store:
-        assert by_user(store.scan()) == written
+        assert by_user(store.read_all()) == written
     for wrong in ("", ":wr0ng@"):
         with pytest.raises(DataError, match="check user and password in the address") as caught:
             open_store(f"redis://{wrong}127.0.0.1:{guarded}/1?name=night")

@@ -143,7 +143,7 @@ def test_a_name_in_redis_that_was_given_to_another_store(tmp_path: Path, new_sto
     store = shared_store(address)
     write(store, 7, 1.0)
     assert shared_store(address) is store
-    RedisStore.discard(address)
+    RedisStore.remove(address)
     assert store.replaced()
     create_at(address, space="bb")
     assert store.replaced()

@@ -46,7 +46,7 @@ def test_a_store_is_opened_by_the_address_that_it_shows(address: str) -> None:
         shown = store.address
     with open_store(shown) as store:
         assert store.address == shown
-        assert by_user(store.scan()) == written
+        assert by_user(store.read_all()) == written
 
 
 def test_a_store_takes_what_its_records_take(address: str) -> None:
@@ -63,23 +63,23 @@ def test_what_is_refused_is_refused_in_these_words(address: str) -> None:
     with pytest.raises(DataError, match=r"no memories here.*build them first"):
         open_store(address)
     with create_store(address, FACTS) as store:
-        with pytest.raises(DataError, match="its users are int64, these are string"):
+        with pytest.raises(DataError, match="its user ids are int64, the given ones are string"):
             store.get(pa.array(["5"]))
         with store.writer() as writer:
             for bucket, memories, said in [
-                (0, double, "one write has a user twice; keep the last memory of each"),
-                (0, other, "records of .* expected "),
-                (1, good, f"user {here[0].as_py()} does not lie in bucket 1"),
-                (4, good, "bucket 4 of 4"),
+                (0, double, "a user is written twice at once; keep the last memory of each"),
+                (0, other, "records are .* expected "),
+                (1, good, f"user {here[0].as_py()} does not belong to bucket 1"),
+                (4, good, "there is no bucket 4; expected 0 to 3"),
             ]:
                 with pytest.raises(DataError, match=said):
                     writer.write(bucket, memories, journal_at(0, 1))
-            with pytest.raises(DataError, match="build-1 is still under way"):
+            with pytest.raises(DataError, match="build build-1 is under way in the journal"):
                 writer.finish(journal_at(1, 1))
             writer.delete(here[0].as_py())
-            with pytest.raises(DataError, match=f"user {here[0].as_py()} was deleted and stays so"):
+            with pytest.raises(DataError, match=f"user {here[0].as_py()} was deleted; leave"):
                 writer.write(0, good, journal_at(0, 1))
-        with pytest.raises(DataError, match="this writer was closed"):
+        with pytest.raises(DataError, match="this writer is closed"):
             writer.write(0, good, journal_at(0, 1))
     with pytest.raises(DataError, match="here already"):
         create_store(address, FACTS)
@@ -91,10 +91,10 @@ def test_a_second_writer_is_refused_in_another_process_too(address: str) -> None
             pass
 
     with create_store(address, FACTS) as store, store.writer():
-        with pytest.raises(LockedError, match="another writer is at work"), store.writer():
+        with pytest.raises(LockedError, match="another process is writing to it"), store.writer():
             pass
         if not address.startswith("lmdb:"):  # an open LMDB file must not be taken into a child
-            assert "another writer is at work" in in_child(write_too)
+            assert "another process is writing to it" in in_child(write_too)
 
 
 def test_what_get_reads_while_a_build_is_under_way(kind: str, address: str) -> None:
@@ -105,11 +105,11 @@ def test_what_get_reads_while_a_build_is_under_way(kind: str, address: str) -> N
             after = memories_of(users, seed=9)
             writer.write(1, after, journal_at(1, 1))
         expected = before if kind == "parquet" else before | by_user([after])  # snapshots are swapped at the end
-        assert by_user(store.scan()) == expected
+        assert by_user(store.read_all()) == expected
         assert by_user([store.get(USERS)[0]]) == expected
         with store.writer() as writer:
             writer.finish(journal_at(2, 0))
-        assert by_user(store.scan()) == before | by_user([after])
+        assert by_user(store.read_all()) == before | by_user([after])
 
 
 STRINGS = st.text(max_size=60)
@@ -130,7 +130,7 @@ def test_any_schema_and_any_ids(kind: str, place: Place, schema: Any, num_bucket
         assert store.facts == facts
         memories, found = store.get(users)
         assert found.all()
-        assert by_user([memories]) == written == by_user(store.scan())
+        assert by_user([memories]) == written == by_user(store.read_all())
         assert memories.users.equals(users)
 
 

@@ -18,14 +18,14 @@ from wrong_stores import (
 
 from feature_store.errors import DataError
 from feature_store.testing import STORE_CHECKS, ContractError, StoreCheck, check_store
-from feature_store.testing.contract import expect_records, refused
+from feature_store.testing.contract import expect_error, expect_records
 
 CHECKS = {check.name: check for check in STORE_CHECKS}
-NewPlace = Callable[[], str]
+NewLocation = Callable[[], str]
 
 
 @pytest.fixture
-def new_place(tmp_path: Path) -> NewPlace:
+def new_location(tmp_path: Path) -> NewLocation:
     return lambda: str(tmp_path / uuid.uuid4().hex)
 
 
@@ -34,18 +34,18 @@ def test_the_store_on_the_page_keeps_the_contract_by_the_test_on_the_page(tmp_pa
 
 
 @pytest.mark.parametrize("check", STORE_CHECKS, ids=str)
-def test_each_promise_can_be_tried_by_itself(check: StoreCheck, new_place: NewPlace) -> None:
-    check(WrongStore, new_place)  # which is not wrong yet
+def test_each_promise_can_be_tried_by_itself(check: StoreCheck, new_location: NewLocation) -> None:
+    check(WrongStore, new_location)  # which is not wrong yet
     assert check.promise.endswith(".")
     assert "  " not in check.promise
 
 
 @pytest.mark.parametrize(("wrong", "promise"), WRONG.items(), ids=[wrong.__name__ for wrong in WRONG])
 def test_a_store_that_breaks_a_promise_is_told_which(
-    wrong: type[WrongStore], promise: str, new_place: NewPlace
+    wrong: type[WrongStore], promise: str, new_location: NewLocation
 ) -> None:
     with pytest.raises(ContractError, match=f"^{promise}: ") as caught:
-        CHECKS[promise](wrong, new_place)
+        CHECKS[promise](wrong, new_location)
     assert CHECKS[promise].promise in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -63,25 +63,25 @@ def test_every_promise_is_broken_by_some_store_here() -> None:
         (ForgetsTheJournal, "journal() of a store opened again gave Journal(builds=(), under_way=None)"),
     ],
 )
-def test_a_broken_promise_says_what_was_seen(wrong: type[WrongStore], seen: str, new_place: NewPlace) -> None:
+def test_a_broken_promise_says_what_was_seen(wrong: type[WrongStore], seen: str, new_location: NewLocation) -> None:
     with pytest.raises(ContractError) as caught:
-        CHECKS[WRONG[wrong]](wrong, new_place)
+        CHECKS[WRONG[wrong]](wrong, new_location)
     assert seen in str(caught.value)
 
 
-def test_the_whole_contract_tells_every_broken_promise(new_place: NewPlace) -> None:
+def test_the_whole_contract_tells_every_broken_promise(new_location: NewLocation) -> None:
     with pytest.raises(ContractError) as caught:
-        check_store(LosesTombstones, new_place)
+        check_store(LosesTombstones, new_location)
     head, *told = str(caught.value).splitlines()
     assert head == f"LosesTombstones breaks 2 of {len(STORE_CHECKS)} promises of a store of memories:"
-    broken = ["a_deleted_user_is_gone_and_stays_so", "tombstones_of_another_store_are_kept"]
+    broken = ["a_deleted_user_stays_deleted", "tombstones_of_another_store_are_kept"]
     assert [line.partition(":")[0] for line in told] == broken
 
 
-def test_an_error_that_a_store_should_not_raise_is_the_cause(new_place: NewPlace) -> None:
-    check = CHECKS["where_nothing_is_nothing_is_opened"]
+def test_an_error_that_a_store_should_not_raise_is_the_cause(new_location: NewLocation) -> None:
+    check = CHECKS["a_missing_store_cannot_be_opened"]
     with pytest.raises(ContractError, match=r"ended in FileNotFoundError: .*expected a NoMemoriesError") as caught:
-        check(OpensWhatIsNotThere, new_place)
+        check(OpensWhatIsNotThere, new_location)
     assert isinstance(caught.value.__cause__, FileNotFoundError)
 
     class Dies(SqliteStore):
@@ -89,26 +89,26 @@ def test_an_error_that_a_store_should_not_raise_is_the_cause(new_place: NewPlace
             raise KeyError("journal")
 
     with pytest.raises(ContractError, match="the store raised KeyError: 'journal'") as caught:
-        CHECKS["a_second_build_replaces_and_adds"](Dies, new_place)
+        CHECKS["a_second_build_replaces_and_adds"](Dies, new_location)
     assert isinstance(caught.value.__cause__, KeyError)
 
 
 def test_a_refusal_is_one_line_that_names_what_it_is_about() -> None:
-    with refused("a write", "user 5"):
+    with expect_error("a write", "user 5"):
         raise DataError("here: user 5 was deleted")
     for message, said in [
         ("here: user 50 was deleted", "does not name 'user 5'"),
         ("here:\nuser 5 was deleted", "in several lines"),
     ]:
-        with pytest.raises(ContractError, match=said), refused("a write", "user 5"):
+        with pytest.raises(ContractError, match=said), expect_error("a write", "user 5"):
             raise DataError(message)
-    with pytest.raises(ContractError, match="a write was accepted, expected a DataError"), refused("a write"):
+    with pytest.raises(ContractError, match="a write was accepted, expected a DataError"), expect_error("a write"):
         pass
 
 
 def test_records_that_differ_are_told_by_user() -> None:
-    expect_records("scan()", {1: b"a"}, {2: b"b"}, {1: b"a"})
+    expect_records("read_all()", {1: b"a"}, {2: b"b"}, {1: b"a"})
     with pytest.raises(ContractError) as caught:
-        expect_records("scan()", {1: b"a", 2: b"b"}, {2: b"c", 3: b"d"})
-    others = "has users who were not expected: [1]; has other records than were written for users [2]"
-    assert str(caught.value) == f"scan() lacks users [3]; {others}"
+        expect_records("read_all()", {1: b"a", 2: b"b"}, {2: b"c", 3: b"d"})
+    others = "has unexpected users [1]; has other records than were written for users [2]"
+    assert str(caught.value) == f"read_all() lacks users [3]; {others}"

@@ -51,11 +51,11 @@ def test_columns_and_dictionaries() -> None:
 
 
 def test_another_type_is_refused_by_name() -> None:
-    with pytest.raises(DataError, match="here: its users are int64, these are string; cast"):
+    with pytest.raises(DataError, match="here: its user ids are int64, the given ones are string; cast"):
         typed(pa.array(["5"]), "int64", "here")
-    with pytest.raises(DataError, match="its users are string, these are int64"):
+    with pytest.raises(DataError, match="its user ids are string, the given ones are int64"):
         typed(pa.array([5]), "string", "here")
-    with pytest.raises(DataError, match="its users are int64, these are double"):
+    with pytest.raises(DataError, match="its user ids are int64, the given ones are double"):
         typed(pa.array([5.0]), "int64", "here")
     with pytest.raises(DataError, match="does not fit int64"):
         typed(pa.array([2**63], pa.uint64()), "int64", "here")

@@ -46,14 +46,14 @@ class ForgetsWhomItNeverHad(WrongStore):
 
 class AnswersInAnotherOrder(WrongStore):
     def _find(self, users: pa.Array) -> Any:
-        memories, found = super()._find(users)
-        return memories.select(range(len(memories))[::-1]), found
+        memories, matches = super()._find(users)
+        return memories.select(range(len(memories))[::-1]), matches
 
 
 class MixesUpWhomItFound(WrongStore):
     def _find(self, users: pa.Array) -> Any:
-        memories, found = super()._find(users)
-        return memories, found[::-1]
+        memories, matches = super()._find(users)
+        return memories, matches[::-1]
 
 
 class ForgetsTheJournal(WrongStore):
@@ -82,13 +82,13 @@ class ForgetsTheJournalOfEmptySteps(WrongStore):
 
 
 class ScansInAnyOrder(WrongStore):
-    def scan(self) -> Any:
-        return iter([*super().scan()][::-1])
+    def read_all(self) -> Any:
+        return iter([*super().read_all()][::-1])
 
 
 class ScansAllAtOnce(WrongStore):
-    def scan(self) -> Any:
-        parts = [*super().scan()]
+    def read_all(self) -> Any:
+        parts = [*super().read_all()]
         return iter([Memories.concat(parts)] if parts else [])
 
 
@@ -118,13 +118,13 @@ class DeletesNoRecord(WrongStore):
     class Writer(SqliteWriter):
         def _delete(self, user: pa.Array) -> bool:
             was = bool(self.store.get(user)[1][0])
-            self._bury(SHOWN["tombstones_of"](user))
+            self._add_tombstones(SHOWN["tombstones_of"](user))
             return was
 
 
 class BuriesNobody(WrongStore):
     class Writer(SqliteWriter):
-        def _bury(self, tombstones: Any) -> None: ...
+        def _add_tombstones(self, tombstones: Any) -> None: ...
 
 
 class LetsManyWrite(WrongStore):
@@ -140,7 +140,7 @@ class StaysLocked(WrongStore):
 
     def once(self) -> Any:
         if getattr(self, "failed", False):
-            raise LockedError("another writer is at work")
+            raise LockedError("another process is writing to it")
         with super().writer() as writer:
             self.failed = True
             yield writer
@@ -150,44 +150,44 @@ class StaysLocked(WrongStore):
 class ChecksNothing(WrongStore):
     class Writer(SqliteWriter):
         def write(self, bucket: int, memories: Memories, journal: Journal) -> None:
-            self._refuse_closed()
+            self._check_open()
             self._write(bucket, memories, journal)
 
 
 class WritesForEver(WrongStore):
     class Writer(SqliteWriter):
-        def _refuse_closed(self) -> None: ...
+        def _check_open(self) -> None: ...
 
 
 class OverwritesAStore(WrongStore):
     @classmethod
-    def create(cls, place: str, facts: Any) -> Any:
-        Path(place).unlink(missing_ok=True)
-        return super().create(place, facts)
+    def create(cls, location: str, facts: Any) -> Any:
+        Path(location).unlink(missing_ok=True)
+        return super().create(location, facts)
 
 
 class OverwritesWhenItSettles(WrongStore):
     @classmethod
-    def settle(cls, draft: str, place: str) -> None:
-        Path(draft).rename(place)
+    def publish(cls, draft: str, location: str) -> None:
+        Path(draft).rename(location)
 
 
 class CopiesWhenItSettles(WrongStore):
     @classmethod
-    def settle(cls, draft: str, place: str) -> None:
-        cls.refuse_taken(place)
-        Path(place).write_bytes(Path(draft).read_bytes())
+    def publish(cls, draft: str, location: str) -> None:
+        cls.check_free(location)
+        Path(location).write_bytes(Path(draft).read_bytes())
 
 
 class DiscardsWhatIsWritten(WrongStore):
     @classmethod
-    def discard(cls, place: str) -> None:
-        Path(place).unlink(missing_ok=True)
+    def remove(cls, location: str) -> None:
+        Path(location).unlink(missing_ok=True)
 
 
 class DiscardsNothing(WrongStore):
     @classmethod
-    def discard(cls, place: str) -> None: ...
+    def remove(cls, location: str) -> None: ...
 
 
 class NeverTellsThatItWasReplaced(WrongStore):
@@ -196,10 +196,10 @@ class NeverTellsThatItWasReplaced(WrongStore):
 
 
 class OpensWhatIsNotThere(WrongStore):
-    def __init__(self, place: str) -> None:
-        if not Path(place).is_file():
-            raise FileNotFoundError(place)
-        super().__init__(place)
+    def __init__(self, location: str) -> None:
+        if not Path(location).is_file():
+            raise FileNotFoundError(location)
+        super().__init__(location)
 
 
 class CountsOnce(WrongStore):
@@ -220,9 +220,9 @@ class NarrowsText(WrongStore):
 
 class ReadsAThousandAtMost(WrongStore):
     def _find(self, users: pa.Array) -> Any:
-        memories, found = super()._find(users)
-        found[1000:] = False
-        return memories.select(range(min(len(memories), 1000))), found
+        memories, matches = super()._find(users)
+        matches[1000:] = False
+        return memories.select(range(min(len(memories), 1000))), matches
 
 
 class TakesFourKilobytes(WrongStore):
@@ -236,14 +236,14 @@ class TakesFourKilobytes(WrongStore):
 class ShowsHalfABuild(WrongStore):
     """Reads half of what a step wrote while its build is under way."""
 
-    def scan(self) -> Any:
+    def read_all(self) -> Any:
         under_way = self.journal().under_way is not None
-        return (part.select(range(len(part) // 2)) if under_way else part for part in super().scan())
+        return (part.select(range(len(part) // 2)) if under_way else part for part in super().read_all())
 
 
 class HidesItsAddress(WrongStore):
-    def __init__(self, place: str) -> None:
-        super().__init__(place)
+    def __init__(self, location: str) -> None:
+        super().__init__(location)
         self.address += uuid.uuid4().hex
 
 
@@ -254,41 +254,41 @@ class TakesAnyIds(WrongStore):
 
 class GivesNoStructure(WrongStore):
     def _find(self, users: pa.Array) -> Any:
-        memories, found = super()._find(users)
-        return (memories if len(memories) else Memories(memories.users, np.zeros(0))), found
+        memories, matches = super()._find(users)
+        return (memories if len(memories) else Memories(memories.users, np.zeros(0))), matches
 
 
 WRONG = {
-    LosesTombstones: "a_deleted_user_is_gone_and_stays_so",
-    ForgetsWhomItNeverHad: "a_deleted_user_is_gone_and_stays_so",
-    DeletesTheRecordAlone: "a_deleted_user_is_gone_and_stays_so",
+    LosesTombstones: "a_deleted_user_stays_deleted",
+    ForgetsWhomItNeverHad: "a_deleted_user_stays_deleted",
+    DeletesTheRecordAlone: "a_deleted_user_stays_deleted",
     DeletesNoRecord: "a_user_is_deleted_from_a_build_under_way",
     BuriesNobody: "tombstones_of_another_store_are_kept",
-    AnswersInAnotherOrder: "a_build_is_read_back_in_the_order_asked",
-    MixesUpWhomItFound: "a_build_is_read_back_in_the_order_asked",
-    ForgetsTheJournal: "a_build_goes_on_after_the_store_was_closed",
+    AnswersInAnotherOrder: "a_build_is_read_back_in_the_requested_order",
+    MixesUpWhomItFound: "a_build_is_read_back_in_the_requested_order",
+    ForgetsTheJournal: "a_build_continues_after_the_store_was_closed",
     ForgetsTheJournalOfEmptySteps: "a_bucket_may_be_written_more_than_once_in_a_build",
-    ScansInAnyOrder: "a_scan_goes_bucket_by_bucket",
-    ScansAllAtOnce: "a_scan_goes_bucket_by_bucket",
+    ScansInAnyOrder: "read_all_goes_bucket_by_bucket",
+    ScansAllAtOnce: "read_all_goes_bucket_by_bucket",
     LosesABucketsOlderUsers: "a_second_build_replaces_and_adds",
     KeepsTheOlderRecord: "a_second_build_replaces_and_adds",
     ShowsHalfABuild: "a_build_under_way_is_read_whole_or_not_at_all",
     LetsManyWrite: "a_second_writer_is_refused_at_once",
     StaysLocked: "a_second_writer_is_refused_at_once",
-    ChecksNothing: "writes_that_cannot_be_right_change_nothing",
+    ChecksNothing: "invalid_writes_change_nothing",
     WritesForEver: "a_closed_writer_is_refused",
-    OverwritesAStore: "a_store_is_made_once",
-    OverwritesWhenItSettles: "a_draft_gets_its_name_when_it_is_whole",
-    CopiesWhenItSettles: "a_draft_gets_its_name_when_it_is_whole",
-    DiscardsWhatIsWritten: "a_discarded_store_is_gone",
-    DiscardsNothing: "a_discarded_store_is_gone",
-    NeverTellsThatItWasReplaced: "a_store_tells_that_it_was_replaced",
-    OpensWhatIsNotThere: "where_nothing_is_nothing_is_opened",
-    HidesItsAddress: "a_store_says_where_it_lies",
+    OverwritesAStore: "a_store_is_created_once",
+    OverwritesWhenItSettles: "a_draft_is_published_when_complete",
+    CopiesWhenItSettles: "a_draft_is_published_when_complete",
+    DiscardsWhatIsWritten: "a_removed_store_is_gone",
+    DiscardsNothing: "a_removed_store_is_gone",
+    NeverTellsThatItWasReplaced: "a_replaced_store_is_detected",
+    OpensWhatIsNotThere: "a_missing_store_cannot_be_opened",
+    HidesItsAddress: "a_store_has_an_address",
     CountsOnce: "a_second_build_replaces_and_adds",
-    NarrowsText: "empty_and_strange_texts_are_ids",
-    ReadsAThousandAtMost: "many_users_of_one_bucket_are_kept",
-    TakesFourKilobytes: "any_layout_is_kept",
-    GivesNoStructure: "nobody_asked_and_nobody_found",
+    NarrowsText: "any_text_is_an_id",
+    ReadsAThousandAtMost: "many_users_of_one_bucket_are_stored",
+    TakesFourKilobytes: "any_schema_is_stored",
+    GivesNoStructure: "unknown_users_have_no_record",
     TakesAnyIds: "ids_of_another_type_are_refused",
 }

@@ -111,7 +111,7 @@ def test_times_are_those_of_a_log(tmp_path: Path, unit: str, zone: str | None) -
     column = times.cast(pa.timestamp(unit, zone)) if zone else pa.array(times.cast(pa.int64()), pa.timestamp(unit))
     log = pa.table({"user_id": [1] * 7, "item_id": range(7), "timestamp": column})
     config = DataConfig(log=str(write(log, tmp_path / "log.parquet")))
-    prepared = prepare(config, tmp_path / "out", report=silent).events(0)
+    prepared = prepare(config, tmp_path / "out", notify=silent).events(0)
     assert times_of(log, "timestamp", 0, "log").tolist() == prepared["time"].to_pylist()
 
 

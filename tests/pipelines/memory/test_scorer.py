@@ -137,9 +137,9 @@ def test_a_memory_that_would_look_ahead_is_refused(score: Score, made: tuple[Tra
 
 
 def test_ids_of_another_type_are_refused(score: Score) -> None:
-    with pytest.raises(DataError, match="its users are int64, these are string; cast the column of users"):
+    with pytest.raises(DataError, match="its user ids are int64, the given ones are string; cast the column of users"):
         score(candidates(rows=2) | {"user": ["100", "101"]})
-    with pytest.raises(DataError, match="ids are string, but the vocabulary was made of int64: cast the column"):
+    with pytest.raises(DataError, match="ids are string, but the vocabulary has int64; cast the column"):
         score(candidates(rows=2) | {"item": ["300", "301"]})
 
 

@@ -93,7 +93,7 @@ def test_what_does_not_fit_names_user_and_part(memory: UserMemory) -> None:
     wide = torch.tensor([[1, 2, 3], [4, 5, 40_000]])
     with pytest.raises(DataError, match="state 'kept_seen' of user 4 has 40000"):
         to_store(memory, schema, USERS, memories_with(memory, seen=wide))
-    with pytest.raises(DataError, match="state 'kept_seen' is float32, it is kept as int16"):
+    with pytest.raises(DataError, match="state 'kept_seen' is float32, but is stored as int16"):
         to_store(memory, schema, USERS, memories_with(memory, seen=torch.zeros(2, 3)))
 
 

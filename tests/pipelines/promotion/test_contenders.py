@@ -38,7 +38,7 @@ def log(folder: Path, items: int, seed: int = 0) -> str:
 
 
 def contender(folder: Path, name: str, config: DataConfig, seed: int = 0) -> Contender:
-    prepared = prepare(config, folder / f"{name}-log", report=silent)
+    prepared = prepare(config, folder / f"{name}-log", notify=silent)
     vocabularies = Vocabularies.fit(prepared, config)
     torch.manual_seed(seed)
     space = feature_space(config.columns, config.impressions, vocabularies)
