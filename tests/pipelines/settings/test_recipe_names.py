@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli import SettingsError, load_settings
+from pipelines.cli import load_settings
 from pipelines.cli.recipes import RECIPES, find_recipe, recipe_names
+from pipelines.errors import SettingsError
 from pipelines.make_log import MakeLog
 from pipelines.train_ctr import TrainCtr
 
