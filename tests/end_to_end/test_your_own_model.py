@@ -61,8 +61,8 @@ def test_nights_requests_and_stores_run_as_written(given: dict[str, Any]) -> Non
     for code in (side(diff, "+"), *blocks("python")):
         exec(code, names)  # the page's own code
     assert names["scores"].shape == (100,)
-    assert names["kept"].num_events.tolist() == [73, 0, 73, 200, 5, 65, 31, 1]
-    kept, memories = names["kept"], names["memories"]
-    assert memories.num_events.tolist() == [200, 0]
-    torch.testing.assert_close(memories.state["sum"][0], kept.state["sum"][3], atol=1e-2, rtol=1e-3)
-    assert torch.equal(memories.window["item"][0, :40], kept.window["item"][3, :40])
+    assert names["memories"].num_events.tolist() == [73, 0, 73, 200, 5, 65, 31, 1]
+    memories, restored = names["memories"], names["restored"]
+    assert restored.num_events.tolist() == [200, 0]
+    torch.testing.assert_close(restored.state["sum"][0], memories.state["sum"][3], atol=1e-2, rtol=1e-3)
+    assert torch.equal(restored.window["item"][0, :40], memories.window["item"][3, :40])
