@@ -94,7 +94,10 @@ def remove(name: str) -> Callable[[Path], None]:
         (lambda folder: (folder / "model.json").write_text("[]"), "{folder}/model.json cannot be used: "),
         (rewrite(format=99, novel=1), "{folder}/model.json has format 99, this version reads 2 and 3; train again"),
         (rewrite(novel=1), "{folder}/model.json cannot be used: novel: Extra inputs are not permitted"),
-        (rewrite(memory_space="0" * 16), "{folder}/model.json is damaged: it names memory space 0000000000000000, not"),
+        (
+            rewrite(memory_space="0" * 16),
+            "{folder}/model.json is damaged: it names memory space 0000000000000000, its weights are in",
+        ),
         (rewrite(model={"token_dim": 16}), "{folder}/model.safetensors does not fit its model.json: "),
     ],
 )
