@@ -1,4 +1,4 @@
-# `make train` and `make test` are all a newcomer needs; the rest is for those who change the code.
+# Start with `make train` and `make test`; the other targets are for development.
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
@@ -12,7 +12,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
-# torch goes first: without it, a range in another package would bring several GB of CUDA.
+# torch is installed first: otherwise the version range of another package would install several GB of CUDA.
 $(SETUP): pyproject.toml requirements.txt constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "rm-rec needs Python 3.11 or newer; this is %d.%d. Name another: make PYTHON=python3.12 ..." % v[:2])'
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
@@ -21,40 +21,40 @@ $(SETUP): pyproject.toml requirements.txt constraints.txt
 	$(RUN) -m pip check
 	@touch $@
 
-setup: $(SETUP)  ## make .venv with pinned versions
+setup: $(SETUP)  ## create .venv with pinned versions
 
-train: $(SETUP)  ## make a synthetic log, train on it, evaluate, register
+train: $(SETUP)  ## make a synthetic log, train a model on it, evaluate and register it
 	$(RUN) -m pipelines.make_log --out data/synthetic.parquet
 	$(RUN) -m pipelines.train_ctr --config pipelines/recipes/quickstart.yaml --data.log data/synthetic.parquet --out runs/quickstart
 
-test: $(SETUP)  ## the tests, without the slow ones
+test: $(SETUP)  ## run the tests, except slow ones
 	$(RUN) -m pytest -q $(CORES)
 
-test-all: $(SETUP)  ## every test
+test-all: $(SETUP)  ## run all tests
 	$(RUN) -m pytest -q $(CORES) -m 'slow or not slow'
 
-coverage: $(SETUP)  ## the tests, and which lines of the three packages no test reaches; slower than `make test`
+coverage: $(SETUP)  ## run the tests and list the lines that none reaches (slower than `make test`)
 	$(VENV)/bin/coverage erase
 	$(VENV)/bin/coverage run -m pytest -q $(CORES)
 	$(VENV)/bin/coverage combine --quiet
 	$(VENV)/bin/coverage report
 
-lint: $(SETUP)  ## style, types, and which package may import which
+lint: $(SETUP)  ## check style, types, and imports between packages
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
 
-# setuptools leaves what it copied in build/, and would put modules into the wheel that are no longer there.
-wheel: $(SETUP)  ## dist/: the wheels of rm-rec and of the CPU build's shim, with the constraints to install them by
+# setuptools keeps copies in build/, and would put modules into the wheel that no longer exist.
+wheel: $(SETUP)  ## build the wheels of rm-rec and of the CPU build's shim into dist/, beside constraints.txt
 	rm -rf dist build third_party/fbgemm_gpu_shim/build
 	$(RUN) -m pip wheel --quiet --no-deps --wheel-dir dist . ./third_party/fbgemm_gpu_shim
 	cp constraints.txt dist/
 	@ls dist
 
-ui: $(SETUP)  ## MLflow's pages on http://127.0.0.1:5000
+ui: $(SETUP)  ## start MLflow's UI on http://127.0.0.1:5000
 	$(VENV)/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1
 
-clean:  ## remove what the make targets made; leaves .venv
+clean:  ## remove everything that the targets made, except .venv
 	rm -rf runs data mlruns mlartifacts mlflow.db dist build third_party/fbgemm_gpu_shim/build .coverage .coverage.*
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

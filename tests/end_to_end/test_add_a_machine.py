@@ -73,7 +73,7 @@ def test_the_page_shows_each_file() -> None:
 @pytest.mark.parametrize("checks", [MACHINE_CHECKS, READER_CHECKS, SOURCE_CHECKS], ids=["machine", "reader", "source"])
 def test_the_page_names_every_check_and_no_other(checks: Mapping[str, object]) -> None:
     (kind,) = (name for name, value in vars(rm_rec.testing).items() if value is checks)
-    (table,) = re.findall(rf"held by \(`{kind}`\) \|\n((?:\|.*\n)+)", PAGE)
+    (table,) = re.findall(rf"check \(in `{kind}`\) \|\n((?:\|.*\n)+)", PAGE)
     named = {name for row in table.splitlines()[1:] for name in re.findall(r"`(\w+)`", row.split(" | ")[-1])}
     assert named == set(checks)
 
@@ -169,4 +169,4 @@ def test_the_example_is_trained_stored_and_scored_as_the_page_says(
         assert ended.returncode == 0, ended.stderr
     assert '"kind": "fading_mean"' in (tmp_path / "run" / "model" / "model.json").read_text()
     assert pq.read_table(tmp_path / "scores.parquet")["prediction"].null_count == 0
-    assert "kind fading_mean: Means over the last segments" in run(checkout, "pipelines.train_ctr", "--help").stdout
+    assert "kind fading_mean: Decaying means of events" in run(checkout, "pipelines.train_ctr", "--help").stdout
