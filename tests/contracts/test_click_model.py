@@ -10,7 +10,7 @@ from torch import Tensor
 from rm_rec.batch import UserBatch
 from rm_rec.config import FeatureSpace
 from rm_rec.model import ClickModel
-from tests.fakes import (
+from tests.support.fakes import (
     ENCODERS,
     KINDS,
     READERS,

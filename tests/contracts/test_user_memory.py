@@ -11,7 +11,7 @@ from rm_rec.histories import Histories, Queries
 from rm_rec.memory_state import MemoryState
 from rm_rec.readers.supporting_facts import SupportingFacts
 from rm_rec.user_memory import StretchAnswers, UserMemory
-from tests.fakes import ENCODERS, KINDS, READERS, model_config, scrambled
+from tests.support.fakes import ENCODERS, KINDS, READERS, model_config, scrambled
 
 DIM, LENGTH = 8, 4
 WINDOWS: dict[str, dict[str, Any]] = {

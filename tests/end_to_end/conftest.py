@@ -9,11 +9,11 @@ import pytest
 import torch
 import yaml
 from mlflow.entities import Run
-from promotions import TRAINED, Decisions, Gate, Register, Standing
-from small_runs import RECIPES, SMALL_LOG, SMALL_MODEL, run_forked
 
 from pipelines import build_memory, make_log, promote
 from pipelines.models.artifact import load_model, save_model
+from tests.end_to_end.promotions import TRAINED, Decisions, Gate, Register, Standing
+from tests.support.small_runs import RECIPES, SMALL_LOG, SMALL_MODEL, run_forked
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_runs import ROOT, Ended, environment
 
 import rm_rec.testing
 from rm_rec.testing import MACHINE_CHECKS, READER_CHECKS, SOURCE_CHECKS
+from tests.support.small_runs import ROOT, Ended, environment
 
 PAGE = (ROOT / "docs" / "add-a-machine.md").read_text()
 MACHINE, TABLE = "rm_rec/machines/fading_mean.py", "rm_rec/machines/__init__.py"

@@ -9,7 +9,8 @@ import mlflow
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from small_runs import Ended, Kill, run_forked
+
+from tests.support.small_runs import Ended, Kill, run_forked
 
 ON = ("--retention.enabled", "true", "--retention.probe_steps", "5", "--retention.events_asked", "2000")
 WITHOUT = ("--rehearsal", "null")

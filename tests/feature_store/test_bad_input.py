@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_logs import silent
 
 from feature_store.errors import DataError
 from feature_store.event_log import prepare
 from feature_store.prepared_log import PreparedLog
 from feature_store.schema import Columns, DataConfig, ImpressionFile, LabelColumn, SplitByTime, SplitByUser
+from tests.feature_store.small_logs import silent
 
 Write = Callable[..., str]
 LABEL = LabelColumn(column="clicked")

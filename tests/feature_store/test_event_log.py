@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from small_logs import assert_equal, by_user, random_log, silent
 
 from feature_store import event_log
 from feature_store.errors import DataError
@@ -19,6 +18,7 @@ from feature_store.memories import bucket_of
 from feature_store.parquet_source import ParquetSource
 from feature_store.prepared_log import PreparedLog
 from feature_store.schema import Columns, DataConfig, ImpressionFile, LabelColumn, NextEvent, SplitByUser
+from tests.feature_store.small_logs import assert_equal, by_user, random_log, silent
 
 Write = Callable[..., str]
 COLUMNS = Columns(event_features=("action",), item_features=("category",))

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_logs import assert_equal, by_user, random_log
 
 from feature_store.ragged import offsets_of
 from feature_store.schema import (
@@ -23,6 +22,7 @@ from feature_store.schema import (
 )
 from feature_store.sequences import UserSequences
 from feature_store.splits import TEST, TRAIN, VALIDATION
+from tests.feature_store.small_logs import assert_equal, by_user, random_log
 
 Load = Callable[..., Any]
 COLUMNS = Columns(event_features=("action",), item_features=("category",))

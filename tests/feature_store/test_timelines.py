@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from small_logs import random_log, silent
 
 from feature_store import timelines
 from feature_store.errors import DataError
@@ -28,6 +27,7 @@ from feature_store.schema import (
 )
 from feature_store.splits import assign_splits
 from feature_store.timelines import read_event_split, read_impression_split, read_timeline
+from tests.feature_store.small_logs import random_log, silent
 
 Write = Callable[..., str]
 KINDS = ["next_event", "label", "file"]

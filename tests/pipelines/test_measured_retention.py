@@ -15,7 +15,7 @@ from pipelines.training.data import TEST, LogData
 from pipelines.training.fit import TrainingConfig, predict
 from rm_rec.model import ClickModel
 from rm_rec.retention import ages_in_segments
-from tests.fakes import model_config, scrambled
+from tests.support.fakes import model_config, scrambled
 
 USERS, EVENTS = 12, 60
 

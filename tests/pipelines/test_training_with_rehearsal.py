@@ -26,8 +26,8 @@ from pipelines.training.fit import (
 )
 from rm_rec.config import FeatureSpace, RehearsalConfig
 from rm_rec.model import ClickModel
-from tests.fakes import KINDS, model_config, user_batch
-from tests.rehearsed import begun, random, rehearsal_config
+from tests.support.fakes import KINDS, model_config, user_batch
+from tests.support.rehearsed import begun, random, rehearsal_config
 
 SPACE = FeatureSpace(rows={ITEM: 30}, events=(ITEM,), targets=(ITEM,))
 BATCH = user_batch([27, 16, 9, 0], [[27, 11, 3], [16, 8], [5], [0]], features=SPACE)

@@ -11,7 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from rm_rec.batch import UserBatch
 from rm_rec.config import FeatureSpace, ModelConfig
 from rm_rec.model import ClickModel
-from tests.fakes import model_config, user_batch
+from tests.support.fakes import model_config, user_batch
 
 SPACE = FeatureSpace(rows={"item": 24}, events=("item",), targets=("item",))
 

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from child_processes import killed_after
-from conftest import KINDS
 
 from feature_store.errors import DataError
 from feature_store.memories import MemoryStore, bucket_of, copy, create_store, make_memories, open_store
@@ -25,6 +23,8 @@ from feature_store.testing.sample_memories import (
     journal_at,
     memories_of,
 )
+from tests.feature_store.memories.child_processes import killed_after
+from tests.support.stores import STORES
 
 Place = Callable[..., str]
 
@@ -39,8 +39,8 @@ def source(place: Place) -> Any:
         yield store
 
 
-@pytest.mark.parametrize("target", KINDS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("target", STORES)
+@pytest.mark.parametrize("kind", STORES)
 def test_every_kind_to_every_other(kind: str, target: str, place: Place) -> None:
     with create_store(place(kind, "source"), FACTS) as source:
         fill(source)

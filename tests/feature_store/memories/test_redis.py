@@ -24,7 +24,7 @@ from feature_store.testing.sample_memories import (
     journal_at,
     memories_of,
 )
-from tests.redis_servers import redis_server
+from tests.support.redis_servers import redis_server
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from pipelines.run_folder import METRICS, locked
 from pipelines.settings import load_settings
 from pipelines.tracking import TrackingConfig
 from pipelines.train_ctr import TrainCtr
-from tests.end_to_end.small_runs import RECIPES, SMALL_MODEL
+from tests.support.small_runs import RECIPES, SMALL_MODEL
 
 SMALL = SyntheticConfig(users=20, events_per_user=40, items=60, categories=20, early_interests=5, recent_interests=3)
 PATIENT = 60  # seconds: far more than is needed

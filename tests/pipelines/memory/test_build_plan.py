@@ -13,7 +13,7 @@ from feature_store.schema import Columns, ImpressionFile, Impressions, LabelColu
 from pipelines.memory.build_plan import ReadConfig, build_id, data_config, event_source, how_read, plan_builds
 from pipelines.models.artifact import ModelCard
 from rm_rec.config import FeatureSpace, ModelConfig
-from tests.nights import write
+from tests.support.nights import write
 
 HOW = how_read("3f2a", ReadConfig())
 Night = Callable[[str, int], Path]

@@ -17,7 +17,7 @@ from feature_store.parquet_source import ParquetSource
 from feature_store.schema import Columns, DataConfig, ImpressionFile
 from pipelines.memory.candidate_files import CandidateColumns, CandidateNames, dense_of, read_pieces, times_of
 from pipelines.models.artifact import TrainedModel
-from tests.nights import LABELLED, random_log, silent, train, write
+from tests.support.nights import LABELLED, random_log, silent, train, write
 
 Written = Callable[..., ParquetSource]
 

@@ -17,8 +17,8 @@ from feature_store.memories import Journal, Memories, MemoryStore, StoreFacts, b
 from pipelines.memory.fold import Folded, MemoryFold
 from pipelines.memory.user_memories import memory_schema
 from pipelines.models.artifact import TrainedModel
-from tests.fakes import KINDS, model_config
-from tests.nights import assert_same, of_store, random_log, train
+from tests.support.fakes import KINDS, model_config
+from tests.support.nights import assert_same, of_store, random_log, train
 
 STORED = {
     "user": "user_id",

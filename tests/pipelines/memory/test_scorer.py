@@ -14,7 +14,7 @@ from feature_store.memories import MemoryStore, open_store
 from pipelines.memory import scorer
 from pipelines.memory.scorer import Scorer, Scores, encode
 from pipelines.models.artifact import TrainedModel
-from tests.nights import LABELLED, build, random_log, train, write
+from tests.support.nights import LABELLED, build, random_log, train, write
 
 Score = Callable[..., Scores]
 

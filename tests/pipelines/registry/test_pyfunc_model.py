@@ -18,7 +18,7 @@ from mlflow.pyfunc import PyFuncModel
 from feature_store.errors import DataError
 from feature_store.memories import Journal
 from pipelines import score_batch
-from tests.served import EVENTS, USERS, Served, small_log, train
+from tests.pipelines.registry.served import EVENTS, USERS, Served, small_log, train
 
 LATER = 10 * EVENTS + 5
 

@@ -13,7 +13,7 @@ from pipelines.models.model_files import find_model
 from pipelines.registry import registration
 from pipelines.registry.registration import register
 from pipelines.tracking import TrackingConfig, code_version, log_data_set, log_once, tracked_run
-from tests.served import Served, train
+from tests.pipelines.registry.served import Served, train
 
 SPLIT = {
     "auc": 0.75,

@@ -19,7 +19,7 @@ from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backwa
 from pipelines.training.fit import Learner
 from rm_rec.batch import UserBatch
 from rm_rec.config import RehearsalConfig
-from tests.fakes import click_model, model_config, of_users, user_batch
+from tests.support.fakes import click_model, model_config, of_users, user_batch
 
 LEARNING_RATE, STEPS = 0.1, 3
 # With two ranks the first one's longest history takes three stretches with impressions, the second's two, and most of

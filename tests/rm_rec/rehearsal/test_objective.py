@@ -14,8 +14,8 @@ from rm_rec.config import RehearsalConfig
 from rm_rec.errors import ConfigError
 from rm_rec.model import ClickModel
 from rm_rec.rehearsal.objective import RehearsalLoss, RehearsalObjective
-from tests.fakes import ENCODERS, KINDS, click_model, model_config, ragged_batch, user_batch
-from tests.rehearsed import begun, rehearsal_config, rehearsal_objective
+from tests.support.fakes import ENCODERS, KINDS, click_model, model_config, ragged_batch, user_batch
+from tests.support.rehearsed import begun, rehearsal_config, rehearsal_objective
 
 CANDIDATES = ("fragment", "batch", "sampled")
 SAMPLERS = ("uniform", "teacher", "student")

@@ -12,8 +12,8 @@ from rm_rec.batch import UserBatch
 from rm_rec.config import FeatureSpace
 from rm_rec.model import ClickModel
 from rm_rec.rehearsal.objective import RehearsalObjective
-from tests.fakes import KINDS, model_config, user_batch
-from tests.rehearsed import begun, of_the_next_user, random, rehearsal_config
+from tests.support.fakes import KINDS, model_config, user_batch
+from tests.support.rehearsed import begun, of_the_next_user, random, rehearsal_config
 
 PLACES, OWN = 4, 6  # of a fragment; items that can be at each place
 SPACE = FeatureSpace(rows={"item": PLACES * OWN}, events=("item",), targets=("item",))
