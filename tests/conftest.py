@@ -1,5 +1,7 @@
-"""One thread: these tensors are small, and tests share their cores. A store of each kind, and other people's code."""
+"""One thread a process: tensors are small, and tests share their cores. What tests of several folders are given."""
 
+import contextlib
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +13,20 @@ from tests.support import acme as acme_package
 from tests.support.redis_servers import redis_server
 
 torch.set_num_threads(1)
+# Of processes that tests start, too; and nothing is told to anybody.
+os.environ |= {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+@pytest.fixture(scope="session")
+def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Make one MLflow database for all tests of a process: its tables take seconds. A test takes names of its own."""
+    from mlflow import MlflowClient  # slow, and most tests need none
+
+    folder = tmp_path_factory.mktemp("tracking")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    with contextlib.chdir(folder):  # where MLflow makes the folder of artifacts
+        MlflowClient(uri).search_experiments()
+    return uri
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A small log, one MLflow database, the arguments of a small training run on them, and models to choose between."""
+"""A small log, the arguments of a small training run on them, and models to choose between."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -28,14 +28,6 @@ def log(folder: Path) -> Path:
     path = folder / "data" / "log.parquet"
     assert make_log.main(["--out", str(path), *SMALL_LOG]) == 0
     return path
-
-
-@pytest.fixture(scope="session")
-def tracking_uri(folder: Path) -> str:
-    """Make one MLflow database for all tests: making its tables takes longer than training on the small log."""
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
-    mlflow.MlflowClient(uri).search_experiments()
-    return uri
 
 
 @pytest.fixture(scope="session")

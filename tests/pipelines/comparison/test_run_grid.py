@@ -1,6 +1,5 @@
 """Runs side by side are each made once, whatever fails, is killed or is stopped beside them."""
 
-import multiprocessing
 import os
 import shutil
 import signal
@@ -24,11 +23,17 @@ from pipelines.run_folder import METRICS, locked
 from pipelines.settings import load_settings
 from pipelines.tracking import TrackingConfig
 from pipelines.train_ctr import TrainCtr
-from tests.support.small_runs import RECIPES, SMALL_MODEL
+from tests.support.small_runs import RECIPES, SMALL_MODEL, fork_server
 
 SMALL = SyntheticConfig(users=20, events_per_user=40, items=60, categories=20, early_interests=5, recent_interests=3)
 PATIENT = 60  # seconds: far more than is needed
 Runs = dict[str, TrainCtr]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _server() -> None:
+    """Fork the runs of this process's grids from the server that has imported everything."""
+    fork_server()
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +44,8 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def grid(tmp_path: Path, uri: str) -> RunGrid:
-    return RunGrid(tmp_path / "grid", TrackingConfig(uri=uri, experiment=tmp_path.name))
+def grid(tmp_path: Path, tracking_uri: str) -> RunGrid:
+    return RunGrid(tmp_path / "grid", TrackingConfig(uri=tracking_uri, experiment=tmp_path.name))
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,8 @@ class Done:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory, log: Path, uri: str) -> Done:
-    grid = RunGrid(tmp_path_factory.mktemp("done"), TrackingConfig(uri=uri, experiment="done"))
+def done(tmp_path_factory: pytest.TempPathFactory, log: Path, tracking_uri: str) -> Done:
+    grid = RunGrid(tmp_path_factory.mktemp("done"), TrackingConfig(uri=tracking_uri, experiment="done"))
     runs = {"log/a": settings(log), "log/lost": settings(log.with_name("lost.parquet")), "log/long": long_run(log)}
     with redirect_stderr(StringIO()) as said:
         found = grid.run(runs, 2)
@@ -166,9 +171,7 @@ class Started:
     """A grid in a process of its own, in the middle of its first run."""
 
     def __init__(self, grid: RunGrid, runs: Runs) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["pipelines.comparison.run_grid"])
-        self.process = context.Process(target=_run, args=(str(grid.out), grid._tracking, runs))
+        self.process = fork_server().Process(target=_run, args=(str(grid.out), grid._tracking, runs))
         self.process.start()
         assert self.process.pid is not None
         first = grid.folder(next(iter(runs)))
