@@ -1,7 +1,7 @@
 """What the process that jobs are forked from has done for all of them: slow imports, and what libraries do once.
 
-Imported there (`tests.support.small_runs`) and nowhere else: unlike other modules it works when it is imported. It halves
-the time of a small training run, which is mostly MLflow's: it imports late, and lists all installed packages.
+Imported there (`tests.support.small_runs`) and nowhere else: unlike other modules it works when it is imported. It
+halves the time of a small training run, which is mostly MLflow's: it imports late, and lists all installed packages.
 """
 
 import io

@@ -3,13 +3,13 @@
 import os
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import redis
 
 from feature_store.errors import DataError
 from feature_store.memories import MemoryStore, bucket_of, copy, create_store, make_memories, open_store
@@ -25,6 +25,7 @@ from feature_store.testing.sample_memories import (
 )
 from tests.feature_store.memories.child_processes import killed_after
 from tests.support.stores import STORES
+from tests.support.waiting import until
 
 Place = Callable[..., str]
 
@@ -167,7 +168,9 @@ def test_a_killed_copy_is_not_there_and_can_be_run_again(
         if kind == "redis":  # whose lock ends by itself
             with pytest.raises(DataError, match="another writer is at work"):
                 copy(source, address)
-            time.sleep(1.1)
+            url, _, name = address.partition("?name=")
+            with redis.Redis.from_url(url) as server:
+                until("the lock of the killed copy ends", lambda: not server.keys(f"rm-rec:{name}*:writer"))
         with copy(source, address) as copied:
             assert by_user(copied.scan()) == by_user(source.scan())
     if kind != "redis":

@@ -3,8 +3,6 @@
 import os
 import shutil
 import signal
-import time
-from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
@@ -24,9 +22,9 @@ from pipelines.settings import load_settings
 from pipelines.tracking import TrackingConfig
 from pipelines.train_ctr import TrainCtr
 from tests.support.small_runs import RECIPES, SMALL_MODEL, fork_server
+from tests.support.waiting import PATIENT, until
 
 SMALL = SyntheticConfig(users=20, events_per_user=40, items=60, categories=20, early_interests=5, recent_interests=3)
-PATIENT = 60  # seconds: far more than is needed
 Runs = dict[str, TrainCtr]
 
 
@@ -82,13 +80,6 @@ def long_run(log: Path, epochs: int = 12) -> TrainCtr:
 def untimed(metrics: dict[str, Any]) -> dict[str, Any]:
     epochs = [{key: value for key, value in one.items() if key != "train_seconds"} for one in metrics["epochs"]]
     return {key: value for key, value in metrics.items() if key != "score_seconds"} | {"epochs": epochs}
-
-
-def until(what: str, happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENT
-    while not happened():
-        assert time.monotonic() < deadline, f"{what}: not after {PATIENT} seconds"
-        time.sleep(0.02)
 
 
 def test_a_failure_is_reported_and_the_others_go_on(done: Done) -> None:
