@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-PATIENT = 60  # seconds: far more than is needed
+PATIENT = 240  # seconds: far more than is needed
 
 
 def until(what: str, happened: Callable[[], bool]) -> None:

@@ -146,6 +146,7 @@ def test_no_jobs_run_nothing(grid: RunGrid, log: Path, capsys: pytest.CaptureFix
 
 def _run(out: str, tracking: TrackingConfig, runs: Runs) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(Path(out).parent)  # where MLflow keeps artifacts
     RunGrid(Path(out), tracking).run(runs, 1)
 
 
