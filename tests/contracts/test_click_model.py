@@ -29,13 +29,12 @@ WINDOWS: dict[str, dict[str, Any]] = {
     "last6": {"kind": "last_events", "num_events": 6},
     "whole": {"kind": "whole_history"},
 }
-# Each machine with each window, and what varies beside them in turns: each machine meets both encoders, each reader and
-# each length of stretches, and so does each window.
+# Each machine with each window, and what varies beside them in turns: each two of all these meet in some case.
 MODELS = {
     f"{kind}-{encoder}-{window}-{reader}": (kind, encoder, window, reader, 1 + (row + column) % 3)
     for row, kind in enumerate(["none", *KINDS])
     for column, window in enumerate(WINDOWS)
-    for encoder in [ENCODERS[(row + column) % len(ENCODERS)]]
+    for encoder in [ENCODERS[(row + column) % 2]]
     for reader in [list(READERS)[(row + column) % len(READERS)]]
 }
 
