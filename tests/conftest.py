@@ -1,7 +1,7 @@
-"""One thread: these tensors are small, and tests share their cores. A store of each kind, and other people's code."""
+"""One thread a process: tensors are small, and tests share their cores. What tests of several folders are given."""
 
+import contextlib
 import os
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,10 +9,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.redis_servers import redis_server
+from tests.support import acme as acme_package
+from tests.support.redis_servers import redis_server
 
 torch.set_num_threads(1)
-OUTSIDE = Path(__file__).parent / "outside"
+# Of processes that tests start, too; and nothing is told to anybody.
+os.environ |= {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+@pytest.fixture(scope="session")
+def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Make one MLflow database for all tests of a process: its tables take seconds. A test takes names of its own."""
+    from mlflow import MlflowClient  # slow, and most tests need none
+
+    folder = tmp_path_factory.mktemp("tracking")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    with contextlib.chdir(folder):  # where MLflow makes the folder of artifacts
+        MlflowClient(uri).search_experiments()
+    return uri
 
 
 @pytest.fixture(scope="session")
@@ -38,19 +52,13 @@ def new_store(request: pytest.FixtureRequest) -> Callable[[str, Path], str]:
 @pytest.fixture
 def acme(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], bool]]:
     """Put the package acme_memory where it can be imported, and tell whether it was."""
-    monkeypatch.syspath_prepend(str(OUTSIDE))
-    _forget_acme()
-    yield lambda: "ACME_MEMORY_WAS_IMPORTED" in os.environ or "acme_memory" in sys.modules
-    _forget_acme()
+    monkeypatch.syspath_prepend(str(acme_package.OUTSIDE))
+    acme_package.forget()
+    yield acme_package.was_imported
+    acme_package.forget()
 
 
 @pytest.fixture
 def forget_acme() -> Callable[[], None]:
     """Make it as if acme_memory had never been imported."""
-    return _forget_acme
-
-
-def _forget_acme() -> None:
-    os.environ.pop("ACME_MEMORY_WAS_IMPORTED", None)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "acme_memory"]:
-        del sys.modules[name]
+    return acme_package.forget

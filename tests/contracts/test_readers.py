@@ -7,7 +7,7 @@ from rm_rec.config import Reader as ReaderConfig
 from rm_rec.readers import READERS
 from rm_rec.testing import READER_CHECKS, ReaderCase
 from rm_rec.testing.reader_case import SLOT_DIMS
-from tests.fakes import READERS as SETTINGS
+from tests.support.fakes import READERS as SETTINGS
 
 CASES = [
     pytest.param(name, check, dim, id=f"{check}-{name}-{dim}")

@@ -11,8 +11,8 @@ from rm_rec.sources.slots import SlotSource
 from rm_rec.sources.window import WindowSource
 from rm_rec.testing import SOURCE_CHECKS, SourceCase
 from rm_rec.testing.source_case import Make
-from tests.counting_source import CountingSource
-from tests.everyones_counts import EveryonesCounts, plant
+from tests.contracts.counting_source import CountingSource
+from tests.contracts.everyones_counts import EveryonesCounts, plant
 
 
 def slots(machine: str, reader: str, *, encoded: bool = False) -> Make:

@@ -10,8 +10,8 @@ from rm_rec.query_blocks import QueryBlocks
 from rm_rec.segments import Segments, Stretch
 from rm_rec.sources.base import AnswerSource, StatePart
 from rm_rec.testing import SourceCase
-from tests.counting_source import CountingSource
-from tests.everyones_counts import EveryonesCounts, plant
+from tests.contracts.counting_source import CountingSource
+from tests.contracts.everyones_counts import EveryonesCounts, plant
 
 
 class OtherType(CountingSource):

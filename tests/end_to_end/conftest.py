@@ -1,4 +1,4 @@
-"""A small log, one MLflow database, the arguments of a small training run on them, and models to choose between."""
+"""A small log, the arguments of a small training run on them, and models to choose between."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,11 +9,11 @@ import pytest
 import torch
 import yaml
 from mlflow.entities import Run
-from promotions import TRAINED, Decisions, Gate, Register, Standing
-from small_runs import RECIPES, SMALL_LOG, SMALL_MODEL, run_forked
 
 from pipelines import build_memory, make_log, promote
 from pipelines.models.artifact import load_model, save_model
+from tests.end_to_end.promotions import TRAINED, Decisions, Gate, Register, Standing
+from tests.support.small_runs import RECIPES, SMALL_LOG, SMALL_MODEL, run_forked
 
 
 @pytest.fixture(scope="session")
@@ -28,14 +28,6 @@ def log(folder: Path) -> Path:
     path = folder / "data" / "log.parquet"
     assert make_log.main(["--out", str(path), *SMALL_LOG]) == 0
     return path
-
-
-@pytest.fixture(scope="session")
-def tracking_uri(folder: Path) -> str:
-    """Make one MLflow database for all tests: making its tables takes longer than training on the small log."""
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
-    mlflow.MlflowClient(uri).search_experiments()
-    return uri
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """docs/add-a-machine.md is true: its machine, put where the page says, is held to the contract, trained and served."""
 
+import json
 import re
 import shlex
 import shutil
@@ -11,10 +12,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_runs import ROOT, Ended, environment
 
 import rm_rec.testing
 from rm_rec.testing import MACHINE_CHECKS, READER_CHECKS, SOURCE_CHECKS
+from tests.support.small_runs import ROOT, Ended, environment, run_forked
 
 PAGE = (ROOT / "docs" / "add-a-machine.md").read_text()
 MACHINE, TABLE = "rm_rec/machines/fading_mean.py", "rm_rec/machines/__init__.py"
@@ -49,21 +50,29 @@ def write_settings(checkout: Path, shown: str) -> None:
     (checkout / SETTINGS).write_text(text.replace("\n        NoMachine,", f"\n{line}\n        NoMachine,", 1))
 
 
-def run(checkout: Path, *arguments: object, path: str | None = None) -> Ended:
-    """Run a module of the copied code in a process of its own."""
+# Of the copied code, which takes seconds to import: job after job in one process.
+ONE_BY_ONE = """
+import importlib, json, sys
+for module, *argv in json.load(open(sys.argv[1])):
+    assert importlib.import_module(module).main(argv) == 0
+"""
+
+
+def run(checkout: Path, *arguments: object) -> Ended:
+    """Run Python on the copied code in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", *map(str, arguments)],
+        [sys.executable, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
         cwd=checkout,
-        env=environment() | {"PYTHONPATH": path or str(checkout)},
+        env=environment() | {"PYTHONPATH": str(checkout)},
         timeout=500,
     )
 
 
 def kept(checkout: Path, *tests: str, chosen: str = "fading_mean") -> Ended:
-    return run(checkout, "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests, "-k", chosen)
+    return run(checkout, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests, "-k", chosen)
 
 
 def test_the_page_shows_each_file() -> None:
@@ -85,24 +94,24 @@ def test_the_page_names_tests_that_there_are() -> None:
     assert all(f"def {name}(" in tests for name in named)
 
 
-def test_the_pages_own_test_passes(checkout: Path) -> None:
+def test_the_example_keeps_the_contract_and_the_pages_own_tests_pass(checkout: Path) -> None:
+    """In one process, which takes seconds to start."""
     (shown,) = re.findall(r"```python\n(import pytest\n.*?)```", PAGE, re.DOTALL)
     (checkout / "test_fading_mean.py").write_text(shown)
-    ended = run(checkout, "pytest", "-q", "-p", "no:cacheprovider", "test_fading_mean.py")
+    others = ("tests/contracts", PARITY, "tests/rm_rec/test_memory_state.py", "tests/rm_rec/machines")
+    ended = kept(checkout, "-vv", "test_fading_mean.py", *others)
     assert ended.returncode == 0, ended.stdout
-    assert f"{len(MACHINE_CHECKS) + 1} passed" in ended.stdout
-
-
-def test_the_example_keeps_the_contract(checkout: Path) -> None:
-    ended = kept(checkout, "tests/contracts", PARITY, "tests/rm_rec/test_memory_state.py", "tests/rm_rec/machines")
-    assert ended.returncode == 0, ended.stdout
-    assert int(re.findall(r"(\d+) passed", ended.stdout)[0]) > 150
-    assert run(checkout, "ruff", "check", MACHINE, SETTINGS, PARITY).returncode == 0
-    assert run(checkout, "ruff", "format", "--check", MACHINE, SETTINGS, PARITY).returncode == 0
+    passed = re.findall(r"^(\S+)::\S+ PASSED", ended.stdout, re.MULTILINE)
+    assert passed.count("test_fading_mean.py") == len(MACHINE_CHECKS) + 1
+    for file in ("machines", "click_model", "user_memory"):
+        assert passed.count(f"tests/contracts/test_{file}.py") >= len(MACHINE_CHECKS)
+    assert {PARITY, "tests/rm_rec/test_memory_state.py", "tests/rm_rec/machines/test_sizes.py"} <= set(passed)
+    assert run(checkout, "-m", "ruff", "check", MACHINE, SETTINGS, PARITY).returncode == 0
+    assert run(checkout, "-m", "ruff", "format", "--check", MACHINE, SETTINGS, PARITY).returncode == 0
 
 
 def test_the_same_machine_in_a_package_of_its_own_is_trained_as_the_page_says(
-    checkout: Path, quickstart: Callable[..., list[str]], tmp_path: Path
+    quickstart: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Put the page's settings and machine together in a package, each as the section without a fork shows it."""
     head, _, _ = FILES[OUTSIDE].partition("class FadingMeanMachine")
@@ -118,10 +127,10 @@ def test_the_same_machine_in_a_package_of_its_own_is_trained_as_the_page_says(
     argv = quickstart(tmp_path / "run", "--training.epochs", "1", "--config", str(tmp_path / "acme.yaml"))
     for option in ("--model.machine.num_slots", "--model.machine.slot_dim"):
         del argv[argv.index(option) : argv.index(option) + 2]
-    path = f"{tmp_path}:{ROOT}"
-    refused = run(ROOT, "pipelines.train_ctr", *argv, path=path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    refused = run_forked(tmp_path, "pipelines.train_ctr", *argv)
     assert (refused.returncode, "--allow-package acme" in refused.stderr) == (2, True)
-    ended = run(ROOT, "pipelines.train_ctr", *argv, "--allow-package", "acme", path=path)
+    ended = run_forked(tmp_path, "pipelines.train_ctr", *argv, "--allow-package", "acme")
     assert ended.returncode == 0, ended.stderr
     assert '"acme.machines:FadingMeanMachine"' in (tmp_path / "run" / "model" / "model.json").read_text()
 
@@ -164,9 +173,10 @@ def test_the_example_is_trained_stored_and_scored_as_the_page_says(
     small = quickstart(tmp_path / "run", recipes=())
     for option in ("--model.machine.num_slots", "--model.machine.slot_dim"):
         del small[small.index(option) : small.index(option) + 2]
-    for argv in ([*train, *small, "--training.epochs", "1"], [*build, "--out", tmp_path / "build"], score):
-        ended = run(checkout, *argv)
-        assert ended.returncode == 0, ended.stderr
+    jobs = [*train, *small, "--training.epochs", "1"], [*build, "--out", str(tmp_path / "build")], score
+    (tmp_path / "jobs.json").write_text(json.dumps([*jobs, ["pipelines.train_ctr", "--help"]]))
+    ended = run(checkout, "-c", ONE_BY_ONE, tmp_path / "jobs.json")
+    assert ended.returncode == 0, ended.stderr
     assert '"kind": "fading_mean"' in (tmp_path / "run" / "model" / "model.json").read_text()
     assert pq.read_table(tmp_path / "scores.parquet")["prediction"].null_count == 0
-    assert "kind fading_mean: Decaying means of events" in run(checkout, "pipelines.train_ctr", "--help").stdout
+    assert "kind fading_mean: Decaying means of events" in ended.stdout

@@ -9,11 +9,11 @@ import mlflow
 import pyarrow.parquet as pq
 import pytest
 from mlflow.entities import Run
-from small_runs import Ended, run_forked
 
 from pipelines.cli.help_text import dotted_keys
 from pipelines.compare_machines import CompareMachines
 from pipelines.train_ctr import TrainCtr
+from tests.support.small_runs import Ended, run_forked
 
 NAMES = ("window_only", "small", "rum", "rum+rehearsal")
 TRAINED = {f"{name}/lr-0.003-seed-{seed}" for name in NAMES for seed in (0, 1)}

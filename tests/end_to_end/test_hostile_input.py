@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_runs import Ended, one_line, run_forked
+
+from tests.support.small_runs import Ended, one_line, run_forked
 
 Table = Callable[[pa.Table], pa.Table]
 

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 import pytest
-from small_runs import Kill, run_forked
 
 from feature_store.errors import DataError
 from feature_store.stores import open_store
 from pipelines import memories
 from pipelines.errors import SettingsError
-from tests.nights import STORES, assert_same, build, contents, journal, random_log, train, write
+from tests.support.nights import assert_same, build, contents, journal, random_log, train, write
+from tests.support.small_runs import Kill, run_forked
+from tests.support.stores import STORES
 
 LOG = random_log(events=300)
 USER = 103

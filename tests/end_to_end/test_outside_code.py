@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from small_runs import run_forked
 
 from pipelines import build_memory, evaluate, promote, score_batch, train_ctr
 from pipelines.errors import ModelError
 from pipelines.models.artifact import load_model
 from rm_rec.errors import ConfigError, RmRecError
-from tests.conftest import OUTSIDE
+from tests.support.acme import OUTSIDE
+from tests.support.small_runs import run_forked
 
 FADING = "acme_memory.machines:FadingMeanMachine"
 RECIPE = {

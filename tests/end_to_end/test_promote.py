@@ -7,12 +7,12 @@ from pathlib import Path
 import mlflow
 import pyarrow.parquet as pq
 import pytest
-from promotions import TRAINED, Decisions, Gate, Register, Standing
-from small_runs import Kill, run_forked
 
 from pipelines.cli.job import GateRefused
 from pipelines.errors import RegistryError
 from pipelines.models.artifact import load_model
+from tests.end_to_end.promotions import TRAINED, Decisions, Gate, Register, Standing
+from tests.support.small_runs import Kill, run_forked
 
 
 def test_a_better_candidate_becomes_the_champion_once(

@@ -7,14 +7,14 @@ import mlflow
 import pyarrow.parquet as pq
 import pytest
 import torch
-from promotions import Decisions, Gate, Register, Standing
-from small_runs import run_forked
 
 from feature_store.errors import DataError
 from pipelines import build_memory, promote
 from pipelines.cli.job import GateRefused
 from pipelines.errors import ModelError, RegistryError, SettingsError, TrackingError
 from pipelines.models.artifact import load_model, save_model
+from tests.end_to_end.promotions import Decisions, Gate, Register, Standing
+from tests.support.small_runs import run_forked
 
 
 def test_a_worse_candidate_is_refused_with_the_numbers_that_missed(

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from small_runs import RECIPES, Ended, run_forked
 
 from feature_store.data_config import LabelColumn
 from pipelines.cli import load_settings
 from pipelines.evaluate import main as evaluate
 from pipelines.train_ctr import TrainCtr
-from tests.fakes import KINDS
+from tests.support.fakes import KINDS
+from tests.support.small_runs import RECIPES, Ended, run_forked
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 MODELS = {  # what each one names of machine, reader and window

@@ -12,9 +12,9 @@ import mlflow
 import pyarrow.parquet as pq
 import pytest
 import torch
-from small_runs import Ended, Kill, run_forked
 
 from pipelines.models.artifact import load_model
+from tests.support.small_runs import Ended, Kill, run_forked
 
 MOMENTS = {
     "the log is written but not counted": Kill("feature_store.logs.preparation:_write_timelines"),

@@ -9,7 +9,8 @@ import mlflow
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from small_runs import Ended, Kill, one_line, run_forked
+
+from tests.support.small_runs import Ended, Kill, one_line, run_forked
 
 QUICK = ("--retention.probe_steps", "5", "--retention.events_asked", "2000", "--resamples", "5", "--threads", "1")
 WITHOUT = ("--rehearsal", "null")

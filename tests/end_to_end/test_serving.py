@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from small_runs import environment, run_forked
+
+from tests.support.small_runs import environment, run_forked
 
 MODEL = "models:/to-evaluate@candidate"
 

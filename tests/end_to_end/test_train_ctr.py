@@ -14,13 +14,13 @@ import pytest
 import yaml
 from mlflow.entities import Run
 from sklearn.metrics import log_loss, roc_auc_score
-from small_runs import Ended, run_alone, run_forked
 
 from feature_store.data_config import DataConfig
 from pipelines.models.artifact import load_model
 from pipelines.runs.tracking import code_version
 from pipelines.training.data import TEST, LogData
 from pipelines.training.fit import TrainingConfig, predict
+from tests.support.small_runs import Ended, run_alone, run_forked
 
 EXPERIMENT, REGISTERED = "one-run", "one-run-model"
 

@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
-from small_runs import run_forked
 
 from pipelines.models.artifact import TrainedModel, load_model
+from tests.support.small_runs import run_forked
 
 NAME = "to-be-tuned"
 

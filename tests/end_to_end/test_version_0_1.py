@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_runs import ROOT, Ended, run_forked
 
 from feature_store.stores import open_store
 from pipelines import build_memory, evaluate, score_batch
 from pipelines.models.artifact import load_model
 from pipelines.models.memory_space import space_id
-from tests.nights import assert_same, contents, journal
+from tests.support.nights import assert_same, contents, journal
+from tests.support.small_runs import ROOT, Ended, run_forked
 
 KEPT = ROOT / "tests" / "data" / "version_0_1"
 MODELS = ("clicks", "next_event")

@@ -7,13 +7,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_logs import silent
 
 from feature_store.data_config import DataConfig
 from feature_store.logs.preparation import prepare
 from feature_store.logs.prepared_log import PreparedLog
 from feature_store.sequences.user_sequences import UserSequences, load_sequences
 from feature_store.vocabulary.vocabularies import Vocabularies
+from tests.feature_store.small_logs import silent
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from small_logs import random_log
 
 from feature_store.data_config import Columns, DataConfig, ImpressionFile, LabelColumn, NextEvent, VocabularySizes
 from feature_store.logs.splits import TEST, VALIDATION
 from feature_store.sequences.ages import events_since_item
+from tests.feature_store.small_logs import random_log
 
 
 def walked_back(log: pa.Table, user: str, time: int, item: str) -> int:

@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_logs import silent
 
 from feature_store.data_config import Columns, DataConfig, ImpressionFile, LabelColumn, SplitByTime, SplitByUser
 from feature_store.errors import DataError
 from feature_store.logs.preparation import prepare
 from feature_store.logs.prepared_log import PreparedLog
+from tests.feature_store.small_logs import silent
 
 Write = Callable[..., str]
 LABEL = LabelColumn(column="clicked")

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from small_logs import assert_equal, by_user, random_log, silent
 
 from feature_store.data_config import Columns, DataConfig, ImpressionFile, LabelColumn, NextEvent, SplitByUser
 from feature_store.errors import DataError
@@ -19,6 +18,7 @@ from feature_store.logs.parquet_source import ParquetSource
 from feature_store.logs.preparation import log_fingerprint, prepare
 from feature_store.logs.prepared_log import PreparedLog
 from feature_store.stores import bucket_of
+from tests.feature_store.small_logs import assert_equal, by_user, random_log, silent
 
 Write = Callable[..., str]
 COLUMNS = Columns(event_features=("action",), item_features=("category",))

@@ -4,13 +4,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from small_logs import arrays, assert_equal, by_user, random_log
 
 from feature_store.data_config import Columns, DataConfig, ImpressionFile, LabelColumn, NextEvent, VocabularySizes
 from feature_store.errors import DataError
 from feature_store.logs.splits import TRAIN
 from feature_store.sequences.labels import draw_negatives, draws
 from feature_store.sequences.user_sequences import load_sequences, resample_negatives
+from tests.feature_store.small_logs import arrays, assert_equal, by_user, random_log
 
 Load = Callable[..., Any]
 COLUMNS = Columns(event_features=("action",), item_features=("category",))

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_logs import assert_equal, by_user, random_log
 
 from feature_store.data_config import (
     Columns,
@@ -23,6 +22,7 @@ from feature_store.data_config import (
 from feature_store.logs.splits import TEST, TRAIN, VALIDATION
 from feature_store.ragged import offsets_of
 from feature_store.sequences.user_sequences import UserSequences
+from tests.feature_store.small_logs import assert_equal, by_user, random_log
 
 Load = Callable[..., Any]
 COLUMNS = Columns(event_features=("action",), item_features=("category",))

@@ -6,12 +6,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_logs import by_user, random_log
 
 from feature_store.data_config import DataConfig, ImpressionFile, LabelColumn, SplitByPosition, SplitByTime, SplitByUser
 from feature_store.logs.prepared_log import TimeMoments
 from feature_store.logs.splits import TEST, TRAIN, VALIDATION, assign_splits
 from feature_store.ragged import count_earlier_in_row, offsets_of
+from tests.feature_store.small_logs import by_user, random_log
 
 Load = Callable[..., Any]
 

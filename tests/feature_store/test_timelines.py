@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from small_logs import random_log, silent
 
 from feature_store.data_config import (
     Columns,
@@ -28,6 +27,7 @@ from feature_store.logs.preparation import log_fingerprint, prepare
 from feature_store.logs.prepared_log import FORMAT_VERSION, MANIFEST, PreparedLog, read_manifest
 from feature_store.logs.splits import assign_splits
 from feature_store.logs.timelines import read_event_split, read_impression_split, read_timeline
+from tests.feature_store.small_logs import random_log, silent
 
 Write = Callable[..., str]
 KINDS = ["next_event", "label", "file"]

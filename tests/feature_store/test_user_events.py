@@ -9,12 +9,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_logs import random_log, silent
 
 from feature_store.data_config import Columns, DataConfig
 from feature_store.logs.preparation import prepare
 from feature_store.sequences.user_events import UserEvents, read_user_events
 from feature_store.vocabulary.vocabularies import Vocabularies
+from tests.feature_store.small_logs import random_log, silent
 
 COLUMNS = Columns(event_features=("action",), item_features=("category",))
 

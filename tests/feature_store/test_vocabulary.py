@@ -9,7 +9,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from small_logs import random_log
 
 from feature_store.data_config import Columns, DataConfig, ImpressionFile, NextEvent, SplitByTime, VocabularySizes
 from feature_store.errors import DataError
@@ -18,6 +17,7 @@ from feature_store.logs.parquet_source import FLOAT
 from feature_store.logs.row_checks import ReadColumn
 from feature_store.vocabulary.vocabularies import Vocabularies
 from feature_store.vocabulary.vocabulary import Vocabulary, canonical
+from tests.feature_store.small_logs import random_log
 
 Load = Callable[..., Any]
 SIZES: dict[str, int] = {"min_count": 1, "max_rows": 10**6, "oov_rows": 4}

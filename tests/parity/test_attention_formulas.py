@@ -17,7 +17,7 @@ from rm_rec.readers import build_reader
 from rm_rec.readers.attention import AttentionReader
 from rm_rec.segments import Segments, Stretch
 from rm_rec.sources.window import WindowSource, _look_up
-from tests.fakes import scrambled
+from tests.support.fakes import scrambled
 
 DIM, LENGTH, HEADS = 8, 4, 2
 

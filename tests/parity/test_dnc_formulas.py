@@ -6,7 +6,6 @@ import torch
 
 from rm_rec.config.machines import DncMemory
 from rm_rec.machines.dnc import DncMachine
-from tests.fakes import scrambled
 from tests.parity.small_histories import (
     DIM,
     USERS,
@@ -22,6 +21,7 @@ from tests.parity.small_histories import (
     start_of,
     weights_of,
 )
+from tests.support.fakes import scrambled
 
 SLOTS, ROW, CONTROLLER = 6, 4, 7
 

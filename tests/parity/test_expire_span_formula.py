@@ -12,8 +12,8 @@ from rm_rec.attention import NullAttention
 from rm_rec.config.machines import ExpireSpan
 from rm_rec.machines.base import State
 from rm_rec.machines.expire_span import ExpireSpanMachine
-from tests.fakes import scrambled
 from tests.parity.small_histories import DIM, USERS, histories, numpy_of, real_events, sigmoid
+from tests.support.fakes import scrambled
 
 CONFIG = {"num_slots": 4, "max_span": 9, "ramp": 3}
 

@@ -6,7 +6,6 @@ import torch
 
 from rm_rec.config.machines import HpmnMemory
 from rm_rec.machines.hpmn import HpmnMachine
-from tests.fakes import scrambled
 from tests.parity.small_histories import (
     DIM,
     USERS,
@@ -17,6 +16,7 @@ from tests.parity.small_histories import (
     start_of,
     weights_of,
 )
+from tests.support.fakes import scrambled
 
 ROW = 4
 

@@ -7,8 +7,8 @@ import torch
 
 from rm_rec.config.machines import LearnedQueries
 from rm_rec.machines.learned_queries import LearnedQueriesMachine
-from tests.fakes import scrambled
 from tests.parity.small_histories import DIM, USERS, histories, numpy_of, real_events, sigmoid, softmax
+from tests.support.fakes import scrambled
 
 
 def rms(x: np.ndarray) -> np.ndarray:

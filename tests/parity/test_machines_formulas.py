@@ -9,8 +9,8 @@ from rm_rec.config.machines import AssociativeMemory, MeanPool, RehearsalMemory
 from rm_rec.machines.associative import AssociativeMachine
 from rm_rec.machines.mean_pool import MeanPoolMachine
 from rm_rec.machines.rehearsal import RehearsalMachine
-from tests.fakes import scrambled
 from tests.parity.small_histories import DIM, USERS, histories, numpy_of, real_events, sigmoid
+from tests.support.fakes import scrambled
 
 
 def rehearsal_write(machine: RehearsalMachine, slots: np.ndarray, events: list[np.ndarray]) -> np.ndarray:

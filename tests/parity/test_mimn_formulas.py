@@ -6,7 +6,6 @@ import torch
 
 from rm_rec.config.machines import MimnMemory
 from rm_rec.machines.mimn import MimnMachine
-from tests.fakes import scrambled
 from tests.parity.small_histories import (
     DIM,
     USERS,
@@ -23,6 +22,7 @@ from tests.parity.small_histories import (
     start_of,
     weights_of,
 )
+from tests.support.fakes import scrambled
 
 SLOTS, ROW, CONTROLLER = 6, 4, 7
 

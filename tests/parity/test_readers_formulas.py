@@ -17,7 +17,7 @@ from rm_rec.readers import build_reader
 from rm_rec.readers.hierarchical import Hierarchical
 from rm_rec.readers.multi_hop import MultiHop
 from rm_rec.readers.supporting_facts import SupportingFacts, weak_support
-from tests.fakes import READERS, scrambled
+from tests.support.fakes import READERS, scrambled
 
 DIM = 6
 BLOCKS, QUERIES, SLOTS = 4, 2, 5

@@ -10,8 +10,8 @@ import torch
 from rm_rec.config.machines import RingBuffer, TransformerXL
 from rm_rec.machines.ring_buffer import RingBufferMachine
 from rm_rec.machines.transformer_xl import TransformerXLMachine
-from tests.fakes import scrambled
 from tests.parity.small_histories import DIM, LENGTH, USERS, histories, layer_norm, numpy_of, real_events, softmax
+from tests.support.fakes import scrambled
 
 
 @pytest.mark.parametrize("num_slots", [1, 2, 4, 20])

@@ -16,9 +16,9 @@ from rm_rec.rehearsal.familiarity import Familiarity
 from rm_rec.rehearsal.fragments import FragmentGrid
 from rm_rec.rehearsal.recollection import Recollection, event_keys
 from rm_rec.rehearsal.sampler import Clicks, FragmentStudent, FragmentTeacher, HistorySampler
-from tests.fakes import scrambled
 from tests.parity import rehearsal_formulas as formulas
 from tests.parity.rehearsal_formulas import numpy_of
+from tests.support.fakes import scrambled
 
 DIM, FRAGMENTS, MASKED, CANDIDATES, LENGTH = 5, 4, 3, 7, 3
 

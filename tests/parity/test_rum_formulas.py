@@ -5,7 +5,6 @@ import torch
 
 from rm_rec.config.machines import RumMemory
 from rm_rec.machines.rum import RumMachine
-from tests.fakes import scrambled
 from tests.parity.small_histories import (
     DIM,
     USERS,
@@ -17,6 +16,7 @@ from tests.parity.small_histories import (
     softmax,
     weights_of,
 )
+from tests.support.fakes import scrambled
 
 SLOTS, ROW, SHARPNESS = 6, 4, 3.0
 

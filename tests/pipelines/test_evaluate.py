@@ -13,6 +13,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from feature_store.errors import DataError
+from pipelines.cli.job import run_job
 from pipelines.errors import SettingsError
 from pipelines.evaluate import main
 from pipelines.evaluation.evaluated import MetricsConfig, evaluate_predictions
@@ -177,18 +178,18 @@ def test_bad_tables_are_one_line(save: Save, bad: pa.Table, message: str) -> Non
 
 
 @pytest.mark.parametrize("content", [b"", b"user_id,label\n1,0\n", b"truncated"])
-def test_files_that_are_not_parquet(tmp_path: Path, save: Save, content: bytes) -> None:
+def test_files_that_are_not_parquet(
+    tmp_path: Path, save: Save, content: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "bad.parquet"
     path.write_bytes(Path(save(table())).read_bytes()[:-100] if content == b"truncated" else content)
-    ended = subprocess.run(
-        [sys.executable, "-m", "pipelines.evaluate", "--predictions", str(path)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 2
-    assert ended.stderr.startswith(f"error: {path}: cannot be read as Parquet: ")
-    assert ended.stderr.count("\n") == 1
+    monkeypatch.setattr(sys, "argv", ["evaluate", "--predictions", str(path)])
+    with pytest.raises(SystemExit) as ended:
+        run_job(main)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said.startswith(f"error: {path}: cannot be read as Parquet: ")
+    assert said.count("\n") == 1
 
 
 def test_a_missing_file_and_a_file_given_twice(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pipelines.training.data import TEST, LogData
 from pipelines.training.fit import TrainingConfig, predict
 from rm_rec.evaluation.by_age import ages_in_segments
 from rm_rec.model import ClickModel
-from tests.fakes import model_config, scrambled
+from tests.support.fakes import model_config, scrambled
 
 USERS, EVENTS = 12, 60
 

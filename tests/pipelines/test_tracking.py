@@ -17,9 +17,9 @@ Config = Callable[..., TrackingConfig]
 
 
 @pytest.fixture
-def config(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrackingConfig]:
+def config(tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrackingConfig]:
     monkeypatch.chdir(tmp_path)  # where MLflow keeps artifacts
-    yield TrackingConfig(uri=uri, experiment=tmp_path.name)
+    yield TrackingConfig(uri=tracking_uri, experiment=tmp_path.name)
     mlflow.set_tracking_uri(None)
 
 

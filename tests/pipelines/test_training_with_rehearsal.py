@@ -26,8 +26,8 @@ from pipelines.training.fit import (
 )
 from rm_rec.config import FeatureSpace, RehearsalConfig
 from rm_rec.model import ClickModel
-from tests.fakes import KINDS, model_config, user_batch
-from tests.rehearsed import begun, random, rehearsal_config
+from tests.support.fakes import KINDS, model_config, user_batch
+from tests.support.rehearsed import begun, random, rehearsal_config
 
 SPACE = FeatureSpace(rows={ITEM: 30}, events=(ITEM,), targets=(ITEM,))
 BATCH = user_batch([27, 16, 9, 0], [[27, 11, 3], [16, 8], [5], [0]], features=SPACE)
@@ -52,6 +52,12 @@ def stepped(seed: int, kind: str = "rehearsal", rehearsal: RehearsalConfig | Non
     return made, step
 
 
+@pytest.fixture(scope="module", params=["none", *KINDS])
+def made(request: pytest.FixtureRequest) -> tuple[str, Learner, Outcome]:
+    """A kind of machine, and what `stepped(5, kind)` gives: to be read."""
+    return request.param, *stepped(5, request.param)
+
+
 def weights_of(module: torch.nn.Module) -> dict[str, Tensor]:
     return {name: values.clone() for name, values in module.state_dict().items()}
 
@@ -61,9 +67,8 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return all(torch.equal(values, other[name]) for name, values in one.items())
 
 
-@pytest.mark.parametrize("kind", ["none", *KINDS])
-def test_one_seed_gives_the_same_weights_and_figures_another_gives_others(kind: str) -> None:
-    first, step = stepped(5, kind)
+def test_one_seed_gives_the_same_weights_and_figures_another_gives_others(made: tuple[str, Learner, Outcome]) -> None:
+    kind, first, step = made
     again, step_again = stepped(5, kind)
     other, _ = stepped(6, kind)
     assert same(weights_of(first), weights_of(again))
@@ -81,22 +86,21 @@ def test_without_rehearsal_nothing_is_drawn() -> None:
     assert same(weights_of(first), weights_of(other))
 
 
-@pytest.mark.parametrize("kind", ["none", *KINDS])
-def test_what_is_saved_is_the_model_and_nothing_else(kind: str, tmp_path: Path) -> None:
-    made, _ = stepped(5, kind)
-    assert any("rehearsal" in name for name in made.state_dict()), "the learner itself has it"
+def test_what_is_saved_is_the_model_and_nothing_else(made: tuple[str, Learner, Outcome], tmp_path: Path) -> None:
+    _, taught, _ = made
+    assert any("rehearsal" in name for name in taught.state_dict()), "the learner itself has it"
     items = pa.array(list(range(28)))
     vocabularies = Vocabularies({ITEM: Vocabulary(items, 2)}, (), pa.table({ITEM: items, COUNT: [1] * 28}))
-    save_model(tmp_path / "model", made.model, vocabularies, Columns(), LabelColumn(column="clicked"))
+    save_model(tmp_path / "model", taught.model, vocabularies, Columns(), LabelColumn(column="clicked"))
     (file,) = (tmp_path / "model").rglob("*.safetensors")
-    plain = ClickModel(made.model.config, SPACE)
+    plain = ClickModel(taught.model.config, SPACE)
     saved = read_tensors(file)
     assert {name: values.shape for name, values in saved.items()} == {
         name: values.shape for name, values in plain.state_dict().items()
     }
     assert not any("rehearsal" in name for name in saved)
     with torch.no_grad():
-        assert torch.equal(load_model(tmp_path / "model").model(BATCH), made.model.eval()(BATCH))
+        assert torch.equal(load_model(tmp_path / "model").model(BATCH), taught.model.eval()(BATCH))
 
 
 def test_figures_are_means_over_the_impressions_that_were_rehearsed() -> None:

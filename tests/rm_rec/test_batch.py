@@ -8,7 +8,7 @@ import torch
 
 from rm_rec.batch import UserBatch
 from rm_rec.errors import BatchError
-from tests.fakes import FEATURES, click_model, user_batch
+from tests.support.fakes import FEATURES, click_model, user_batch
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from torch import Tensor
 from rm_rec.config import FeatureSpace
 from rm_rec.embedding import FeatureEmbedding
 from rm_rec.time_bins import NUM_TIME_BINS
-from tests.fakes import FEATURES, click_model, model_config, user_batch
+from tests.support.fakes import FEATURES, click_model, model_config, user_batch
 
 
 def ids(*values: int) -> Tensor:

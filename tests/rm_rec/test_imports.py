@@ -87,6 +87,6 @@ def test_every_name_is_there_and_is_offered() -> None:
 
 
 def test_everything_that_is_offered_shows_an_example() -> None:
-    """Which runs: tests/rm_rec/test_doctests.py."""
+    """Which runs: tests/test_doctests.py."""
     without = [name for name in rm_rec.__all__ if ">>> " not in (getattr(rm_rec, name).__doc__ or "")]
     assert without == ["__version__"]

@@ -15,8 +15,8 @@ from rm_rec.machines import build_machine
 from rm_rec.readers import build_reader
 from rm_rec.time_bins import NUM_TIME_BINS
 from rm_rec.user_memory import UserMemory
-from tests.fakes import KINDS, READERS, model_config, scrambled
 from tests.outside.acme_memory.sources import Counts, CountsSource
+from tests.support.fakes import KINDS, READERS, model_config, scrambled
 
 DIM, ITEMS = 8, 40
 

@@ -17,7 +17,7 @@ from rm_rec.histories import Histories
 from rm_rec.memory_state import MemoryState
 from rm_rec.model import ClickModel
 from rm_rec.segments import Cut
-from tests.fakes import ENCODERS, KINDS, click_model, model_config, ragged_batch, user_batch
+from tests.support.fakes import ENCODERS, KINDS, click_model, model_config, ragged_batch, user_batch
 
 MODELS = {
     **{f"{kind}-{encoder}": model_config(machine=kind, encoder=encoder) for kind in KINDS for encoder in ENCODERS},

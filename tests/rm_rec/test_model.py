@@ -9,7 +9,7 @@ from rm_rec.config import FeatureSpace
 from rm_rec.embedding import Embedded
 from rm_rec.model import ClickModel
 from rm_rec.stretch_loss import sum_of_losses
-from tests.fakes import model_config, user_batch
+from tests.support.fakes import model_config, user_batch
 
 SPACE = FeatureSpace(rows={"item": 100}, events=("item",), targets=("item",))
 

@@ -1,7 +1,7 @@
 """Reports: intervals that cover, buckets that partition, differences that are paired."""
 
 import json
-import time
+import sys
 
 import numpy as np
 import pytest
@@ -65,11 +65,22 @@ def test_intervals_over_users_are_wider_than_over_rows_when_users_agree_with_the
     assert width(np.repeat(np.arange(60), 20)) > 2 * width(np.arange(1200))
 
 
-def test_resampling_a_hundred_thousand_rows_takes_seconds() -> None:
-    labels, truth, users = sample(5000, 20)
-    started = time.process_time()
-    bootstrap(labels, truth, users, resamples=200, seed=0)
-    assert time.process_time() - started < 10  # about a second; ten leaves room for a slow machine
+def test_a_resample_sorts_nothing_and_calls_nothing_row_by_row() -> None:
+    """So a hundred thousand rows take seconds."""
+
+    def calls(num_users: int, resamples: int) -> tuple[int, int]:
+        """Count all calls, and those of sorting."""
+        found: list[str] = []
+        labels, truth, users = sample(num_users, 20)
+        sys.setprofile(lambda frame, event, called: found.append(getattr(called, "__name__", "")))
+        bootstrap(labels, truth, users, resamples=resamples, seed=0)
+        sys.setprofile(None)
+        return len(found), sum("sort" in name for name in found)
+
+    few, more, many_rows, many_rows_more = calls(10, 3), calls(10, 8), calls(500, 3), calls(500, 8)
+    assert few[1] > 0, "what is counted is there"
+    assert few[1] == more[1] == many_rows[1] == many_rows_more[1]
+    assert more[0] - few[0] == many_rows_more[0] - many_rows[0] > 0
 
 
 def test_buckets_partition_the_rows() -> None:

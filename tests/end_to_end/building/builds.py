@@ -6,9 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from small_runs import Kill, run_forked
 
-from tests.nights import journal
+from tests.support.nights import journal
+from tests.support.small_runs import Kill, run_forked
 
 NewStore = Callable[[str, Path], str]
 WRITE, FINISH = "feature_store.stores.store:StoreWriter.write", "feature_store.stores.store:StoreWriter.finish"

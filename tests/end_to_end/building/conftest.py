@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.nights import LABELLED, build, random_log, train, write
+from tests.support.nights import LABELLED, build, random_log, train, write
 
 
 @pytest.fixture(scope="session")

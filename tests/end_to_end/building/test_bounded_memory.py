@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.building import fold as memory_fold
-from tests.nights import build, random_log, write
+from tests.support.nights import build, random_log, write
 
 
 def test_a_bucket_is_in_memory_at_a_time(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import redis
-from builds import FINISH, WRITE, NewStore, arguments, break_off, late_events, left_behind
-from small_runs import Kill, one_line, run_forked
 
 from pipelines import memories
-from tests.nights import STORES, assert_same, build, contents, journal, random_log, write
+from tests.end_to_end.building.builds import FINISH, WRITE, NewStore, arguments, break_off, late_events, left_behind
+from tests.support.nights import assert_same, build, contents, journal, random_log, write
+from tests.support.small_runs import Kill, one_line, run_forked
+from tests.support.stores import STORES
 
 SET_ASIDE = "pipelines.building.builder:MemoryBuilder._set_aside"
 # One after the other; each goes on where the last was killed, a few buckets of four further.

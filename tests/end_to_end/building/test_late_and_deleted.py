@@ -8,12 +8,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from builds import WRITE, NewStore, arguments, late_events, left_behind
-from small_runs import Kill, one_line, run_forked
 
 from feature_store.stores import bucket_of, open_store
 from pipelines import build_memory, memories
-from tests.nights import STORES, assert_same, build, contents, journal, write
+from tests.end_to_end.building.builds import WRITE, NewStore, arguments, late_events, left_behind
+from tests.support.nights import assert_same, build, contents, journal, write
+from tests.support.small_runs import Kill, one_line, run_forked
+from tests.support.stores import STORES
 
 
 def test_late_events_are_set_aside(

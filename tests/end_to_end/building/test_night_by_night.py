@@ -7,14 +7,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from builds import NewStore, counts, left_behind
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from feature_store.stores import open_store
 from pipelines.models.artifact import save_model
-from tests.fakes import model_config
-from tests.nights import (
+from tests.end_to_end.building.builds import NewStore, counts, left_behind
+from tests.support.fakes import model_config
+from tests.support.nights import (
     COLUMNS,
     LABELLED,
     assert_same,

@@ -8,15 +8,16 @@ import lmdb
 import numpy as np
 import pyarrow as pa
 import pytest
-from builds import WRITE, NewStore, arguments, counts, left_behind
-from small_runs import Kill, one_line, run_forked
 
 from feature_store.errors import DataError
 from feature_store.stores import open_store
 from pipelines.errors import ModelError
 from pipelines.runs.run_folder import held
-from tests.fakes import model_config
-from tests.nights import LABELLED, STORES, assert_same, build, contents, journal, random_log, train, write
+from tests.end_to_end.building.builds import WRITE, NewStore, arguments, counts, left_behind
+from tests.support.fakes import model_config
+from tests.support.nights import LABELLED, assert_same, build, contents, journal, random_log, train, write
+from tests.support.small_runs import Kill, one_line, run_forked
+from tests.support.stores import STORES
 
 
 @pytest.mark.parametrize("kind", STORES)

@@ -1,9 +1,9 @@
 """A model whose impressions are labelled events, with memories and candidates."""
 
 import pytest
-from scores import Scored, scored_by
 
-from tests.nights import LABELLED
+from tests.end_to_end.scoring.scores import Scored, scored_by
+from tests.support.nights import LABELLED
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ from pipelines import score_batch
 from pipelines.models.artifact import TrainedModel
 from pipelines.training.data import LogData
 from pipelines.training.fit import TrainingConfig, predict
-from tests.fakes import model_config
-from tests.nights import COLUMNS, LABELLED, build, random_log, silent, train, write
+from tests.support.fakes import model_config
+from tests.support.nights import COLUMNS, LABELLED, build, random_log, silent, train, write
 
 MOMENT = 1500
 CONTEXT = ("position", "price", "age")

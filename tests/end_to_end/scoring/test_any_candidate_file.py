@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from scores import Scored, arguments, score
-from small_runs import one_line, run_forked
 
 from feature_store.data_config import LabelColumn
 from pipelines.errors import SettingsError
-from tests.nights import build, random_log, train, write
+from tests.end_to_end.scoring.scores import Scored, arguments, score
+from tests.support.nights import build, random_log, train, write
+from tests.support.small_runs import one_line, run_forked
 
 
 def odd(table: pa.Table) -> pa.Table:

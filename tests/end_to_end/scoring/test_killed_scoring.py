@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from scores import CONTEXT, Scored, arguments, score
-from small_runs import Kill, one_line, run_forked
 
 from pipelines import memories, score_batch
 from pipelines.runs.run_folder import held
-from tests.nights import LABELLED, build, journal, random_log, train, write
+from tests.end_to_end.scoring.scores import CONTEXT, Scored, arguments, score
+from tests.support.nights import LABELLED, build, journal, random_log, train, write
+from tests.support.small_runs import Kill, one_line, run_forked
 
 
 def test_the_same_scores_again_are_no_work(

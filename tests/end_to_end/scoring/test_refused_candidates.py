@@ -7,10 +7,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from scores import Scored, arguments
-from small_runs import one_line, run_forked
 
-from tests.nights import write
+from tests.end_to_end.scoring.scores import Scored, arguments
+from tests.support.nights import write
+from tests.support.small_runs import one_line, run_forked
 
 
 def changed(table: pa.Table, name: str, values: Sequence[Any] | pa.Array) -> pa.Table:

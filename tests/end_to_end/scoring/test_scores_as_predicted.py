@@ -11,7 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from scores import (
+
+from feature_store.data_config import ImpressionFile, Impressions, NextEvent
+from pipelines import build_memory, evaluate, memories, score_batch
+from pipelines.errors import TrackingError
+from pipelines.models.artifact import load_model, save_model
+from pipelines.scoring import scorer
+from tests.end_to_end.scoring.scores import (
     CONTEXT,
     MOMENT,
     PRICED,
@@ -23,15 +29,9 @@ from scores import (
     score,
     scored_by,
 )
-from small_runs import one_line, run_forked
-
-from feature_store.data_config import ImpressionFile, Impressions, NextEvent
-from pipelines import build_memory, evaluate, memories, score_batch
-from pipelines.errors import TrackingError
-from pipelines.models.artifact import load_model, save_model
-from pipelines.scoring import scorer
-from tests.fakes import KINDS, model_config
-from tests.nights import COLUMNS, LABELLED, build, random_log, train, write
+from tests.support.fakes import KINDS, model_config
+from tests.support.nights import COLUMNS, LABELLED, build, random_log, train, write
+from tests.support.small_runs import one_line, run_forked
 
 
 @pytest.mark.parametrize(

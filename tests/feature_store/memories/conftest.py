@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-KINDS = ("lmdb", "parquet", "redis")
+from tests.support.stores import STORES
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def place(tmp_path: Path, new_store: Callable[[str, Path], str]) -> Callable[...
     return lambda kind, name="store": new_store(kind, tmp_path / f"{kind}-{name}")
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=STORES)
 def kind(request: pytest.FixtureRequest) -> str:
     """Each kind of store."""
     return str(request.param)

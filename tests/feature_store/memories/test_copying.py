@@ -3,15 +3,13 @@
 import os
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from child_processes import killed_after
-from conftest import KINDS
+import redis
 
 from feature_store.errors import DataError, LockedError
 from feature_store.stores import MemoryStore, bucket_of, copy, create_store, make_memories, open_store
@@ -25,6 +23,9 @@ from feature_store.testing.sample_memories import (
     journal_at,
     memories_of,
 )
+from tests.feature_store.memories.child_processes import killed_after
+from tests.support.stores import STORES
+from tests.support.waiting import until
 
 Place = Callable[..., str]
 
@@ -39,8 +40,8 @@ def source(place: Place) -> Any:
         yield store
 
 
-@pytest.mark.parametrize("target", KINDS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("target", STORES)
+@pytest.mark.parametrize("kind", STORES)
 def test_every_kind_to_every_other(kind: str, target: str, place: Place) -> None:
     with create_store(place(kind, "source"), FACTS) as source:
         fill(source)
@@ -167,7 +168,9 @@ def test_a_killed_copy_is_not_there_and_can_be_run_again(
         if kind == "redis":  # whose lock ends by itself
             with pytest.raises(LockedError, match="another process is writing to it"):
                 copy(source, address)
-            time.sleep(1.1)
+            url, _, name = address.partition("?name=")
+            with redis.Redis.from_url(url) as server:
+                until("the lock of the killed copy ends", lambda: not server.keys(f"rm-rec:{name}*:writer"))
         with copy(source, address) as copied:
             assert by_user(copied.read_all()) == by_user(source.read_all())
     if kind != "redis":

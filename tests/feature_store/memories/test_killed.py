@@ -12,7 +12,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from child_processes import killed_after
 
 from feature_store.errors import LockedError
 from feature_store.stores import MemoryStore, StoreWriter, create_store, open_store
@@ -27,6 +26,7 @@ from feature_store.testing.sample_memories import (
     journal_at,
     memories_of,
 )
+from tests.feature_store.memories.child_processes import killed_after
 
 HERE = [in_bucket(USERS, bucket) for bucket in range(NUM_BUCKETS)]
 

@@ -12,7 +12,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from child_processes import in_child
 
 from feature_store.errors import DataError
 from feature_store.stores import Memories, MemoryStore, bucket_of, create_store, open_store
@@ -26,6 +25,7 @@ from feature_store.testing.sample_memories import (
     journal_at,
     memories_of,
 )
+from tests.feature_store.memories.child_processes import in_child
 
 WIDE = SCHEMA.model_copy(update={"state": {"sum": (30, 32), "count": (3,)}})
 TEXT = FACTS.model_copy(update={"memory": SCHEMA.model_copy(update={"user_type": "string"})})

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import KINDS
 
 from feature_store.errors import DataError
 from feature_store.stores import Memories, MemorySchema, check, copy, create_store, make_memories, open_store
 from feature_store.testing.sample_memories import FACTS, SCHEMA, USERS, arrays, by_user, fill, memories_of
+from tests.support.stores import STORES
 
 Place = Callable[..., str]
 THREE = pa.array([7, -1, 2**62])
@@ -147,7 +147,7 @@ def test_integers_come_back_from_every_store(address: str) -> None:
     assert by_user([again]) == written
 
 
-@pytest.mark.parametrize("target", KINDS)
+@pytest.mark.parametrize("target", STORES)
 def test_a_copy_to_another_precision_leaves_integers_alone(target: str, place: Place) -> None:
     with create_store(place("parquet", "source"), TYPED_FACTS) as source:
         written = fill(source)

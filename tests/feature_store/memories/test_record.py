@@ -1,19 +1,19 @@
 """Records: their layout, what may be put in, and damage."""
 
 import zlib
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from pydantic import ValidationError
 
 from feature_store.errors import DataError
-from feature_store.stores import Memories, MemorySchema, PartType, check, make_memories, seal
+from feature_store.stores import Memories, MemorySchema, check, make_memories, seal
 from feature_store.testing.sample_memories import SCHEMA, arrays, memories_of
+from tests.feature_store.memories.drawn_schemas import schemas
 
 USERS = pa.array([7, -1, 2**62])
 
@@ -79,29 +79,6 @@ def test_the_layout_is_packed_little_endian_and_never_changes() -> None:
 def test_a_schema_that_cannot_be_kept_is_refused(changed: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         schema_with(**changed)
-
-
-STATE_NAMES = st.lists(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,5}", fullmatch=True), max_size=3, unique=True)
-FEATURES = st.lists(
-    st.text(min_size=1, max_size=5).filter(lambda name: name.isprintable() and name not in ("time", "time_gap")),
-    max_size=3,
-    unique=True,
-)
-
-
-@st.composite
-def schemas(draw: st.DrawFn) -> MemorySchema:
-    names = draw(STATE_NAMES)
-    shapes = draw(st.lists(hnp.array_shapes(min_dims=0, max_dims=3, max_side=3), min_size=len(names), max_size=3))
-    return MemorySchema(
-        state=dict(zip(names, shapes, strict=False)),
-        exact=tuple(names[:1]),
-        types={name: draw(st.sampled_from(get_args(PartType))) for name in names[1:2]},
-        dtype=draw(st.sampled_from(["float16", "float32"])),
-        window_events=draw(st.integers(0, 6)),
-        features=tuple(draw(FEATURES)),
-        user_type=draw(st.sampled_from(["int64", "string"])),
-    )
 
 
 @settings(deadline=None, max_examples=50)

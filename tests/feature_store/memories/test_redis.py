@@ -1,7 +1,7 @@
 """The Redis store: its lock, its errors, its password, and a server that is full or gone."""
 
+import itertools
 import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from feature_store.testing.sample_memories import (
     journal_at,
     memories_of,
 )
-from tests.redis_servers import redis_server
+from tests.support.redis_servers import redis_server
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -134,16 +135,22 @@ def test_a_lock_taken_between_look_and_commit_is_noticed(
 def test_the_lock_is_renewed_and_of_a_killed_writer_ends(
     store: MemoryStore, address: str, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("feature_store.stores.redis_connection.LOCK_MILLISECONDS", 300)
+    monkeypatch.setattr("feature_store.stores.redis_connection.LOCK_MILLISECONDS", 400)
+    lock, times_left = key(address, "writer"), []
+
+    def renewed_thrice() -> bool:
+        times_left.append(server.pttl(lock))
+        return sum(after > before for before, after in itertools.pairwise(times_left)) >= 3
+
     with store.writer() as writer:
-        for _ in range(10):
-            time.sleep(0.1)
-            with pytest.raises(LockedError, match="if it was killed, run again in 0 seconds"), store.writer():
-                pass
+        until("the lock is renewed", renewed_thrice)
+        assert 0 < min(times_left) <= max(times_left) <= 400
+        with pytest.raises(LockedError, match="if it was killed, run again in 0 seconds"), store.writer():
+            pass
         writer.write(0, memories_of(in_bucket(USERS, 0)), journal_at(0, 1))
-    assert server.get(key(address, "writer")) is None
-    server.set(key(address, "writer"), "one who was killed", px=200)
-    time.sleep(0.3)
+    assert server.get(lock) is None
+    server.set(lock, "one who was killed", px=200)
+    until("the lock ends", lambda: not server.exists(lock))
     with store.writer():
         pass
 

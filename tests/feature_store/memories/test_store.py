@@ -8,10 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from child_processes import in_child
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_record import schemas
 
 from feature_store.errors import DataError, LockedError
 from feature_store.stores import Journal, StoreFacts, create_store, open_store
@@ -29,6 +27,8 @@ from feature_store.testing.sample_memories import (
     journal_at,
     memories_of,
 )
+from tests.feature_store.memories.child_processes import in_child
+from tests.feature_store.memories.drawn_schemas import schemas
 
 Place = Callable[..., str]
 

@@ -5,7 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from wrong_stores import (
+
+from feature_store.errors import DataError
+from feature_store.testing import STORE_CHECKS, ContractError, StoreCheck, check_store
+from feature_store.testing.contract import expect_error, expect_records
+from tests.feature_store.memories.wrong_stores import (
     SHOWN,
     WRONG,
     AnswersInAnotherOrder,
@@ -15,10 +19,6 @@ from wrong_stores import (
     SqliteStore,
     WrongStore,
 )
-
-from feature_store.errors import DataError
-from feature_store.testing import STORE_CHECKS, ContractError, StoreCheck, check_store
-from feature_store.testing.contract import expect_error, expect_records
 
 CHECKS = {check.name: check for check in STORE_CHECKS}
 NewLocation = Callable[[], str]

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from comparison_results import NTM, OUTCOMES, WINDOW, seeds
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imread
@@ -14,6 +13,7 @@ from pipelines.comparison import figures
 from pipelines.comparison.costs import Cost
 from pipelines.comparison.outcomes import LogOutcomes
 from pipelines.evaluation.figures.style import COLOURS, FAINT
+from tests.pipelines.comparison.comparison_results import NTM, OUTCOMES, WINDOW, seeds
 
 BASELINES, SHOWN = ("window_only",), ("window_only", "ntm")
 

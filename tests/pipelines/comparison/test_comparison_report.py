@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 import pytest
-from comparison_results import NTM, OUTCOMES, REHEARSED, WINDOW, WORSE, seeds
 
 from pipelines.comparison.costs import Cost
 from pipelines.comparison.outcomes import LogOutcomes
 from pipelines.comparison.tables import by_validation, report, seeds_text
 from rm_rec.evaluation.report import Estimate
+from tests.pipelines.comparison.comparison_results import NTM, OUTCOMES, REHEARSED, WINDOW, WORSE, seeds
 
 COSTS = {"window_only": Cost(0.0, 0.52, 12.34), "ntm": Cost(7.891, 1.0, 200.0)}
 

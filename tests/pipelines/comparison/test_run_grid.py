@@ -1,11 +1,8 @@
 """Runs side by side are each made once, whatever fails, is killed or is stopped beside them."""
 
-import multiprocessing
 import os
 import shutil
 import signal
-import time
-from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
@@ -24,11 +21,17 @@ from pipelines.make_log import write_log
 from pipelines.runs.run_folder import METRICS, held
 from pipelines.runs.tracking import TrackingConfig
 from pipelines.train_ctr import TrainCtr
-from tests.end_to_end.small_runs import RECIPES, SMALL_MODEL
+from tests.support.small_runs import RECIPES, SMALL_MODEL, fork_server
+from tests.support.waiting import PATIENT, until
 
 SMALL = SyntheticConfig(users=20, events_per_user=40, items=60, categories=20, early_interests=5, recent_interests=3)
-PATIENT = 60  # seconds: far more than is needed
 Runs = dict[str, TrainCtr]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _server() -> None:
+    """Fork the runs of this process's grids from the server that has imported everything."""
+    fork_server()
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +42,13 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def grid(tmp_path: Path, uri: str) -> RunGrid:
-    return RunGrid(tmp_path / "grid", TrackingConfig(uri=uri, experiment=tmp_path.name))
+def tracking(tmp_path: Path, tracking_uri: str) -> TrackingConfig:
+    return TrackingConfig(uri=tracking_uri, experiment=tmp_path.name)
+
+
+@pytest.fixture
+def grid(tmp_path: Path, tracking: TrackingConfig) -> RunGrid:
+    return RunGrid(tmp_path / "grid", tracking)
 
 
 @dataclass(frozen=True)
@@ -48,18 +56,20 @@ class Done:
     """Runs that were asked for at once, one of which cannot be done."""
 
     grid: RunGrid
+    tracking: TrackingConfig
     runs: dict[str, TrainCtr]
     found: dict[str, dict[str, Any]]
     said: str
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory, log: Path, uri: str) -> Done:
-    grid = RunGrid(tmp_path_factory.mktemp("done"), TrackingConfig(uri=uri, experiment="done"))
+def done(tmp_path_factory: pytest.TempPathFactory, log: Path, tracking_uri: str) -> Done:
+    tracking = TrackingConfig(uri=tracking_uri, experiment="done")
+    grid = RunGrid(tmp_path_factory.mktemp("done"), tracking)
     runs = {"log/a": settings(log), "log/lost": settings(log.with_name("lost.parquet")), "log/long": long_run(log)}
     with redirect_stderr(StringIO()) as said:
         found = grid.run(runs, 2)
-    return Done(grid, runs, found, said.getvalue())
+    return Done(grid, tracking, runs, found, said.getvalue())
 
 
 def settings(log: Path, *more: str) -> TrainCtr:
@@ -79,13 +89,6 @@ def untimed(metrics: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in metrics.items() if key != "score_seconds"} | {"epochs": epochs}
 
 
-def until(what: str, happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENT
-    while not happened():
-        assert time.monotonic() < deadline, f"{what}: not after {PATIENT} seconds"
-        time.sleep(0.02)
-
-
 def test_a_failure_is_reported_and_the_others_go_on(done: Done) -> None:
     assert [*done.found] == ["log/a", "log/long"]
     assert (len(done.found["log/a"]["epochs"]), len(done.found["log/long"]["epochs"])) == (1, 12)
@@ -96,17 +99,17 @@ def test_a_failure_is_reported_and_the_others_go_on(done: Done) -> None:
 
 
 def test_runs_are_in_one_experiment_with_a_thread_each(done: Done) -> None:
-    client = mlflow.MlflowClient(done.grid._tracking.uri)
+    client = mlflow.MlflowClient(done.tracking.uri)
     tracked = client.search_runs([client.get_experiment_by_name("done").experiment_id])
     assert sorted(run.data.params["out"] for run in tracked) == [str(done.grid.folder(name)) for name in done.found]
     assert {run.data.params["training.threads"] for run in tracked} == {"1"}
 
 
-def test_the_experiment_is_there_before_the_runs_are(grid: RunGrid, log: Path) -> None:
+def test_the_experiment_is_there_before_the_runs_are(grid: RunGrid, tracking: TrackingConfig, log: Path) -> None:
     """Two runs that both made it would not both be in it: this one fails before it would."""
     assert grid.run({"lost": settings(log.with_name("lost.parquet"))}, 1) == {}
-    client = mlflow.MlflowClient(grid._tracking.uri)
-    assert client.get_experiment_by_name(grid._tracking.experiment) is not None
+    client = mlflow.MlflowClient(tracking.uri)
+    assert client.get_experiment_by_name(tracking.experiment) is not None
 
 
 def test_what_is_finished_is_not_run_again(done: Done, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,7 +136,7 @@ def test_another_log_is_not_finished_and_the_same_elsewhere_is(done: Done, log: 
     same.parent.mkdir()
     same.write_bytes(log.read_bytes())
     write_log(SMALL.model_copy(update={"seed": 1}), other)
-    grid = RunGrid(tmp_path / "grid", done.grid._tracking)
+    grid = RunGrid(tmp_path / "grid", done.tracking)
     shutil.copytree(done.grid.folder("log/a"), grid.folder("a"))
     assert grid.finished({"a": settings(same)}) == {"a": done.found["log/a"]}
     assert grid.finished({"a": settings(other)}) == {}
@@ -150,6 +153,7 @@ def test_no_jobs_run_nothing(grid: RunGrid, log: Path, capsys: pytest.CaptureFix
 
 def _run(out: str, tracking: TrackingConfig, runs: Runs) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(Path(out).parent)  # where MLflow keeps artifacts
     RunGrid(Path(out), tracking).run(runs, 1)
 
 
@@ -165,10 +169,8 @@ def is_free(folder: Path) -> bool:
 class Started:
     """A grid in a process of its own, in the middle of its first run."""
 
-    def __init__(self, grid: RunGrid, runs: Runs) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["pipelines.comparison.run_grid"])
-        self.process = context.Process(target=_run, args=(str(grid.out), grid._tracking, runs))
+    def __init__(self, grid: RunGrid, tracking: TrackingConfig, runs: Runs) -> None:
+        self.process = fork_server().Process(target=_run, args=(str(grid.out), tracking, runs))
         self.process.start()
         assert self.process.pid is not None
         first = grid.folder(next(iter(runs)))
@@ -181,10 +183,10 @@ class Started:
 
 
 def test_killed_it_leaves_nothing_running_and_goes_on_as_if_it_had_not_been(
-    grid: RunGrid, log: Path, done: Done
+    grid: RunGrid, tracking: TrackingConfig, log: Path, done: Done
 ) -> None:
     runs = {"a": long_run(log)}
-    started = Started(grid, runs)
+    started = Started(grid, tracking, runs)
     assert started.process.pid is not None
     os.kill(started.process.pid, signal.SIGKILL)
     started.process.join(PATIENT)
@@ -195,9 +197,9 @@ def test_killed_it_leaves_nothing_running_and_goes_on_as_if_it_had_not_been(
     assert f"resuming {grid.folder('a')} after epoch" in (grid.folder("a") / "log.txt").read_text()
 
 
-def test_interrupted_it_starts_no_more_runs(grid: RunGrid, log: Path) -> None:
+def test_interrupted_it_starts_no_more_runs(grid: RunGrid, tracking: TrackingConfig, log: Path) -> None:
     runs = {"a": long_run(log, epochs=1000), "b": long_run(log)}
-    started = Started(grid, runs)
+    started = Started(grid, tracking, runs)
     assert started.process.pid is not None
     os.kill(started.process.pid, signal.SIGINT)  # Ctrl-C reaches both; but where tests run in the background, the
     started.training.terminate()  # training process, as all that was started there, takes no notice of it

@@ -14,7 +14,7 @@ from pipelines.building.plan import ReadConfig, build_id, data_config, event_sou
 from pipelines.errors import SettingsError
 from pipelines.models.artifact import ModelCard
 from rm_rec.config import FeatureSpace, ModelConfig
-from tests.nights import write
+from tests.support.nights import write
 
 HOW = how_read("3f2a", ReadConfig())
 Night = Callable[[str, int], Path]

@@ -17,7 +17,7 @@ from feature_store.logs.parquet_source import ParquetSource
 from feature_store.logs.preparation import prepare
 from pipelines.models.artifact import TrainedModel
 from pipelines.scoring.candidate_files import CandidateColumns, CandidateNames, dense_of, read_pieces, times_of
-from tests.nights import LABELLED, random_log, silent, train, write
+from tests.support.nights import LABELLED, random_log, silent, train, write
 
 Written = Callable[..., ParquetSource]
 

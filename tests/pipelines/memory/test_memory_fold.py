@@ -17,8 +17,8 @@ from feature_store.stores import Journal, Memories, MemoryStore, StoreFacts, buc
 from pipelines.building.fold import Folded, MemoryFold
 from pipelines.models.artifact import TrainedModel
 from pipelines.models.memory_records import memory_schema
-from tests.fakes import KINDS, model_config
-from tests.nights import assert_same, of_store, random_log, train
+from tests.support.fakes import KINDS, model_config
+from tests.support.nights import assert_same, of_store, random_log, train
 
 STORED = {
     "user": "user_id",

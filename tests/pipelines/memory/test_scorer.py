@@ -14,7 +14,7 @@ from feature_store.stores import MemoryStore, open_store
 from pipelines.models.artifact import TrainedModel
 from pipelines.scoring import scorer
 from pipelines.scoring.scorer import Scorer, Scores, encode
-from tests.nights import LABELLED, build, random_log, train, write
+from tests.support.nights import LABELLED, build, random_log, train, write
 
 Score = Callable[..., Scores]
 

@@ -15,7 +15,7 @@ from rm_rec.query_blocks import QueryBlocks
 from rm_rec.segments import Segments, Stretch
 from rm_rec.sources.base import AnswerSource, StatePart
 from rm_rec.user_memory import UserMemory
-from tests.fakes import model_config
+from tests.support.fakes import model_config
 
 USERS = pa.array([3, 4])
 

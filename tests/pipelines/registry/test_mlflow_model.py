@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from feature_store.data_config import ImpressionFile, LabelColumn, NextEvent
 from pipelines.models.artifact import load_model
 from pipelines.registry.mlflow_model import requirements, served_types
-from tests.served import Served, small_log, train
+from tests.pipelines.registry.served import Served, small_log, train
 
 # Loads and asks a model as a server does, far from this checkout, and says what was imported from where.
 _ASK = """

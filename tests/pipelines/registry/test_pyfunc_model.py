@@ -19,7 +19,7 @@ from feature_store.errors import DataError
 from feature_store.stores import Journal
 from pipelines import score_batch
 from pipelines.errors import ModelError, SettingsError
-from tests.served import EVENTS, USERS, Served, small_log, train
+from tests.pipelines.registry.served import EVENTS, USERS, Served, small_log, train
 
 LATER = 10 * EVENTS + 5
 

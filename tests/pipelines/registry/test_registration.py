@@ -13,7 +13,7 @@ from pipelines.models.model_files import find_model
 from pipelines.registry import registration
 from pipelines.registry.registration import register
 from pipelines.runs.tracking import TrackingConfig, code_version, log_data_set, log_once, tracked_run
-from tests.served import Served, train
+from tests.pipelines.registry.served import Served, train
 
 SPLIT = {
     "auc": 0.75,
@@ -40,11 +40,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
 
 
 @pytest.fixture
-def run(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str | None]]:
+def run(tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str | None]]:
     """Return what keeps a model with the run of the test's folder, as train_ctr does."""
     monkeypatch.chdir(tmp_path)  # where MLflow keeps artifacts
     (tmp_path / "out").mkdir()
-    config = TrackingConfig(uri=uri, experiment=tmp_path.name)
+    config = TrackingConfig(uri=tracking_uri, experiment=tmp_path.name)
 
     def keep(served: Served, name: str | None = tmp_path.name, out: str = "out") -> str | None:
         (tmp_path / out).mkdir(exist_ok=True)
@@ -57,19 +57,19 @@ def run(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
     mlflow.set_tracking_uri(None)
 
 
-def kept(uri: str, experiment: str) -> tuple[mlflow.MlflowClient, Any, Any]:
+def kept(tracking_uri: str, experiment: str) -> tuple[mlflow.MlflowClient, Any, Any]:
     """Return the one run of an experiment and its one model."""
-    client = mlflow.MlflowClient(uri)
+    client = mlflow.MlflowClient(tracking_uri)
     number = client.get_experiment_by_name(experiment).experiment_id
     (found,) = client.search_runs([number])
     (model,) = client.search_logged_models([number])
     return client, found, client.get_logged_model(model.model_id)
 
 
-def test_what_is_kept(run: Callable[..., str | None], served: Served, uri: str, tmp_path: Path) -> None:
+def test_what_is_kept(run: Callable[..., str | None], served: Served, tracking_uri: str, tmp_path: Path) -> None:
     name = tmp_path.name
     assert run(served) == f"models:/{name}/1"
-    client, found, model = kept(uri, name)
+    client, found, model = kept(tracking_uri, name)
     version = client.get_model_version_by_alias(name, "candidate")
     space = served.trained.card.memory_space
     assert space is not None
@@ -106,34 +106,36 @@ def test_what_is_kept(run: Callable[..., str | None], served: Served, uri: str, 
 
 
 def test_it_can_be_fetched_and_loaded_by_name(
-    run: Callable[..., str | None], served: Served, uri: str, tmp_path: Path
+    run: Callable[..., str | None], served: Served, tracking_uri: str, tmp_path: Path
 ) -> None:
     run(served)
-    fetched = find_model(f"models:/{tmp_path.name}@candidate", uri)
+    fetched = find_model(f"models:/{tmp_path.name}@candidate", tracking_uri)
     assert (fetched / "artifacts" / "model" / "model.json").is_file() or (fetched / "model.json").is_file()
-    mlflow.set_tracking_uri(uri)
+    mlflow.set_tracking_uri(tracking_uri)
     memories = served.build(tmp_path / "memories")
     model = mlflow.pyfunc.load_model(f"models:/{tmp_path.name}@candidate", model_config={"memories": memories})
     assert len(model.predict(model.input_example)) == 2
 
 
 def test_without_a_name_it_is_kept_with_the_run_alone(
-    run: Callable[..., str | None], served: Served, uri: str, tmp_path: Path
+    run: Callable[..., str | None], served: Served, tracking_uri: str, tmp_path: Path
 ) -> None:
     assert run(served, None) is None
-    client, _, model = kept(uri, tmp_path.name)
+    client, _, model = kept(tracking_uri, tmp_path.name)
     assert model.status == "READY"
     assert not client.search_model_versions(f"name = '{tmp_path.name}'")
 
 
-def test_each_run_is_the_next_version(run: Callable[..., str | None], served: Served, uri: str, tmp_path: Path) -> None:
+def test_each_run_is_the_next_version(
+    run: Callable[..., str | None], served: Served, tracking_uri: str, tmp_path: Path
+) -> None:
     name = "it's a model"
     assert run(served, name) == f"models:/{name}/1"
     assert run(served, name) == f"models:/{name}/1"
     assert run(served, name, "other") == f"models:/{name}/2"
-    assert mlflow.MlflowClient(uri).get_model_version_by_alias(name, "candidate").version in (2, "2")
+    assert mlflow.MlflowClient(tracking_uri).get_model_version_by_alias(name, "candidate").version in (2, "2")
     assert run(served, name) == f"models:/{name}/1"
-    assert mlflow.MlflowClient(uri).get_model_version_by_alias(name, "candidate").version in (1, "1")
+    assert mlflow.MlflowClient(tracking_uri).get_model_version_by_alias(name, "candidate").version in (1, "1")
 
 
 STEPS = {
@@ -149,7 +151,7 @@ STEPS = {
 
 
 def test_killed_at_any_step_it_is_kept_once(
-    run: Callable[..., str | None], served: Served, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., str | None], served: Served, tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = tmp_path.name
     for step, (where, function) in STEPS.items():
@@ -165,7 +167,7 @@ def test_killed_at_any_step_it_is_kept_once(
     with monkeypatch.context() as after:
         after.delattr(registration, "write_mlflow_model")  # what is finished is not done again
         assert run(served) == f"models:/{name}/1"
-    client, found, model = kept(uri, name)
+    client, found, model = kept(tracking_uri, name)
     assert model.status == "READY"
     assert {metric.key: metric.value for metric in model.metrics} == found.data.metrics
     assert len(found.outputs.model_outputs) == 1
@@ -182,9 +184,9 @@ def test_a_name_that_mlflow_refuses_is_one_line(run: Callable[..., str | None], 
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_without_memories_says_so(run: Callable[..., str | None], uri: str, tmp_path: Path) -> None:
+def test_a_model_without_memories_says_so(run: Callable[..., str | None], tracking_uri: str, tmp_path: Path) -> None:
     whole = train(tmp_path / "whole", machine="none", window={"kind": "whole_history"})
     run(whole)
-    _, found, model = kept(uri, tmp_path.name)
+    _, found, model = kept(tracking_uri, tmp_path.name)
     assert model.tags["memory_space"] == "none"
     assert "no memories to be served from" in found.data.tags["mlflow.note.content"]

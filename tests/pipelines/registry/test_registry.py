@@ -11,27 +11,20 @@ from pipelines.registry import model_registry as registry_module
 from pipelines.registry.model_registry import CHAMPION, PREVIOUS, ROLLED_BACK_AT, Registry, Version
 
 
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    uri = f"sqlite:///{tmp_path_factory.mktemp('registry') / 'mlflow.db'}"
-    mlflow.MlflowClient(uri).search_experiments()
-    return uri
-
-
 @pytest.fixture
-def registry(uri: str, tmp_path: Path) -> Registry:
+def registry(tracking_uri: str, tmp_path: Path) -> Registry:
     """Return a model of three versions."""
-    client = mlflow.MlflowClient(uri)
+    client = mlflow.MlflowClient(tracking_uri)
     client.create_registered_model(tmp_path.name)
     for _ in range(3):
         client.create_model_version(tmp_path.name, str(tmp_path), None)
-    return Registry(uri, tmp_path.name)
+    return Registry(tracking_uri, tmp_path.name)
 
 
 @pytest.fixture
-def version(uri: str, registry: Registry) -> Callable[[int], Version]:
+def version(tracking_uri: str, registry: Registry) -> Callable[[int], Version]:
     def of(number: int) -> Version:
-        found = mlflow.MlflowClient(uri).get_model_version(registry.name, str(number))
+        found = mlflow.MlflowClient(tracking_uri).get_model_version(registry.name, str(number))
         return Version(registry.name, str(number), found.run_id or None, dict(found.tags))
 
     return of
@@ -146,19 +139,25 @@ def test_a_move_that_is_broken_off_is_ended(
 
 
 def test_a_version_that_was_deleted_is_not_gone_back_to(
-    uri: str, registry: Registry, version: Callable[[int], Version]
+    tracking_uri: str, registry: Registry, version: Callable[[int], Version]
 ) -> None:
     promote(registry, version(1), None)
     promote(registry, version(2), version(1))
-    mlflow.MlflowClient(uri).delete_model_version(registry.name, "1")
+    mlflow.MlflowClient(tracking_uri).delete_model_version(registry.name, "1")
     with pytest.raises(TrackingError, match=r"MLflow at sqlite.*not found"):
         registry.before(version(2))
     registry.settle()
     assert standing(registry) == ("2", None)
 
 
-def test_what_is_not_there_is_one_line(uri: str, registry: Registry, version: Callable[[int], Version]) -> None:
-    for address, name in ((uri, "no-such-model"), ("nonsense://x", "m"), ("sqlite:////proc/none/mlflow.db", "m")):
+def test_what_is_not_there_is_one_line(
+    tracking_uri: str, registry: Registry, version: Callable[[int], Version]
+) -> None:
+    for address, name in (
+        (tracking_uri, "no-such-model"),
+        ("nonsense://x", "m"),
+        ("sqlite:////proc/none/mlflow.db", "m"),
+    ):
         with pytest.raises(TrackingError) as caught:
             Registry(address, name)
         assert str(caught.value).startswith(f"model {name!r}: MLflow at {address}: ")

@@ -1,6 +1,5 @@
 """Training in one process and in several, on the same batch of users: what each rank does, and what it came to."""
 
-import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backwa
 from pipelines.training.fit import Learner
 from rm_rec.batch import UserBatch
 from rm_rec.config import RehearsalConfig
-from tests.fakes import click_model, model_config, of_users, user_batch
+from tests.support.fakes import click_model, model_config, of_users, user_batch
+from tests.support.small_runs import fork_server
 
 LEARNING_RATE, STEPS = 0.1, 3
 # With two ranks the first one's longest history takes three stretches with impressions, the second's two, and most of
@@ -115,7 +115,7 @@ WAYS: dict[str, Callable[[int, int], Found]] = {"replicated": replicated, "rehea
 
 def in_ranks(world: int, meeting: Path) -> dict[str, list[Found]]:
     """Do all of `WAYS` in so many processes; returns each rank's findings of each."""
-    context = multiprocessing.get_context("spawn")
+    context = fork_server()
     answers = context.Queue()
     ranks = [context.Process(target=_rank, args=(rank, world, str(meeting), answers)) for rank in range(world)]
     for process in ranks:

@@ -6,7 +6,7 @@ import torch
 from pipelines.errors import ModelError
 from pipelines.training.fine_tune import freeze_writer
 from pipelines.training.fit import Learner, OptimizerConfig, build_optimizer, training_step
-from tests.fakes import click_model, model_config, ragged_batch
+from tests.support.fakes import click_model, model_config, ragged_batch
 
 
 def test_a_step_leaves_what_writes_and_moves_all_else() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from feature_store.data_config import DataConfig, ImpressionFile, LabelColumn, NextEvent, SplitByTime, SplitByUser
 from pipelines.training.data import LogData
-from tests.nights import random_log
+from tests.support.nights import random_log
 
 
 @pytest.mark.parametrize("split", [None, SplitByTime(), SplitByUser(validation=0.3, test=0.3)])

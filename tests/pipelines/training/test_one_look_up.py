@@ -16,8 +16,8 @@ from rm_rec.batch import Candidates
 from rm_rec.config import RehearsalConfig
 from rm_rec.histories import Histories
 from rm_rec.model import ClickModel
-from tests.fakes import FEATURES, READERS, click_model, model_config, ragged_batch, scrambled, user_batch
-from tests.rehearsed import random, rehearsal_config
+from tests.support.fakes import FEATURES, READERS, click_model, model_config, ragged_batch, scrambled, user_batch
+from tests.support.rehearsed import random, rehearsal_config
 
 REHEARSALS = {"none": None, "uniform": rehearsal_config(), "student": rehearsal_config(sampler="student")}
 # A machine and a reader with losses of their own.

@@ -12,7 +12,7 @@ from rm_rec.config import RehearsalConfig
 from rm_rec.machines.associative import AssociativeMachine
 from rm_rec.model import ClickModel
 from rm_rec.readers.supporting_facts import SupportingFacts
-from tests.fakes import FEATURES, READERS, click_model, model_config, ragged_batch
+from tests.support.fakes import FEATURES, READERS, click_model, model_config, ragged_batch
 
 
 @pytest.mark.parametrize(("events", "expected"), [(10_000_000, 4096), (409_600, 4096), (10_000, 100), (3, 1)])

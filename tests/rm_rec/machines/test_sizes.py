@@ -8,7 +8,7 @@ from rm_rec.config.machines import NoMachine
 from rm_rec.errors import ConfigError
 from rm_rec.machines import build_machine
 from rm_rec.machines.sizes import fit_state, state_bytes
-from tests.fakes import KINDS
+from tests.support.fakes import KINDS
 
 TOKEN_DIM = 32
 

@@ -13,8 +13,8 @@ from rm_rec.histories import Histories, Queries
 from rm_rec.machines.associative import AssociativeMemory
 from rm_rec.rehearsal.objective import RehearsalObjective
 from rm_rec.user_memory import StretchAnswers, UserMemory
-from tests.fakes import scrambled
-from tests.rehearsed import of_the_next_user, random
+from tests.support.fakes import scrambled
+from tests.support.rehearsed import of_the_next_user, random
 
 PLACES, OWN, NOISE, DIM = 4, 6, 8, 16
 FRAGMENT, LATER = 4, 3  # events after those that tell anything: the window sees no others

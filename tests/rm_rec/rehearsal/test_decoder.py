@@ -6,7 +6,7 @@ from torch import Tensor
 
 from rm_rec.machines.base import Slots
 from rm_rec.rehearsal.decoder import FragmentDecoder
-from tests.fakes import scrambled
+from tests.support.fakes import scrambled
 
 DIM, LENGTH = 8, 4
 

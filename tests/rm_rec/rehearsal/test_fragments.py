@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from rm_rec.batch import UserBatch
 from rm_rec.rehearsal.fragments import fragment_grid, known_events
-from tests.fakes import KINDS, of_users, user_batch
-from tests.rehearsed import (
+from tests.support.fakes import KINDS, of_users, user_batch
+from tests.support.rehearsed import (
     distinct_batch,
     distinct_model,
     named_states,

@@ -14,12 +14,18 @@ from rm_rec.config import RehearsalConfig
 from rm_rec.errors import ConfigError
 from rm_rec.model import ClickModel
 from rm_rec.rehearsal.objective import RehearsalLoss, RehearsalObjective
-from tests.fakes import ENCODERS, KINDS, click_model, model_config, ragged_batch, user_batch
-from tests.rehearsed import begun, rehearsal_config, rehearsal_objective
+from tests.support.fakes import ENCODERS, KINDS, click_model, model_config, ragged_batch, user_batch
+from tests.support.rehearsed import begun, rehearsal_config, rehearsal_objective
 
 CANDIDATES = ("fragment", "batch", "sampled")
 SAMPLERS = ("uniform", "teacher", "student")
 PARTS = ("recollection", "familiarity")
+# Each machine with each kind of candidates; samplers in turns, so that each meets all of both.
+IN_TURNS = [
+    (kind, candidates, SAMPLERS[(row + column) % 3])
+    for row, kind in enumerate(["none", *KINDS])
+    for column, candidates in enumerate(CANDIDATES)
+]
 
 
 def losses(
@@ -44,9 +50,7 @@ def learnt(module: nn.Module) -> set[str]:
     return {name for name, weight in module.named_parameters() if weight.grad is not None and weight.grad.any()}
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("candidates", CANDIDATES)
-@pytest.mark.parametrize("kind", ["none", *KINDS])
+@pytest.mark.parametrize(("kind", "candidates", "sampler"), IN_TURNS)
 def test_all_that_rehearsal_touches_learns(kind: str, candidates: str, sampler: str) -> None:
     model = click_model(model_config(machine=kind))
     objective = rehearsal_objective(model, rehearsal_config(candidates=candidates, sampler=sampler))
@@ -75,9 +79,7 @@ def test_an_encoder_learns_too(kind: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("candidates", CANDIDATES)
-@pytest.mark.parametrize("kind", ["none", *KINDS])
+@pytest.mark.parametrize(("kind", "candidates", "sampler"), IN_TURNS)
 def test_the_generator_alone_decides_what_is_asked(kind: str, candidates: str, sampler: str) -> None:
     model = click_model(model_config(machine=kind, bptt_segments=2))
     objective = rehearsal_objective(model, rehearsal_config(candidates=candidates, sampler=sampler))

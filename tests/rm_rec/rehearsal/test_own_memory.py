@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from rm_rec.user_memory import StretchAnswers
-from tests.fakes import KINDS
-from tests.rehearsed import (
+from tests.support.fakes import KINDS
+from tests.support.rehearsed import (
     distinct_batch,
     distinct_model,
     named_states,

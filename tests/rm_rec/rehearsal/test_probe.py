@@ -21,7 +21,7 @@ from rm_rec.rehearsal.probe import (
     last_questions,
 )
 from rm_rec.user_memory import UserMemory
-from tests.fakes import KINDS, click_model, model_config, user_batch
+from tests.support.fakes import KINDS, click_model, model_config, user_batch
 
 ITEMS = FeatureSpace(rows={"item": 2000}, events=("item",), targets=("item",))
 LONG = user_batch([70, 9, 33, 64, 20], [[70, 3], [9], [33, 20, 33], [12, 64], [1, 15]])

@@ -10,8 +10,15 @@ from torch import Tensor
 from rm_rec.config import Sampler
 from rm_rec.rehearsal.fragments import FragmentGrid
 from rm_rec.rehearsal.sampler import Clicks, HistorySampler, draw_uniform
-from tests.fakes import scrambled
-from tests.rehearsed import distinct_batch, distinct_model, random, rehearsal_config, rehearsal_objective, rehearse
+from tests.support.fakes import scrambled
+from tests.support.rehearsed import (
+    distinct_batch,
+    distinct_model,
+    random,
+    rehearsal_config,
+    rehearsal_objective,
+    rehearse,
+)
 
 DIM, LENGTH = 8, 3
 LEARNT = ("teacher", "student")

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from rm_rec.rehearsal.familiarity import others_events
-from tests.fakes import user_batch
-from tests.rehearsed import (
+from tests.support.fakes import user_batch
+from tests.support.rehearsed import (
     Heard,
     distinct_batch,
     distinct_model,

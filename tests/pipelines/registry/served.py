@@ -10,8 +10,8 @@ import pyarrow as pa
 from feature_store.data_config import Columns, DataConfig, ImpressionFile, Impressions, LabelColumn
 from pipelines.models.artifact import TrainedModel
 from pipelines.registry.mlflow_model import served_types, write_mlflow_model
-from tests import nights
-from tests.fakes import model_config
+from tests.support import nights
+from tests.support.fakes import model_config
 
 COLUMNS = Columns(user="uid", item="sku", time="ts", item_features=("shop",))
 SHOWN = LabelColumn(column="clicked", context_features=("device", "slot"), context_dense=("price",))

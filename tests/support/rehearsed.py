@@ -14,7 +14,7 @@ from rm_rec.machines.base import Slots
 from rm_rec.model import ClickModel, StretchLogits
 from rm_rec.rehearsal.objective import Rehearsal, RehearsalLoss, RehearsalObjective
 from rm_rec.user_memory import StretchAnswers
-from tests.fakes import click_model, model_config, scrambled, user_batch
+from tests.support.fakes import click_model, model_config, scrambled, user_batch
 
 Calls = list[tuple[Any, Any]]
 

@@ -19,9 +19,8 @@ from pipelines.models.artifact import TrainedModel, save_model
 from pipelines.training.batches import feature_space
 from rm_rec.config import ModelConfig
 from rm_rec.model import ClickModel
-from tests.fakes import model_config, scrambled
+from tests.support.fakes import model_config, scrambled
 
-STORES = ("lmdb", "parquet", "redis")
 COLUMNS = Columns(event_features=("action",), item_features=("category",))
 LABELLED = LabelColumn(column="clicked", context_features=("position",), context_dense=("price", "age"))
 

@@ -8,8 +8,12 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any, Literal
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "pipelines" / "recipes"
@@ -24,9 +28,6 @@ SMALL_MODEL = (
     *("--metrics.resamples", "5"),
 )
 _PROGRESS = ("training epoch", "building: ", "scoring: ", "probing ")
-_JOBS = ("train_ctr", "evaluate", "make_log", "build_memory", "score_batch", "memories", "promote", "retention")
-_PRELOAD = [*(f"pipelines.{job}" for job in _JOBS), "feature_store.stores.redis"]
-
 Ended = subprocess.CompletedProcess[str]
 
 
@@ -58,15 +59,23 @@ def run_alone(folder: Path, module: str, *arguments: object) -> Ended:
     )
 
 
+def fork_server() -> ForkServerContext:
+    """Start the server of processes that have all jobs imported; what others ask it to preload comes too late."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.support.preloaded"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))  # wherever the current folder is
+        forkserver.ensure_running()
+    return context
+
+
 def run_forked(
     folder: Path, module: str, *arguments: object, kill: Kill | None = None, largest_file: int | None = None
 ) -> Ended:
     """Run a job in a process of its own that is forked from one that has imported it: the same, but soon."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOAD)
     folder.mkdir(parents=True, exist_ok=True)
     argv = [*map(str, arguments)]
-    process = context.Process(target=_job, args=(str(folder), module, argv, kill, largest_file))
+    process = fork_server().Process(target=_job, args=(str(folder), module, argv, kill, largest_file))
     process.start()
     process.join(300)
     assert process.exitcode is not None, f"{module} {argv} did not end"
@@ -86,6 +95,8 @@ def _job(folder: str, module: str, argv: list[str], kill: Kill | None, largest_f
         _arm(kill)
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    if module == "pipelines.compare_machines":
+        fork_server()  # which the comparison's training runs come from
     from pipelines.cli.job import run_job
 
     run_job(importlib.import_module(module).main)

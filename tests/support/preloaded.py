@@ -1,0 +1,33 @@
+"""What the process that jobs are forked from has done for all of them: slow imports, and what libraries do once.
+
+Imported there (`tests.support.small_runs`) and nowhere else: unlike other modules it works when it is imported. It
+halves the time of a small training run, which is mostly MLflow's: it imports late, and lists all installed packages.
+"""
+
+import io
+import tempfile
+from pathlib import Path
+
+import git  # noqa: F401 - MLflow asks it which commit a run is of
+import mlflow
+import mlflow.store.tracking.sqlalchemy_store
+import torch
+from matplotlib.figure import Figure
+
+import feature_store.stores.redis  # noqa: F401
+from pipelines import build_memory, evaluate, make_log, memories, promote, retention, score_batch, train_ctr  # noqa: F401
+
+torch.set_num_threads(1)
+
+
+class _Echo(mlflow.pyfunc.PythonModel):
+    def predict(self, context: object, model_input: list[str]) -> list[str]:
+        return model_input
+
+
+with tempfile.TemporaryDirectory() as folder:
+    mlflow.pyfunc.save_model(str(Path(folder) / "model"), python_model=_Echo(), pip_requirements=["numpy"])
+
+_figure = Figure()
+_figure.subplots().set_title("fonts are found once")
+_figure.savefig(io.BytesIO())

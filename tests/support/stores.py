@@ -1,0 +1,3 @@
+"""The kinds of stores that memories lie in."""
+
+STORES = ("lmdb", "parquet", "redis")
