@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from promotions import Decisions, Gate, Register
 
 from pipelines import build_memory
 from pipelines.cli.job import GateRefused
-from tests.redis_servers import redis_server
+from tests.end_to_end.promotions import Decisions, Gate, Register
+from tests.support.redis_servers import redis_server
 
 PASSWORD = "s3cret"
 
