@@ -26,7 +26,7 @@ from feature_store.testing.sample_memories import (
     journal_at,
     memories_of,
 )
-from tests.feature_store.memories.child_processes import killed_after
+from tests.feature_store.stores.child_processes import killed_after
 
 HERE = [in_bucket(USERS, bucket) for bucket in range(NUM_BUCKETS)]
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from feature_store.errors import DataError
 from feature_store.stores import Memories, MemorySchema, check, make_memories, seal
 from feature_store.testing.sample_memories import SCHEMA, arrays, memories_of
-from tests.feature_store.memories.drawn_schemas import schemas
+from tests.feature_store.stores.drawn_schemas import schemas
 
 USERS = pa.array([7, -1, 2**62])
 

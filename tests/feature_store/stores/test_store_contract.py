@@ -9,7 +9,7 @@ import pytest
 from feature_store.errors import DataError
 from feature_store.testing import STORE_CHECKS, ContractError, StoreCheck, check_store
 from feature_store.testing.contract import expect_error, expect_records
-from tests.feature_store.memories.wrong_stores import (
+from tests.feature_store.stores.wrong_stores import (
     SHOWN,
     WRONG,
     AnswersInAnotherOrder,

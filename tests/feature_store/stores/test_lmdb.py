@@ -22,7 +22,7 @@ from feature_store.testing.sample_memories import (
     journal_at,
     memories_of,
 )
-from tests.feature_store.memories.child_processes import in_child
+from tests.feature_store.stores.child_processes import in_child
 
 WIDE = SCHEMA.model_copy(update={"state": {"sum": (30, 32), "count": (3,)}})
 TEXT = FACTS.model_copy(update={"memory": SCHEMA.model_copy(update={"user_type": "string"})})

@@ -23,7 +23,7 @@ from feature_store.testing.sample_memories import (
     journal_at,
     memories_of,
 )
-from tests.feature_store.memories.child_processes import killed_after
+from tests.feature_store.stores.child_processes import killed_after
 from tests.support.stores import STORES
 from tests.support.waiting import until
 

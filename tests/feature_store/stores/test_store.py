@@ -27,8 +27,8 @@ from feature_store.testing.sample_memories import (
     journal_at,
     memories_of,
 )
-from tests.feature_store.memories.child_processes import in_child
-from tests.feature_store.memories.drawn_schemas import schemas
+from tests.feature_store.stores.child_processes import in_child
+from tests.feature_store.stores.drawn_schemas import schemas
 
 Place = Callable[..., str]
 
