@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self, final
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from feature_store.datasets.synthetic import SyntheticConfig
 from pipelines.cli import load_settings, resolved
 from pipelines.cli.job import DONE, FAILED, result_console, run_job
-from pipelines.comparison.candidates import REHEARSAL, SYNTHETIC, check_names, log_file, short_name
+from pipelines.comparison.candidates import REHEARSAL, SYNTHETIC, check_names, current_name, log_file, short_name
 from pipelines.comparison.outcomes import FinishedRun
 from pipelines.comparison.plan import Plan, Trial
 from pipelines.comparison.results import NUMBERS, REPORT, Results
@@ -28,7 +28,8 @@ from rm_rec.machines import MACHINES
 
 _NAME = re.compile(r"[\w .-]+")  # of a run's folder, and of what MLflow keeps
 BASELINES = ("window_only", "mean_pool", "din_50", "din_full")
-REHEARSED = ("associative", "rehearsal", "learned_queries", "rum", "ntm", "mimn", "dnc", "hpmn")
+REHEARSED = ("associative", "slot_gru", "learned_queries", "rum", "ntm", "mimn", "dnc", "hpmn")
+CandidateName = Annotated[str, AfterValidator(current_name)]
 MEMORIES = (
     *(kind for kind in MACHINES if kind != "mean_pool"),
     *("memn2n", "memnn", "tommy"),
@@ -46,14 +47,14 @@ class CompareMachines(Settings):
     """Recipes on whose logs the best candidates and the baselines are trained."""
     num_best: int = Field(5, ge=1)
     """How many are best: by the mean rank of their validation AUC on `logs`."""
-    baselines: tuple[str, ...] = BASELINES
+    baselines: tuple[CandidateName, ...] = BASELINES
     """Trained on every log."""
-    candidates: tuple[str, ...] = Field(MEMORIES, min_length=1)
+    candidates: tuple[CandidateName, ...] = Field(MEMORIES, min_length=1)
     """Kinds of machines, package.module:Class among them, names in pipelines/recipes/models, or YAML files; trained
     without the rehearsal loss."""
     allow_package: tuple[PackageName, ...] = ()
     """Packages of other people whose code candidates may use, such as the candidate acme.machines:Fading."""
-    rehearsed: tuple[str, ...] = REHEARSED
+    rehearsed: tuple[CandidateName, ...] = REHEARSED
     """Candidates that are trained with the rehearsal loss too, at the learning rate chosen without."""
     state_bytes: int = Field(2048, ge=1)
     """Every machine gets as many slots as a state of this size holds, in float16."""

@@ -1,4 +1,4 @@
-"""What can be wrong with what a user hands to the library, said in one line."""
+"""Errors that a user of the library can cause, and warnings; each message is one line."""
 
 
 class RmRecError(Exception):
@@ -28,3 +28,7 @@ class ConfigError(RmRecError, ValueError):
     Traceback (most recent call last):
     rm_rec.errors.ConfigError: machine.kind acme.machines:Fading needs code of package 'acme'; ...
     """
+
+
+class RenamedWarning(FutureWarning):
+    """A name of an earlier version was used; the message says the present one."""

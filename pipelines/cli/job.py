@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,7 @@ from rich.console import Console
 
 from feature_store.errors import DataError
 from pipelines.cli import SettingsError
-from rm_rec.errors import RmRecError
+from rm_rec.errors import RenamedWarning, RmRecError
 
 DONE, FAILED, BAD_INPUT, GATE_REFUSED, INTERRUPTED = 0, 1, 2, 3, 130
 TEXT_WIDTH = 120  # where there is no terminal to ask
@@ -51,10 +52,12 @@ def result_console() -> Console:
 def run_job(main: Callable[[list[str]], int]) -> NoReturn:
     """Run a job on the command line's arguments and exit: 0 done, 1 failed, 2 bad input, 3 gate refused, 130 Ctrl-C.
 
-    What a user can mend is one line `error: …` on stderr for each mistake. Anything else is a defect of ours: one
-    line, and the traceback in a file under the job's `--out` folder, or a temporary one.
+    What a user can mend is one line `error: …` on stderr for each mistake; a former name of a setting is one line
+    `note: …`. Anything else is a defect of ours: one line, and the traceback in a file under the job's `--out` folder,
+    or a temporary one.
     """
     argv = sys.argv[1:]
+    warnings.formatwarning = _one_line_for_renamed(warnings.formatwarning)
     try:
         code = main(argv)
     except (RmRecError, SettingsError) as error:
@@ -78,6 +81,19 @@ def run_job(main: Callable[[list[str]], int]) -> NoReturn:
             )
             code = FAILED
     sys.exit(code)
+
+
+def _one_line_for_renamed(otherwise: Callable[..., str]) -> Callable[..., str]:
+    """Write a warning about a former name as one line; leave all others to `otherwise`."""
+
+    def written(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if issubclass(category, RenamedWarning):
+            return f"note: {message}\n"
+        return otherwise(message, category, filename, lineno, line)
+
+    return written
 
 
 def _refused_by_the_system(error: OSError) -> str:

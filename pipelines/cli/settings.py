@@ -30,6 +30,7 @@ from pipelines.cli.help_text import (
     named_blocks_of,
 )
 from pipelines.cli.values import COMMAND_LINE, SettingsError, Typed, from_yaml, join_leaf, problem_of
+from rm_rec.config.base import current_kind
 
 Settings = TypeVar("Settings", bound=BaseModel)
 _Layer = tuple[str, Mapping[str, Any]]  # where it came from, and its keys
@@ -196,6 +197,8 @@ class _Reader:
                 raise SettingsError(f"{key} = {block!r} ({source}): a block: give its keys, such as --{key}.…")
             if several and KIND in block:
                 kind = block[KIND].texts[-1] if isinstance(block[KIND], Typed) else block[KIND]
+                kind = current_kind(kind, models, name)
+                block = {**block, KIND: kind}
                 layers, chosen = (layers if kind == chosen else []), kind
             emptied = False
             layers.append((source, block))

@@ -22,6 +22,7 @@ from feature_store.data_config import DataConfig
 from feature_store.logs.preparation import log_fingerprint
 from pipelines.cli import resolved
 from pipelines.cli.job import run_job
+from pipelines.comparison.candidates import former_names
 from pipelines.runs import run_folder
 from pipelines.runs.tracking import TrackingConfig
 from pipelines.train_ctr import TrainCtr, fingerprint_of, train
@@ -39,8 +40,9 @@ class RunGrid:
         self._logs: dict[str, str] = {}  # fingerprints: of a large log, one takes seconds
 
     def folder(self, name: str) -> Path:
-        """Return where a run keeps its predictions and metrics."""
-        return self.out / name
+        """Return where a run keeps its predictions and metrics: runs made under a former name stay where they are."""
+        formers = (self.out / former for former in former_names(name))
+        return next((folder for folder in formers if folder.exists()), self.out / name)
 
     def finished(self, runs: Mapping[str, TrainCtr]) -> dict[str, dict[str, Any]]:
         """Return the metrics of the runs that are finished."""

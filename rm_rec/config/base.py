@@ -1,9 +1,13 @@
 """The bases of every block of a model's settings."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
+
+from rm_rec.errors import RenamedWarning
 
 
 class Settings(BaseModel):
@@ -20,7 +24,14 @@ class NamedSettings(Settings):
     """
 
     class_kind: ClassVar[str] = ""
+    former_kinds: ClassVar[tuple[str, ...]] = ()
+    """What `kind` was called in earlier versions, oldest first; these names are still read."""
     kind: str = ""
+
+    @property
+    def first_kind(self) -> str:
+        """Return the oldest name of `kind`, for hashes that stay the same when a kind is renamed."""
+        return self.former_kinds[0] if self.former_kinds else self.kind
 
     @model_validator(mode="before")
     @classmethod
@@ -68,3 +79,25 @@ class SourceSettings(NamedSettings):
     >>> Counts().num_buckets
     64
     """
+
+
+def current_kind(kind: Any, members: Iterable[type[BaseModel]], block: str) -> Any:
+    """Return what a kind is called now; replacing a former name warns with RenamedWarning, once a process.
+
+    `members` are the settings classes that a block of this name can have. Any other kind is returned as it is.
+
+    >>> from rm_rec.config.machines import AssociativeMemory
+    >>> current_kind("associative", [AssociativeMemory], "machine")
+    'associative'
+    """
+    for member in members:
+        if isinstance(kind, str) and kind in getattr(member, "former_kinds", ()):
+            now = member.model_fields["kind"].default
+            _warn(f"{block}.kind {kind!r} is now called {now!r}")
+            return now
+    return kind
+
+
+@cache  # not by Python's own record of warnings: any change of filters clears that
+def _warn(message: str) -> None:
+    warnings.warn(message, RenamedWarning, stacklevel=3)

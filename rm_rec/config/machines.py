@@ -1,6 +1,6 @@
 """Settings of the memory machines, one class for each file of rm_rec/machines."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -175,10 +175,11 @@ class ExpireSpan(MachineSettings):
     """Of the mean span, beside the click loss: how short memory should be."""
 
 
-class RehearsalMemory(MachineSettings):
+class SlotGruMemory(MachineSettings):
     """Slot-to-item attention and a gated update (Rehearsal Memory, ICML 2021, as described)."""
 
-    kind: Literal["rehearsal"] = "rehearsal"
+    former_kinds: ClassVar[tuple[str, ...]] = ("rehearsal",)
+    kind: Literal["slot_gru"] = "slot_gru"
     num_slots: int = Field(32, ge=1, le=1024)
     slot_dim: int = Field(32, ge=1, le=1024)
     """num_slots x slot_dim numbers a user: 32 x 32 are 2 KB in float16."""
@@ -214,7 +215,7 @@ else:
         HpmnMemory,
         MimnMemory,
         ExpireSpan,
-        RehearsalMemory,
+        SlotGruMemory,
         LearnedQueries,
         NoMachine,
     )

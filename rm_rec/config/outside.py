@@ -13,7 +13,15 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, PlainValidator, SerializeAsAny, field_validator
 
-from rm_rec.config.base import EncoderSettings, MachineSettings, NamedSettings, ReaderSettings, Settings, SourceSettings
+from rm_rec.config.base import (
+    EncoderSettings,
+    MachineSettings,
+    NamedSettings,
+    ReaderSettings,
+    Settings,
+    SourceSettings,
+    current_kind,
+)
 
 PLACE = "package.module:Class"
 _NAME = r"[A-Za-z_][A-Za-z_0-9]*"
@@ -90,12 +98,17 @@ class _OneOf:
             return self._checked(value)
         if not isinstance(value, Mapping):
             raise ValueError(f"expected keys and values with a kind, found {value!r}")
-        kind = value.get("kind")
+        kind = current_kind(value.get("kind"), self.members.values(), self._block)
         if isinstance(kind, str) and ":" in kind:
             return OutsideSettings.model_validate(value)
         if not isinstance(kind, str) or kind not in self.members:
             raise ValueError(f"kind is {kind!r}; expected one of {', '.join([*self.members, PLACE])}")
-        return self.members[kind].model_validate(value)
+        return self.members[kind].model_validate({**value, "kind": kind})
+
+    @property
+    def _block(self) -> str:
+        """Return the block's key: machine for MachineSettings."""
+        return self.base.__name__.removesuffix("Settings").lower()
 
     def _checked(self, value: NamedSettings) -> NamedSettings:
         """Refuse settings whose kind would bring back another class's when they are read again."""

@@ -18,9 +18,9 @@ from rm_rec.machines.learned_queries import LearnedQueriesMachine
 from rm_rec.machines.mean_pool import MeanPoolMachine
 from rm_rec.machines.mimn import MimnMachine
 from rm_rec.machines.ntm import NtmMachine
-from rm_rec.machines.rehearsal import RehearsalMachine
 from rm_rec.machines.ring_buffer import RingBufferMachine
 from rm_rec.machines.rum import RumMachine
+from rm_rec.machines.slot_gru import SlotGruMachine
 from rm_rec.machines.transformer_xl import TransformerXLMachine
 from rm_rec.outside import load_outside
 
@@ -37,7 +37,7 @@ MACHINES: Final[dict[str, type[MemoryMachine]]] = {
     "hpmn": HpmnMachine,
     "mimn": MimnMachine,
     "expire_span": ExpireSpanMachine,
-    "rehearsal": RehearsalMachine,
+    "slot_gru": SlotGruMachine,
     "learned_queries": LearnedQueriesMachine,
 }
 

@@ -38,7 +38,7 @@ MODELS |= {
 }
 MODELS |= {
     f"{kind}-{reader}-tail+1": (kind, "none", "tail+1", reader)
-    for kind in ("associative", "rehearsal")
+    for kind in ("associative", "slot_gru")
     for reader in sorted(set(READERS) - {"attention"})
 }
 

@@ -23,7 +23,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("no reader of that kind", {"reader": {"kind": "book"}}, "book.*attention"),
     ("another kind's key", {"machine": {"kind": "mean_pool", "num_slots": 3}}, "num_slots"),
     ("unknown key", {"segment_size": 3}, "segment_size"),
-    ("no slot", {"machine": {"kind": "rehearsal", "num_slots": 0}}, "num_slots"),
+    ("no slot", {"machine": {"kind": "slot_gru", "num_slots": 0}}, "num_slots"),
     ("no dimension", {"token_dim": 0}, "token_dim"),
     ("no event", {"segment_length": 0}, "segment_length"),
     ("no write", {"bptt_segments": 0}, "bptt_segments"),

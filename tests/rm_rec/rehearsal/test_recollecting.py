@@ -18,7 +18,7 @@ from tests.rehearsed import begun, of_the_next_user, random, rehearsal_config
 PLACES, OWN = 4, 6  # of a fragment; items that can be at each place
 SPACE = FeatureSpace(rows={"item": PLACES * OWN}, events=("item",), targets=("item",))
 SIZES: dict[str, dict[str, float]] = {
-    kind: {"num_slots": 4, "slot_dim": 16} for kind in ("rehearsal", "associative", "learned_queries")
+    kind: {"num_slots": 4, "slot_dim": 16} for kind in ("slot_gru", "associative", "learned_queries")
 }
 SIZES["count_sketch"] = {"num_buckets": 64}
 SIZES["hpmn"] = {"keep_bias": 1.0}  # by default its gates keep too much to take in a history of eight events
@@ -97,7 +97,7 @@ def test_without_a_memory_nothing_but_the_place_is_recollected() -> None:
     assert own < 0.3
 
 
-@pytest.mark.parametrize("kind", sorted({*KINDS} - {"rehearsal"}))  # whose gated slots take more steps
+@pytest.mark.parametrize("kind", sorted({*KINDS} - {"slot_gru"}))  # whose gated slots take more steps
 def test_a_memory_tells_its_users_events_from_others(kind: str) -> None:
     # One mixed fragment in eight is no other than a true one.
     own, others = accuracies(

@@ -19,16 +19,16 @@ import math
 import torch
 from torch import Tensor, nn
 
-from rm_rec.config.machines import RehearsalMemory
+from rm_rec.config.machines import SlotGruMemory
 from rm_rec.machines.base import MemoryMachine, Slots, State, StateSpec, StateTrace
 
 
-class RehearsalMachine(MemoryMachine):
+class SlotGruMachine(MemoryMachine):
     """A few slots a user; each attends to the segment's events and keeps what its gate lets in."""
 
-    config_type = RehearsalMemory
+    config_type = SlotGruMemory
 
-    def __init__(self, config: RehearsalMemory, token_dim: int) -> None:
+    def __init__(self, config: SlotGruMemory, token_dim: int) -> None:
         super().__init__()
         self.num_slots = config.num_slots
         self.slot_dim = config.slot_dim
