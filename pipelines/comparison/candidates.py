@@ -11,7 +11,7 @@ from feature_store.errors import DataError
 from pipelines.cli import SettingsError, load_settings
 from pipelines.train_ctr import TrainCtr
 from rm_rec.config.base import current_kind
-from rm_rec.config.outside import is_place
+from rm_rec.config.outside import is_class_path
 from rm_rec.errors import ConfigError
 from rm_rec.machines import MACHINES
 from rm_rec.machines.sizes import fit_state
@@ -114,7 +114,7 @@ def _model(name: str) -> tuple[str, ...]:
         return ("--config", name)
     if (MODELS / f"{name}.yaml").is_file():
         return ("--config", str(MODELS / f"{name}.yaml"))
-    if name in MACHINES or is_place(name):
+    if name in MACHINES or is_class_path(name):
         return ("--model.machine.kind", name)
     known = ", ".join(sorted({*MACHINES, *(file.stem for file in MODELS.glob("*.yaml"))}))
     raise SettingsError(f"{name}: no such candidate; expected a YAML file, package.module:Class, or one of {known}")

@@ -1,4 +1,4 @@
-"""The bases of every block of a model's settings."""
+"""Base classes for all settings of a model."""
 
 import warnings
 from collections.abc import Iterable, Mapping
@@ -11,16 +11,16 @@ from rm_rec.errors import RenamedWarning
 
 
 class Settings(BaseModel):
-    """A frozen block of settings; a key it does not know is an error."""
+    """A frozen block of settings; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class NamedSettings(Settings):
-    """Settings of one of several classes, which `kind` names: a name of rm-rec's own, or package.module:Class.
+    """Settings of one of several classes, selected by `kind`: a name that rm-rec gives, or package.module:Class.
 
-    rm-rec's own give `kind` a Literal with a default. Those of other packages leave it out: it becomes the place of the
-    class that has them as its `config_type`.
+    Settings in rm-rec give `kind` a Literal type with a default. Settings in other packages leave `kind` out: it is set
+    to the path of the class that has them as its `config_type`.
     """
 
     class_kind: ClassVar[str] = ""
@@ -42,7 +42,7 @@ class NamedSettings(Settings):
 
 
 class MachineSettings(NamedSettings):
-    """The base of every machine's settings.
+    """Base class for the settings of a memory machine.
 
     >>> class FadingMean(MachineSettings):
     ...     num_means: int = 8
@@ -52,7 +52,7 @@ class MachineSettings(NamedSettings):
 
 
 class ReaderSettings(NamedSettings):
-    """The base of every reader's settings.
+    """Base class for the settings of a reader.
 
     >>> class BestSlots(ReaderSettings):
     ...     num_best: int = 3
@@ -62,7 +62,7 @@ class ReaderSettings(NamedSettings):
 
 
 class EncoderSettings(NamedSettings):
-    """The base of every encoder's settings.
+    """Base class for the settings of a segment encoder.
 
     >>> class Scaled(EncoderSettings):
     ...     start: float = 1.0
@@ -72,7 +72,7 @@ class EncoderSettings(NamedSettings):
 
 
 class SourceSettings(NamedSettings):
-    """The base of every answer source's settings.
+    """Base class for the settings of an answer source.
 
     >>> class Counts(SourceSettings):
     ...     num_buckets: int = 64
