@@ -2,7 +2,7 @@
 
 
 class RmRecError(Exception):
-    """The parent of every error a user of the library can cause; the message names expected, actual and the fix.
+    """Base class of every error that a user can cause; the message names expected, actual and what to do.
 
     >>> issubclass(BatchError, RmRecError), issubclass(ConfigError, RmRecError)
     (True, True)
@@ -10,7 +10,7 @@ class RmRecError(Exception):
 
 
 class BatchError(RmRecError, ValueError):
-    """A batch, histories or queries contradict themselves, or the model that they are given to.
+    """A batch, histories or queries are inconsistent, or do not fit the model.
 
     >>> import torch
     >>> from rm_rec import Histories
@@ -21,7 +21,7 @@ class BatchError(RmRecError, ValueError):
 
 
 class ConfigError(RmRecError, ValueError):
-    """A config has a value that the model cannot be built from.
+    """A model cannot be built from a config.
 
     >>> from rm_rec import MemoryConfig, UserMemory
     >>> UserMemory(MemoryConfig(machine={"kind": "acme.machines:Fading"}))  # doctest: +ELLIPSIS
@@ -31,4 +31,4 @@ class ConfigError(RmRecError, ValueError):
 
 
 class RenamedWarning(FutureWarning):
-    """A name of an earlier version was used; the message says the present one."""
+    """A name from an earlier version was used; the message gives the current name."""

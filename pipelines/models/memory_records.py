@@ -75,12 +75,12 @@ def to_model(memory: UserMemory, memories: Memories, found: NDArray[np.bool_]) -
     vectors = state.pop(_TOKENS_PART, None)
     # A window is laid out in whole segments: in one place more than a record has.
     kept = given.window()
-    window = {name: np.zeros((len(found), memory.cut.places), np.int64) for name in kept}
+    window = {name: np.zeros((len(found), memory.cut.window_positions), np.int64) for name in kept}
     for name, values in kept.items():
         window[name][:, : values.shape[1]] = values
     laid = {name: torch.from_numpy(values) for name, values in window.items()}
     if vectors is not None:
-        laid[TOKENS] = functional.pad(vectors, (0, 0, 0, memory.cut.places - vectors.shape[1]))
+        laid[TOKENS] = functional.pad(vectors, (0, 0, 0, memory.cut.window_positions - vectors.shape[1]))
     return MemoryState(
         state=state,
         num_events=torch.from_numpy(records["num_events"].copy()),
