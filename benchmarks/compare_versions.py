@@ -1,7 +1,7 @@
 """Whether two versions of this repository compute the same: losses, memories and scores from the same weights.
 
 python benchmarks/compare_versions.py --before REVISION [--log FILE --recipe FILE]... [--data FOLDER] [--out FOLDER]
-    [--users 100] [--epochs 2] [--model.machine.kind rehearsal ...]
+    [--users 100] [--epochs 2] [--model.machine.kind ntm ...]
 
 Before is a Git revision, checked out for the while; after is the working tree. Both are driven by their own command
 lines. Without --log, the log is the quickstart's, of fewer users; --data FOLDER adds its delicious_tags.parquet. What

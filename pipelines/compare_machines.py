@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self, final
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from feature_store.datasets.synthetic import SyntheticConfig
 from pipelines.cli import load_settings, resolved
 from pipelines.cli.job import DONE, FAILED, result_console, run_job
-from pipelines.comparison.candidates import REHEARSAL, SYNTHETIC, check_names, log_file, short_name
+from pipelines.comparison.candidates import REHEARSAL, SYNTHETIC, check_names, current_name, log_file, short_name
 from pipelines.comparison.outcomes import FinishedRun
 from pipelines.comparison.plan import Plan, Trial
 from pipelines.comparison.results import NUMBERS, REPORT, Results
@@ -28,7 +28,8 @@ from rm_rec.machines import MACHINES
 
 _NAME = re.compile(r"[\w .-]+")  # names runs' folders and MLflow's metrics
 BASELINES = ("window_only", "mean_pool", "din_50", "din_full")
-REHEARSED = ("associative", "rehearsal", "learned_queries", "rum", "ntm", "mimn", "dnc", "hpmn")
+REHEARSED = ("associative", "slot_gru", "learned_queries", "rum", "ntm", "mimn", "dnc", "hpmn")
+CandidateName = Annotated[str, AfterValidator(current_name)]
 MEMORIES = (
     *(kind for kind in MACHINES if kind != "mean_pool"),
     *("memn2n", "memnn", "tommy"),
@@ -46,14 +47,14 @@ class CompareMachines(Settings):
     """Recipes of further logs, on which only the baselines and the best candidates are trained."""
     num_best: int = Field(5, ge=1)
     """Number of best candidates, by the mean rank of their validation AUC on `logs`."""
-    baselines: tuple[str, ...] = BASELINES
+    baselines: tuple[CandidateName, ...] = BASELINES
     """Models that are trained on every log, named as candidates are."""
-    candidates: tuple[str, ...] = Field(MEMORIES, min_length=1)
+    candidates: tuple[CandidateName, ...] = Field(MEMORIES, min_length=1)
     """Models to compare, trained without the rehearsal loss: kinds of machines (package.module:Class too), names in
     pipelines/recipes/models, or YAML files."""
     allow_package: tuple[PackageName, ...] = ()
     """Packages outside rm-rec whose code the models may run, for a candidate such as acme.machines:Fading."""
-    rehearsed: tuple[str, ...] = REHEARSED
+    rehearsed: tuple[CandidateName, ...] = REHEARSED
     """Candidates that are also trained with the rehearsal loss, at the learning rate that was chosen without it."""
     state_bytes: int = Field(2048, ge=1)
     """Bytes of one user's state in float16; every machine gets as many slots as fit."""

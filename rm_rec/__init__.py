@@ -1,7 +1,7 @@
 """Lifelong memory of each user for click models: tensors only, no disk, no tables.
 
-What is named here is imported when it is first asked for: torch and torchrec take seconds, and a job that reads tables
-alone, settings, or an error's class, needs neither. `UserMemory` and all but `ClickModel` do without torchrec.
+A name is imported when it is first used: importing torch and torchrec takes seconds, and settings, errors and jobs that
+only read tables need neither. Only `ClickModel` needs torchrec.
 
 >>> import rm_rec
 >>> "UserMemory" in dir(rm_rec)
@@ -108,5 +108,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List what can be imported, for completion in notebooks and shells."""
+    """List all names that can be imported, for completion in notebooks and shells."""
     return sorted({*globals(), *__all__})

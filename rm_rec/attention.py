@@ -1,4 +1,4 @@
-"""Attention of queries over a few keys, defined where there is nothing to attend to.
+"""Attention with a null key, so that it is defined without any other key.
 
 Suffixes: B block, Q query, K key, D dim, H head.
 """
@@ -12,10 +12,11 @@ from torch.nn import functional
 
 
 class NullAttention(nn.Module):
-    """Multi-head attention with one key more, learned and worth zero, that is always there.
+    """Multi-head attention with an additional null key: its logit is learned, and its value is zero.
 
-    With no other key the answer is zero. Its share also says how much the others weigh together, which a softmax alone
-    forgets: three like events and one answer alike. That weight is returned as `log(1 + sum(exp(logit - null)))`.
+    Without any other key the answer is zero. The null key's attention weight also tells the total weight of the other
+    keys, which a plain softmax loses: three equal keys give the same answer as one. This total is returned beside the
+    answer, as `log(1 + sum(exp(logit - null)))`.
     """
 
     def __init__(self, query_dim: int, key_dim: int, answer_dim: int, num_heads: int) -> None:
@@ -25,24 +26,24 @@ class NullAttention(nn.Module):
         self.key = nn.Linear(key_dim, answer_dim, bias=False)
         self.value = nn.Linear(key_dim, answer_dim, bias=False)
         self.null_logit = nn.Parameter(torch.zeros(num_heads))
-        # Targets and events share their embedding tables: from the identity, a target begins by attending to events
-        # like itself. From random projections, training first has to find that out, and long stays where it starts.
+        # Targets and events share embedding tables, so with identity projections a target attends to similar events
+        # from the start. With random projections, training made no progress for one to three epochs.
         for projection in (self.query, self.key, self.value):
             nn.init.eye_(projection.weight)
 
     @property
     def num_features(self) -> int:
-        """Size of an answer: the attended values, and each head's weight."""
+        """Size of an answer: the attended values, and the total weight of each head's keys."""
         return self.value.out_features + self.num_heads
 
     def project(self, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Project what will be attended to, once, before it is laid out in blocks."""
+        """Return the projected keys and values, to project them once, before they are arranged in blocks."""
         return self.key(keys), self.value(keys)
 
     def bias(
         self, valid: Bool[Tensor, "block key"], log_weight: Float[Tensor, "block key"] | None = None
     ) -> Float[Tensor, "block head 1 key_and_null"]:
-        """Bias of keys: the null key's logit, then `log_weight` (0) where valid and -inf where there is no key."""
+        """Return the bias for `forward`: the null key's logit, then `log_weight` (default 0), or -inf if not valid."""
         return key_bias(self.null_logit, valid, log_weight)
 
     def forward(
@@ -54,7 +55,7 @@ class NullAttention(nn.Module):
     ) -> Float[Tensor, "block query features"]:
         """Attend from each query to its block's projected keys.
 
-        `bias` is added to the logits: the null key's first, then each key's, -inf where no key is.
+        `bias` is added to the logits: first the null key's, then each key's, which is -inf for padding.
         """
         return attend(self.query(queries), keys, values, bias)
 
@@ -64,7 +65,7 @@ def key_bias(
     valid: Bool[Tensor, "block key"],
     log_weight: Float[Tensor, "block key"] | None = None,
 ) -> Float[Tensor, "block head 1 key_and_null"]:
-    """Lay out what `attend` adds to its logits: the null key's, then `log_weight` (0) where valid, -inf elsewhere."""
+    """Return the bias for `attend`: the null key's logit, then `log_weight` (default 0), or -inf if not valid."""
     bias = torch.zeros(valid.shape, device=valid.device) if log_weight is None else log_weight
     bias = bias.masked_fill(~valid, -math.inf)
     null = null_logit.expand(len(valid), -1)[..., None]
@@ -79,14 +80,14 @@ def attend(
 ) -> Float[Tensor, "block query features"]:
     """Attend from projected queries to projected keys and the null key, whose value is zero.
 
-    Returns the attended values, then each head's `log(1 + sum(exp(logit - null)))`.
+    Returns the attended values, then each head's `log(1 + sum(exp(logit - null)))`, the total weight of the keys.
     """
     B, Q, K, heads = len(keys), queries.shape[1], keys.shape[1], bias.shape[1]
     q_BHQD = queries.view(B, Q, heads, -1).transpose(1, 2)
     k_BHDK = functional.pad(keys, (0, 0, 1, 0)).view(B, K + 1, heads, -1).permute(0, 2, 3, 1)
     scale = 1.0 / math.sqrt(q_BHQD.shape[-1])
-    share_BHQK = torch.add((q_BHQD * scale) @ k_BHDK, bias).softmax(dim=-1)
+    weight_BHQK = torch.add((q_BHQD * scale) @ k_BHDK, bias).softmax(dim=-1)
     v_BHKD = values.view(B, K, heads, -1).transpose(1, 2)
-    answer_BQHD = (share_BHQK[..., 1:] @ v_BHKD).transpose(1, 2)
-    weight_BQH = -share_BHQK[..., 0].transpose(1, 2).clamp(min=1e-6).log()
-    return torch.cat([answer_BQHD.flatten(2), weight_BQH], dim=-1)
+    answer_BQHD = (weight_BHQK[..., 1:] @ v_BHKD).transpose(1, 2)
+    total_BQH = -weight_BHQK[..., 0].transpose(1, 2).clamp(min=1e-6).log()
+    return torch.cat([answer_BQHD.flatten(2), total_BQH], dim=-1)

@@ -1,6 +1,6 @@
-"""Users and what they may be shown, as embedding rows: batches to train on, candidates to score.
+"""Users' events with impressions or candidates, as embedding rows: batches to train on, candidates to score.
 
-A batch is users: each with all its events and all its impressions, so that training reads a user once.
+A batch holds users, each with all its events and all its impressions, so that training reads a user once.
 Suffixes: U user, E event (of all users), I impression or candidate (of all users).
 """
 
@@ -23,8 +23,8 @@ class UserBatch:
     """Jagged events in time order and impressions, user after user; ids are embedding rows.
 
     User u owns the next `event_lengths[u]` events and the next `impression_lengths[u]` impressions. An impression's
-    history is its user's first `num_earlier` events, and nothing else. Raises BatchError where it contradicts itself;
-    values are looked at on the CPU alone, where a batch is made: elsewhere that would wait for the device.
+    history is its user's first `num_earlier` events, and nothing else. Raises BatchError if lengths, rows or
+    `num_earlier` are inconsistent; values are checked on the CPU only, since elsewhere that would wait for the device.
 
     >>> batch = UserBatch(
     ...     event_lengths=torch.tensor([2, 0]),  # two users, of whom one has no history
@@ -86,26 +86,26 @@ class UserBatch:
 
     @property
     def num_users(self) -> int:
-        """How many users the batch has."""
+        """Number of users in the batch."""
         return len(self.event_lengths)
 
     @property
     def impression_user(self) -> Tensor:
-        """[I] Which of the batch's users each impression belongs to."""
+        """[I] Index in the batch of each impression's user."""
         users = torch.arange(self.num_users, device=self.event_lengths.device)
         return users.repeat_interleave(self.impression_lengths, output_size=len(self.num_earlier))
 
     @cached_property
     def event_gap(self) -> Tensor:
-        """[E] The binned time since the same user's event before."""
+        """[E] The binned time since the same user's previous event."""
         return gap_bins(self.event_time, self.event_lengths)
 
     def histories(self, tokens: Tensor | None = None) -> Histories:
-        """Return the events, with their vectors [E, D] where these are given."""
+        """Return the events as `Histories`, with their vectors `tokens` [E, D] if given."""
         return Histories(lengths=self.event_lengths, time=self.event_time, tokens=tokens, keys=self.events)
 
     def queries(self, tokens: Tensor) -> Queries:
-        """Return what the impressions ask, with their targets' vectors [I, D]."""
+        """Return the impressions as `Queries`, with their targets' vectors `tokens` [I, D]."""
         return Queries(
             tokens=tokens,
             user=self.impression_user,
@@ -115,7 +115,7 @@ class UserBatch:
         )
 
     def check(self, features: FeatureSpace) -> None:
-        """Raise BatchError where the batch lacks a feature of the model or, on the CPU, has an id beyond its table."""
+        """Raise BatchError if the batch lacks a feature of the model or, on the CPU, has an id outside its table."""
         for where, names in (("events", features.events), ("targets", features.targets), ("context", features.context)):
             columns: dict[str, Tensor] = getattr(self, where)
             if set(columns) != set(names):
@@ -136,7 +136,7 @@ class UserBatch:
             )
 
     def to(self, device: torch.device | str) -> "UserBatch":
-        """Return the same batch on another device; itself where it is there already."""
+        """Return the batch on another device; the same object if it is there already."""
         if self.event_lengths.device == torch.device(device):
             return self
         return _each_tensor(self, lambda values: values.to(device))
@@ -152,7 +152,7 @@ class Candidates:
     2
     """
 
-    user: Tensor  # [I] int64, place among the memories
+    user: Tensor  # [I] int64, index of the user's memory
     time: Tensor  # [I] int64
     targets: dict[str, Tensor]  # feature -> [I] int64
     context: dict[str, Tensor]  # feature -> [I] int64
@@ -163,15 +163,15 @@ class Candidates:
         return len(self.user)
 
     def take(self, rows: Tensor) -> "Candidates":
-        """Keep some of the candidates, in the order given."""
+        """Select candidates by their indices, in the order of `rows`."""
         return _each_tensor(self, lambda values: values.index_select(0, rows))
 
     def of_users(self, user: Tensor) -> "Candidates":
-        """Say anew [I] where each one's user lies among the memories."""
+        """Return the candidates with other indices [I] of their users' memories."""
         return replace(self, user=user)
 
     def queries(self, tokens: Tensor) -> Queries:
-        """Return what they ask, with their targets' vectors [I, D]."""
+        """Return the candidates as `Queries`, with their targets' vectors `tokens` [I, D]."""
         return Queries(tokens=tokens, user=self.user, time=self.time, keys=self.targets)
 
 

@@ -1,4 +1,4 @@
-"""Ids to vectors: one TorchRec EmbeddingCollection for events, targets and context. The only import of torchrec."""
+"""Embedding of ids: one TorchRec EmbeddingCollection for events, targets and context. Nothing else imports torchrec."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,32 +13,32 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from rm_rec.config import FeatureSpace
 from rm_rec.time_bins import NUM_TIME_BINS
 
-_GAP = "time_gap"  # the table of log-binned gaps between a user's events
+_GAP = "time_gap"  # the table of binned time gaps between a user's events
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """The vectors of a batch, of one look-up."""
+    """The vectors of a batch, from one look-up."""
 
-    events: Float[Tensor, "event dim"]  # what happened, and the time since the event before
-    content: Float[Tensor, "event dim"]  # what happened
+    events: Float[Tensor, "event dim"]  # sums over the event's features and its time gap
+    content: Float[Tensor, "event dim"]  # sums over the event's features alone
     targets: Float[Tensor, "query dim"]
     context: Float[Tensor, "query context_dim"]
 
 
 class FeatureEmbedding(nn.Module):
-    """Sums the embeddings of a token's features; tables are shared by events and targets, so both live in one space."""
+    """Sums the embeddings of a token's features; events and targets share tables, so their vectors are comparable."""
 
     def __init__(self, features: FeatureSpace, token_dim: int, std: float) -> None:
         super().__init__()
         self.features = features
-        places = {"event": features.events, "target": features.targets, "context": features.context}
+        features_of = {"event": features.events, "target": features.targets, "context": features.context}
         tables = [
             EmbeddingConfig(
                 name=name,
                 embedding_dim=token_dim,
                 num_embeddings=rows,
-                feature_names=[f"{place}.{name}" for place, names in places.items() if name in names],
+                feature_names=[f"{owner}.{name}" for owner, names in features_of.items() if name in names],
                 init_fn=lambda weight: nn.init.normal_(weight, std=std),
             )
             for name, rows in features.rows.items()
@@ -53,7 +53,7 @@ class FeatureEmbedding(nn.Module):
             )
         )
         self.collection = EmbeddingCollection(tables=tables)
-        self._places = {place for table in tables for place in table.feature_names}
+        self._feature_names = {name for table in tables for name in table.feature_names}
 
     def forward(
         self,
@@ -62,7 +62,7 @@ class FeatureEmbedding(nn.Module):
         targets: Mapping[str, Int[Tensor, " query"]],
         context: Mapping[str, Int[Tensor, " query"]],
     ) -> Embedded:
-        """Embed events and targets as the sum, context as the concatenation, of their features' rows."""
+        """Embed events and targets as sums of their features' embeddings, and context as the concatenation."""
         ids = {f"event.{name}": events[name] for name in self.features.events}
         ids[f"event.{_GAP}"] = gaps
         ids |= {f"target.{name}": targets[name] for name in self.features.targets}
@@ -87,22 +87,22 @@ class FeatureEmbedding(nn.Module):
         return _sum([vectors[name] for name in ids])
 
     def content(self, events: Mapping[str, Int[Tensor, " event"]]) -> Float[Tensor, "event dim"]:
-        """Embed events as what happened, without the time that passed before."""
+        """Embed events by their features alone, without the time gap."""
         vectors = self._look_up({f"event.{name}": events[name] for name in self.features.events})
         return _sum([vectors[f"event.{name}"] for name in self.features.events])
 
     def event_weights(self) -> list[str]:
-        """Name the weights, among this module's, that events are embedded with."""
+        """Return the names of this module's weights that events are embedded with."""
         return [f"collection.embeddings.{name}.weight" for name in (*self.features.events, _GAP)]
 
     def _look_up(self, ids: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Look all features up in one call; a feature is one jagged row, since places differ in length."""
+        """Look up all features in one call; each feature is one jagged row, since features differ in length."""
         nothing = next(iter(ids.values()))[:0]
-        ids = ids | dict.fromkeys(self._places - set(ids), nothing)  # the collection wants all that it has
+        ids = ids | dict.fromkeys(self._feature_names - set(ids), nothing)  # the collection requires all its features
         values = list(ids.values())
         lengths = torch.tensor([len(v) for v in values], dtype=torch.int32, device=values[0].device)
         jagged = KeyedJaggedTensor(keys=list(ids), values=torch.cat(values), lengths=lengths)
-        embedded: dict[str, Tensor] = {name: found.values() for name, found in self.collection(jagged).items()}
+        embedded: dict[str, Tensor] = {name: vectors.values() for name, vectors in self.collection(jagged).items()}
         return embedded
 
 

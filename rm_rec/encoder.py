@@ -1,4 +1,4 @@
-"""What events of a segment tell each other before they are folded into the memory."""
+"""Encoders, which transform the vectors of a segment's events before these are folded into the memory."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection
@@ -14,7 +14,7 @@ from rm_rec.outside import load_outside, name_settings
 
 
 class SegmentEncoder(nn.Module, ABC):
-    """Changes the vectors of a segment's events before they are folded.
+    """Base class of encoders: transforms the vectors of a segment's events before they are folded.
 
     It is built from its settings and the sizes of vectors and segments: `Encoder(config, token_dim, segment_length)`.
 
@@ -25,7 +25,7 @@ class SegmentEncoder(nn.Module, ABC):
     torch.Size([2, 4, 8])
     """
 
-    config_type: type[EncoderSettings]  # what its settings are
+    config_type: type[EncoderSettings]  # the class of its settings
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -35,11 +35,11 @@ class SegmentEncoder(nn.Module, ABC):
     def forward(
         self, tokens: Float[Tensor, "*rows event dim"], valid: Bool[Tensor, "*rows event"]
     ) -> Float[Tensor, "*rows event dim"]:
-        """Encode each segment by itself; what padding holds must change no event."""
+        """Encode each segment by itself; the values of padding must not change any event."""
 
 
 class NullEncoder(SegmentEncoder):
-    """Events are folded as they are."""
+    """Leaves events as they are."""
 
     config_type = NoEncoder
 
@@ -47,15 +47,15 @@ class NullEncoder(SegmentEncoder):
         super().__init__()
 
     def forward(self, tokens: Tensor, valid: Tensor) -> Tensor:
-        """Return the tokens."""
+        """Return the tokens unchanged."""
         return tokens
 
 
 class SegmentTransformer(SegmentEncoder):
     """Pre-norm transformer within each segment, with learned positions.
 
-    Each block adds to its input through a projection that starts at zero, so that training starts from the events as
-    they are: without that path the memory learnt far slower than with no encoder.
+    The output projections of each block are initialised to zero, so that training starts from the events as they are.
+    With random projections the memory learned far more slowly than without an encoder.
     """
 
     config_type = TransformerEncoder
@@ -70,10 +70,10 @@ class SegmentTransformer(SegmentEncoder):
     def forward(
         self, tokens: Float[Tensor, "*rows event dim"], valid: Bool[Tensor, "*rows event"]
     ) -> Float[Tensor, "*rows event dim"]:
-        """Encode each segment; what padding holds changes no event, and is returned as garbage."""
+        """Encode each segment; padding changes no event, and its own outputs are arbitrary."""
         x = tokens.flatten(0, -3) + self.position
         seen = valid.flatten(0, -2)
-        # An event sees itself even in padding, so that an empty segment has finite garbage, not NaN.
+        # Padding attends to itself, so that an empty segment gives arbitrary finite values rather than NaN.
         itself = torch.eye(x.shape[-2], dtype=torch.bool, device=x.device)
         mask = (seen[:, None, :] | itself)[:, None]
         for block in self.blocks:
@@ -82,7 +82,7 @@ class SegmentTransformer(SegmentEncoder):
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm self-attention and a feed-forward layer; both begin by adding nothing."""
+    """Pre-norm self-attention and a feed-forward layer, both initialised to add zero to their input."""
 
     def __init__(self, dim: int, num_heads: int, feedforward_dim: int) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class TransformerBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "row event dim"], mask: Bool[Tensor, "row 1 event event"] | None = None
     ) -> Float[Tensor, "row event dim"]:
-        """Let events of a row see each other, where the mask is true."""
+        """Attend between the events of each row, where the mask is true."""
         rows, length, dim = x.shape
         heads = self.project(self.norm_attention(x)).view(rows, length, 3, self.num_heads, dim // self.num_heads)
         query, key, value = heads.permute(2, 0, 3, 1, 4)
@@ -116,7 +116,7 @@ ENCODERS: Final[dict[str, type[SegmentEncoder]]] = {"none": NullEncoder, "transf
 def build_encoder(
     config: EncoderSettings, token_dim: int, segment_length: int, allowed_packages: Collection[str] = ()
 ) -> SegmentEncoder:
-    """Make the encoder that the config names; of other packages' ones as `build_machine`."""
+    """Build the encoder that the config names; encoders of other packages as in `build_machine`."""
     if config.kind in ENCODERS:
         return ENCODERS[config.kind](config, token_dim, segment_length)
     encoder, settings = load_outside(config, SegmentEncoder, allowed_packages, "encoder")

@@ -1,8 +1,8 @@
-"""What can be wrong with what a user hands to the library, said in one line."""
+"""Errors that a user of the library can cause, and warnings; each message is one line."""
 
 
 class RmRecError(Exception):
-    """The parent of every error a user of the library can cause; the message names expected, actual and the fix.
+    """Base class of every error that a user can cause; the message names expected, actual and what to do.
 
     >>> issubclass(BatchError, RmRecError), issubclass(ConfigError, RmRecError)
     (True, True)
@@ -10,7 +10,7 @@ class RmRecError(Exception):
 
 
 class BatchError(RmRecError, ValueError):
-    """A batch, histories or queries contradict themselves, or the model that they are given to.
+    """A batch, histories or queries are inconsistent, or do not fit the model.
 
     >>> import torch
     >>> from rm_rec import Histories
@@ -21,10 +21,14 @@ class BatchError(RmRecError, ValueError):
 
 
 class ConfigError(RmRecError, ValueError):
-    """A config has a value that the model cannot be built from.
+    """A model cannot be built from a config.
 
     >>> from rm_rec import MemoryConfig, UserMemory
     >>> UserMemory(MemoryConfig(machine={"kind": "acme.machines:Fading"}))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     rm_rec.errors.ConfigError: machine.kind acme.machines:Fading needs code of package 'acme'; ...
     """
+
+
+class RenamedWarning(FutureWarning):
+    """A name from an earlier version was used; the message gives the current name."""

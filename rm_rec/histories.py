@@ -1,4 +1,4 @@
-"""What a memory is given: histories of events, and queries about them. Vectors, times, and integer keys where wanted.
+"""The inputs of a memory: histories of events, and queries about them, as vectors, times and optional integer keys.
 
 Suffixes: U user, E event (of all users, user after user), Q query, D dim.
 """
@@ -18,9 +18,9 @@ from rm_rec.errors import BatchError
 class Histories:
     """Events of some users, user after user, each user's in time order.
 
-    User u owns the next `lengths[u]` rows of the others. `tokens` are the events' vectors; they may be left out where
-    the method that takes the histories is told how to embed them. `keys` are integers of each event by name: ids to
-    embed, and what sources of answers count under. Raises BatchError where these contradict each other.
+    User u owns the next `lengths[u]` rows of the other tensors. `tokens` are the events' vectors; they may be left out
+    for methods that take an `embed` function. `keys` are named integers of each event: ids to embed, and ids that
+    answer sources count by. Raises BatchError if the tensors' rows do not agree, or if a user's times are not sorted.
 
     >>> Histories(lengths=torch.tensor([2, 1]), time=torch.tensor([5, 9, 7]), tokens=torch.zeros(3, 8)).num_users
     2
@@ -40,7 +40,7 @@ class Histories:
             expect_integers(f"keys[{name!r}]", values)
             if "." in name:
                 raise BatchError(f"a key is called {name!r}; use a name without dots")
-        if self.time.device.type != "cpu":  # looking at values would wait for the device
+        if self.time.device.type != "cpu":  # checking values would wait for the device
             return
         if len(self.lengths) and int(self.lengths.min()) < 0:
             raise BatchError(f"lengths has {int(self.lengths.min())}, expected 0 or more")
@@ -64,7 +64,9 @@ class Histories:
         lengths: Tensor | None = None,
         keys: Mapping[str, Tensor] | None = None,
     ) -> "Histories":
-        """Take histories that are padded at their ends: tokens [U, E, D], time [U, E] and keys [U, E].
+        """Make histories of tensors padded at the end: tokens [U, N, D], time [U, N] and keys [U, N].
+
+        `lengths` [U] are the users' numbers of events, all N by default.
 
         >>> Histories.padded(torch.zeros(2, 3, 8), torch.arange(6).view(2, 3), torch.tensor([3, 1])).time.tolist()
         [0, 1, 2, 3]
@@ -86,31 +88,31 @@ class Histories:
 
     @property
     def num_users(self) -> int:
-        """How many users there are, with events or without."""
+        """Number of users, with events or without."""
         return len(self.lengths)
 
     @property
     def first(self) -> Int[Tensor, " user"]:
-        """Where each user's events begin."""
+        """Index of each user's first event."""
         return self.lengths.cumsum(0) - self.lengths
 
     @property
     def columns(self) -> dict[str, Tensor]:
-        """All that an event has beside its time: its keys, and its vector as TOKENS."""
+        """All columns of an event except its time: its keys, and its vector as TOKENS."""
         return dict(self.keys) if self.tokens is None else {**self.keys, TOKENS: self.tokens}
 
 
-BEFORE_ALL = torch.iinfo(torch.int64).min  # a time before all events
-_IN_PARTS = "taken_in_parts"  # an attribute of a marked leaf
-TOKENS = ".tokens"  # what an event's vector is called among its columns; keys have no dots
+BEFORE_ALL = torch.iinfo(torch.int64).min  # a time earlier than any event
+_IN_PARTS = "taken_in_parts"  # an attribute of leaves marked by `to_be_taken_in_parts`
+TOKENS = ".tokens"  # name of the column of events' vectors; names of keys have no dots
 
 
 @dataclass(frozen=True, kw_only=True)
 class Queries:
-    """What is asked about histories: each query is of one user, at one time, about one target.
+    """Queries about histories: each asks about one target, for one user, at one time.
 
-    A query sees the first `num_earlier` of its user's events; without it, all. Raises BatchError where these
-    contradict each other.
+    A query sees the first `num_earlier` of its user's events, or all of them if `num_earlier` is None. Raises
+    BatchError if the tensors' rows do not agree.
 
     >>> Queries(tokens=torch.zeros(2, 8), user=torch.tensor([0, 0]), time=torch.tensor([7, 9])).num_earlier is None
     True
@@ -132,9 +134,9 @@ class Queries:
 
 
 def check_times(queries: Queries, newest_Q: Tensor) -> None:
-    """Raise BatchError for a query at a time that is not later than the newest event that it sees [Q].
+    """Raise BatchError for a query whose time is not later than `newest_Q`, the newest event that it sees.
 
-    Values are looked at on the CPU alone: elsewhere that would wait for the device.
+    Values are checked on the CPU only: elsewhere that would wait for the device.
     """
     if queries.time.device.type != "cpu" or not len(queries.user):
         return
@@ -142,16 +144,16 @@ def check_times(queries: Queries, newest_Q: Tensor) -> None:
     if bool(early.any()):
         row = int(early.nonzero()[0])
         raise BatchError(
-            f"time of query {row} is {int(queries.time[row])}, but it sees an event of {int(newest_Q[row])}: what is "
-            "seen must be earlier than the query"
+            f"time of query {row} is {int(queries.time[row])}, but it sees an event of time {int(newest_Q[row])}: a "
+            "query must be later than the events it sees"
         )
 
 
 def newest_seen(histories: Histories, queries: Queries, before_U: Tensor | None = None) -> Tensor:
-    """Return the time of the newest event that each query sees [Q]; before all times where it sees none.
+    """Return the time of the newest event that each query sees [Q]; BEFORE_ALL if it sees none.
 
-    `before_U` are the newest times of users before these histories, where they go on from something. Raises BatchError
-    for a query of nobody, and where `num_earlier` is beyond a user's events.
+    `before_U` are the times of users' newest events before these histories, if the histories continue memories. Raises
+    BatchError for a query of an unknown user, and if `num_earlier` is larger than the number of a user's events.
     """
     check_users(queries, histories.num_users)
     newest = torch.full_like(queries.time, BEFORE_ALL) if before_U is None else before_U[queries.user]
@@ -171,7 +173,7 @@ def newest_seen(histories: Histories, queries: Queries, before_U: Tensor | None 
 
 
 def check_users(queries: Queries, num_users: int) -> None:
-    """Raise BatchError for a query of nobody; on the CPU alone, as above."""
+    """Raise BatchError for a query of an unknown user; checked on the CPU only."""
     if queries.time.device.type != "cpu" or not len(queries.user):
         return
     least, most = (int(bound) for bound in torch.aminmax(queries.user))
@@ -179,37 +181,38 @@ def check_users(queries: Queries, num_users: int) -> None:
         raise BatchError(f"user of the queries goes from {least} to {most}, expected 0 to {num_users - 1}")
 
 
-def take(rows: Float[Tensor, "row dim"], place: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape dim"]:
-    """Pick rows; of a leaf `to_be_taken_in_parts` with a sparse gradient, so that a part costs what it holds."""
+def take(rows: Float[Tensor, "row dim"], index: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape dim"]:
+    """Select rows by index; the gradient is sparse for a leaf marked by `to_be_taken_in_parts`."""
     if getattr(rows, _IN_PARTS, False):
-        return functional.embedding(place, rows, sparse=True)
-    return take_column(rows, place)
+        return functional.embedding(index, rows, sparse=True)
+    return take_column(rows, index)
 
 
 def to_be_taken_in_parts(leaf: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Mark a leaf of the graph whose rows are taken part by part, each part with a backward pass of its own.
+    """Mark a leaf of the graph so that `take` gives it sparse gradients.
 
-    A dense gradient would be as large as the leaf for each part.
+    For a leaf whose rows are taken part by part, each part with its own backward pass: a dense gradient would be as
+    large as the whole leaf for each part.
     """
     if leaf.requires_grad and leaf.dim() == 2 and leaf.numel():
         setattr(leaf, _IN_PARTS, True)
     return leaf
 
 
-def take_column(rows: Tensor, place: Int[Tensor, "*shape"]) -> Tensor:
-    """Pick rows of any shape; padding points at 0, where there is nothing if nobody has events."""
+def take_column(rows: Tensor, index: Int[Tensor, "*shape"]) -> Tensor:
+    """Select rows of any shape by index; zeros if there are no rows, since padding has index 0 even then."""
     if not len(rows):
-        return rows.new_zeros(*place.shape, *rows.shape[1:])
-    return rows.index_select(0, place.flatten()).view(*place.shape, *rows.shape[1:])
+        return rows.new_zeros(*index.shape, *rows.shape[1:])
+    return rows.index_select(0, index.flatten()).view(*index.shape, *rows.shape[1:])
 
 
 def expect_integers(name: str, values: Tensor) -> None:
-    """Raise BatchError where values are not int64: times as floats lose seconds, ids as floats collide."""
+    """Raise BatchError if values are not int64: as floats, times lose seconds and ids collide."""
     if values.dtype != torch.int64:
         raise BatchError(f"{name} is {str(values.dtype).removeprefix('torch.')}, expected int64")
 
 
-def expect_rows(name: str, values: Tensor, count: int, what: str) -> None:
-    """Raise BatchError where a tensor has not as many rows as expected."""
+def expect_rows(name: str, values: Tensor, count: int, reason: str) -> None:
+    """Raise BatchError if a tensor does not have `count` rows; `reason` says where the count comes from."""
     if len(values) != count:
-        raise BatchError(f"{name} has {len(values)} rows, expected {count} ({what})")
+        raise BatchError(f"{name} has {len(values)} rows, expected {count} ({reason})")

@@ -22,18 +22,18 @@ from rm_rec.user_memory import StretchAnswers, UserMemory, in_order
 
 @dataclass(frozen=True)
 class StretchLogits:
-    """What a model says of one stretch of a batch: all that a loss needs, the auxiliary ones too."""
+    """The logits of the impressions of one stretch of a batch, with what auxiliary losses need."""
 
     logits: Float[Tensor, " impression"]
-    impression: Tensor  # [impressions of the stretch] which of the batch's they are
+    impression: Tensor  # [impressions of the stretch] their indices in the batch
     memory: StretchAnswers
 
 
 class ClickModel(nn.Module):
-    """The logit of a click for each impression, from its user's memory, its window, and the target.
+    """Predicts the logit of a click for each impression, from the target and its user's memory and window.
 
-    `memory` may be given as a module; its settings then stand in place of those that the config has for it.
-    ConfigError as for `UserMemory`.
+    `memory` may be given as a module; its settings then replace those of the config. Raises ConfigError as `UserMemory`
+    does.
 
     >>> features = FeatureSpace(rows={"item": 50}, events=("item",), targets=("item",))
     >>> model = ClickModel(ModelConfig(segment_length=4), features).eval()
@@ -68,25 +68,25 @@ class ClickModel(nn.Module):
         self.head = _Head(config.head, config.token_dim, self.memory, num_context)
 
     def forward(self, batch: UserBatch) -> Float[Tensor, " impression"]:
-        """Return the logit of every impression of the batch, in its order."""
+        """Return the logits of the batch's impressions, in their order."""
         parts = list(self.stretches(batch))
         if not parts:
             return batch.label.new_zeros(0)
         return in_order([part.logits for part in parts], [part.impression for part in parts])
 
     def embed(self, batch: UserBatch) -> Embedded:
-        """Look up, in one call, all vectors of a batch; in training with dropout on those of events and targets.
+        """Look up all vectors of a batch in one call; in training, with dropout on those of events and targets.
 
-        Raises BatchError where the batch lacks a feature of the model or has an id beyond its table.
+        Raises BatchError if the batch lacks a feature of the model or has an id outside its table.
         """
         batch.check(self.features)
-        found: Embedded = self.embedding(batch.events, batch.event_gap, batch.targets, batch.context)
-        return replace(found, events=self.token_dropout(found.events), targets=self.token_dropout(found.targets))
+        vectors: Embedded = self.embedding(batch.events, batch.event_gap, batch.targets, batch.context)
+        return replace(vectors, events=self.token_dropout(vectors.events), targets=self.token_dropout(vectors.targets))
 
     def stretches(self, batch: UserBatch, vectors: Embedded | None = None) -> Iterator[StretchLogits]:
-        """Go through the batch's histories, at most `bptt_segments` writes at a time (see `UserMemory.stretches`).
+        """Yield the batch's logits in stretches of at most `bptt_segments` writes (see `UserMemory.stretches`).
 
-        `vectors` are what `embed` returned, or leaves that stand for it.
+        `vectors` is the result of `embed`, or leaves in its place, as `sum_of_losses` makes them.
         """
         vectors = self.embed(batch) if vectors is None else vectors
         histories, queries = batch.histories(vectors.events), batch.queries(vectors.targets)
@@ -98,36 +98,36 @@ class ClickModel(nn.Module):
             yield StretchLogits(logits, row, stretch)
 
     def no_memories(self, num_users: int) -> MemoryState:
-        """Return the memories of users with no history; ConfigError where the model's window is the whole history."""
+        """Return the memories of users with no history; raises ConfigError if the window is the whole history."""
         return self.memory.initial(num_users, self.features.events)
 
     def fold(self, memories: MemoryState, histories: Histories) -> MemoryState:
-        """Return the memories with events added, by their keys: embedding rows of each feature."""
+        """Return the memories with events added; the keys of `histories` are embedding rows by feature."""
         return self.memory.fold(memories, histories, self.embedding.events)
 
     def score(self, memories: MemoryState, candidates: Candidates) -> Float[Tensor, " candidate"]:
-        """Return the logit of a click on each candidate, from its user's memory alone."""
+        """Return the logit of a click for each candidate, from its user's memory alone."""
         if not len(candidates.user):
             return candidates.context_dense.new_zeros(0)
-        places = memories.window_gap.shape
+        shape = memories.window_gap.shape
         rows = {name: memories.window[name].flatten() for name in self.features.events}
-        found = self.embedding(rows, memories.window_gap.flatten(), candidates.targets, candidates.context)
-        seen = replace(memories, window={**memories.window, TOKENS: found.events.view(*places, -1)})
-        answers = self.memory.answer(seen, candidates.queries(found.targets))
-        context = torch.cat([found.context, candidates.context_dense], dim=1)
-        logits: Tensor = self.head(found.targets, answers, memories.num_events[candidates.user], context)
+        vectors = self.embedding(rows, memories.window_gap.flatten(), candidates.targets, candidates.context)
+        embedded = replace(memories, window={**memories.window, TOKENS: vectors.events.view(*shape, -1)})
+        answers = self.memory.answer(embedded, candidates.queries(vectors.targets))
+        context = torch.cat([vectors.context, candidates.context_dense], dim=1)
+        logits: Tensor = self.head(vectors.targets, answers, memories.num_events[candidates.user], context)
         return logits
 
     def writing_weights(self) -> dict[str, Tensor]:
-        """Return, by their names, the weights that decide what is written: all others only read memories."""
+        """Return, by name, the weights that determine what is written to memories: all others only read them."""
         tables = {f"embedding.{name}" for name in self.embedding.event_weights()}
-        places = tuple(f"memory.{name}." for name in self.memory.writing_modules())
+        modules = tuple(f"memory.{name}." for name in self.memory.writing_modules())
         weights = self.state_dict()
-        return {name: weight for name, weight in weights.items() if name in tables or name.startswith(places)}
+        return {name: weight for name, weight in weights.items() if name in tables or name.startswith(modules)}
 
 
 class _Head(nn.Module):
-    """A perceptron on the target, the answers, their products with the target, the history's length and the context."""
+    """A perceptron on the target, the answers, their products with the target, the history length and the context."""
 
     def __init__(self, config: ClickHead, token_dim: int, memory: UserMemory, num_context: int) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class _Head(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(dims[-1], 1))
 
     def forward(self, target: Tensor, answers: Tensor, num_earlier: Tensor, context: Tensor) -> Tensor:
-        products = [answers[:, place] * target for place in self.attended]
+        products = [answers[:, vector] * target for vector in self.attended]
         log_length = torch.log1p(num_earlier.to(target.dtype))[:, None]
         logits: Tensor = self.layers(torch.cat([target, answers, *products, log_length, context], dim=1))
         return logits.squeeze(1)

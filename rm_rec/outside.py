@@ -1,4 +1,4 @@
-"""Classes of other people's packages, named by a kind such as acme.machines:Fading, and imported only by permission."""
+"""Importing classes from other people's packages, by a kind such as acme.machines:Fading, only where allowed."""
 
 import inspect
 from collections.abc import Collection
@@ -9,21 +9,21 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from rm_rec.config.base import NamedSettings, Settings
-from rm_rec.config.outside import PLACE, OutsideSettings, is_place, outside_settings, package_of
+from rm_rec.config.outside import CLASS_PATH, OutsideSettings, is_class_path, outside_settings, package_of
 from rm_rec.errors import ConfigError
 
 Built = TypeVar("Built")  # a machine, reader, encoder or source: its settings are its `config_type`
 
 
 def name_settings(built: type) -> None:
-    """Let a class's settings know the place of the class, unless they have a kind already.
+    """Set the `kind` of a class's settings to the path of the class, unless they have a kind already.
 
-    The bases of machines, readers, encoders and sources call it for each class that is derived from them, so that
-    settings of other packages need no kind. A class inside a function has no place.
+    The base classes of machines, readers, encoders and sources call it for each of their subclasses, so that settings
+    in other packages need no `kind`. A class defined inside a function has no path.
     """
     settings = vars(built).get("config_type")
     kind = f"{built.__module__}:{built.__qualname__}"
-    if settings is None or not is_place(kind) or _top_package(settings) == _top_package(NamedSettings):
+    if settings is None or not is_class_path(kind) or _top_package(settings) == _top_package(NamedSettings):
         return
     if not settings.model_fields["kind"].default and "class_kind" not in vars(settings):
         settings.class_kind = kind
@@ -32,28 +32,28 @@ def name_settings(built: type) -> None:
 def load_class(kind: str, base: type[Built], allowed_packages: Collection[str]) -> type[Built]:
     """Import the class that a kind names.
 
-    Raises ConfigError where its package is not allowed (nothing is imported then), where module or class is not there
-    or cannot be imported, and where the class is no subclass of `base`.
+    Raises ConfigError if its package is not allowed (nothing is imported then), if the module or the class does not
+    exist or cannot be imported, and if the class is not a subclass of `base`.
     """
-    if not is_place(kind):
-        raise ConfigError(f"{kind!r} names no class; expected {PLACE}")
+    if not is_class_path(kind):
+        raise ConfigError(f"{kind!r} names no class; expected {CLASS_PATH}")
     package = package_of(kind)
     if package not in allowed_packages:
         raise ConfigError(refusal(kind))
     module, _, name = kind.partition(":")
-    found = getattr(_imported(module, kind), name, None)
-    if not isinstance(found, type):
+    imported = getattr(_imported(module, kind), name, None)
+    if not isinstance(imported, type):
         raise ConfigError(f"{kind}: module {module} has no class {name}; check the name, or the version of {package}")
-    if not issubclass(found, base):
+    if not issubclass(imported, base):
         raise ConfigError(f"{kind} is not a {base.__name__}: derive it from {base.__module__}.{base.__name__}")
-    if inspect.isabstract(found):
-        missing = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
+    if inspect.isabstract(imported):
+        missing = ", ".join(sorted(getattr(imported, "__abstractmethods__", ())))
         raise ConfigError(f"{kind} is abstract: it lacks {missing}")
-    return found
+    return imported
 
 
 def refusal(kind: str) -> str:
-    """Say in one line why code is not imported, and what to do about it."""
+    """Return the one-line message of the error that a package is not allowed, with what to do."""
     package = package_of(kind)
     return (
         f"{kind} needs code of package {package!r}; if you trust it, allow it: --allow-package {package} "
@@ -66,19 +66,19 @@ def load_outside(
 ) -> tuple[type[Built], NamedSettings]:
     """Return the class that settings name, and its own settings with every default filled in.
 
-    Settings that are a Python object of another package vouch for that package. `where` is the block's key, for errors.
-    Raises ConfigError as `load_class`, and where the class's settings refuse a key.
+    Settings given as a Python object from another package allow that package. `where` is the block's key, for errors.
+    Raises ConfigError as `load_class` does, and if the class's settings reject a key.
     """
-    given_as_object = not isinstance(settings, OutsideSettings)
-    vouched = {_top_package(type(settings))} if given_as_object else set()
+    is_object = not isinstance(settings, OutsideSettings)
+    own_package = {_top_package(type(settings))} if is_object else set()
     try:
-        built = load_class(settings.kind, base, {*allowed_packages, *vouched})
+        built = load_class(settings.kind, base, {*allowed_packages, *own_package})
     except ConfigError as error:
         raise ConfigError(f"{where}.kind {error}") from error
     config_type = getattr(built, "config_type", None)
     if not (isinstance(config_type, type) and issubclass(config_type, NamedSettings)):
         raise ConfigError(f"{settings.kind} has no config_type; expected the class of its settings")
-    if given_as_object:
+    if is_object:
         if type(settings) is not config_type:
             raise ConfigError(
                 f"{where}: {type(settings).__name__} are not the settings of {settings.kind}, which has config_type "
@@ -92,7 +92,7 @@ def load_outside(
 
 
 def require_allowed(config: Settings, allowed_packages: Collection[str]) -> None:
-    """Raise ConfigError, before anything is imported, where a config names code of a package that is not allowed."""
+    """Raise ConfigError, before anything is imported, if a config names a class of a package that is not allowed."""
     for where, block in outside_settings(config):
         if package_of(block.kind) not in allowed_packages:
             raise ConfigError(f"{where}.kind {refusal(block.kind)}")
@@ -125,13 +125,13 @@ def _refused_key(error: ValidationError, kind: str, config_type: type[NamedSetti
     message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if not key:
         return f"{where}: {message}"
-    found = "" if first["type"] == "missing" else f" is {first['input']!r}"
-    return f"{where}.{key}{found}: {message} ({kind})"
+    value = "" if first["type"] == "missing" else f" is {first['input']!r}"
+    return f"{where}.{key}{value}: {message} ({kind})"
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def _top_package(one: type) -> str:
-    return one.__module__.partition(".")[0]
+def _top_package(cls: type) -> str:
+    return cls.__module__.partition(".")[0]

@@ -1,4 +1,4 @@
-"""A config whose every block is its class's own settings, with all defaults filled in."""
+"""Resolving a config: settings of other packages' classes are replaced by those classes' own settings."""
 
 from collections.abc import Callable, Collection
 from typing import TypeVar
@@ -19,20 +19,20 @@ Config = TypeVar("Config", bound=MemoryConfig)
 
 
 def resolved_config(config: Config, allowed_packages: Collection[str] = ()) -> Config:
-    """Replace the settings of other packages' classes by those classes' own, checked and with every default.
+    """Replace settings of other packages' classes by those classes' own settings, checked and with every default.
 
-    What is saved then does not depend on defaults that a later version may change. The classes are imported, of
-    `allowed_packages` and of the packages that settings given as Python objects come from. Raises ConfigError.
+    So a saved config does not depend on defaults that a later version of a package may change. Classes are imported if
+    their package is one of `allowed_packages`, or is that of a settings object. Raises ConfigError as `load_outside`.
     """
-    found = {where: _own(block, where, allowed_packages) for where, block in outside_settings(config)}
-    if not found:
+    loaded = {where: _own(block, where, allowed_packages) for where, block in outside_settings(config)}
+    if not loaded:
         return config
     values = {name: getattr(config, name) for name in type(config).model_fields}
-    sources = {name: found.get(f"sources.{name}", block) for name, block in config.sources.items()}
-    values |= {name: block for name, block in found.items() if name in values} | {"sources": sources}
+    sources = {name: loaded.get(f"sources.{name}", block) for name, block in config.sources.items()}
+    values |= {name: block for name, block in loaded.items() if name in values} | {"sources": sources}
     try:
         return type(config).model_validate(values)
-    except ValidationError as error:  # a rule over several blocks, which could not be asked before
+    except ValidationError as error:  # a rule over several blocks, which could not be checked before
         raise ConfigError(error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")) from error
 
 

@@ -1,9 +1,9 @@
-"""How histories are cut: the one place that knows where segments, windows and boundaries lie.
+"""How histories are divided into segments, windows and stretches.
 
-A history is cut into segments of N events. Boundary b is the moment after b full segments: the state there has folded
-them, and the events after them, fewer than N, are the tail. What is kept of a user beside the state is its window: the
-tail and the last R full segments at most. So a window begins where a segment does, and what comes after it goes on from
-there (`Timeline`). Training, folding and scoring go through a timeline in stretches of segments.
+A history is divided into segments of N events. Boundary b is the moment after b full segments: the state at boundary b
+has folded them. The events after the last full segment, fewer than N, are the tail. A user's window, which is kept
+beside the state, holds the tail and the last R full segments. So a window starts at the start of a segment, and new
+events can be appended to it (`Timeline`). Training, folding and scoring process a timeline in stretches of segments.
 
 Suffixes: U user, S segment, N event of a segment, W event of a window, E event of all users, Q query, D dim.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 from rm_rec.histories import TOKENS, Histories, Queries, take, take_column
 from rm_rec.query_blocks import QueryBlocks, group_queries
 
-# Vectors of events [E, D] from their keys, name -> [E], and the binned gap before each [E].
+# Computes vectors of events [E, D] from their keys, name -> [E], and the binned time gap before each [E].
 Embed = Callable[[dict[str, Tensor], Tensor], Tensor]
 
 
@@ -36,26 +36,26 @@ class Cut:
 
     @property
     def window_events(self) -> int:
-        """The most events that a window can hold."""
-        return self.places - 1
+        """Largest number of events in a window."""
+        return self.window_positions - 1
 
     @property
-    def places(self) -> int:
-        """How many places a window is laid out in: whole segments, so one more than it can hold."""
+    def window_positions(self) -> int:
+        """Number of events that a window is padded to: whole segments, one more than it can hold."""
         return (self.window_segments + 1) * self.segment_length
 
     def num_full(self, num_events: Int[Tensor, " user"]) -> Int[Tensor, " user"]:
-        """Count the full segments, folded already, of each user's window."""
+        """Return the number of full segments, which are folded already, in each user's window."""
         return (num_events // self.segment_length).clamp(max=self.window_segments)
 
     def window_length(self, num_events: Int[Tensor, " user"]) -> Int[Tensor, " user"]:
-        """Count the events of each user's window."""
+        """Return the number of events in each user's window."""
         return num_events % self.segment_length + self.segment_length * self.num_full(num_events)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Segments:
-    """Consecutive segments of some users; where an event is not valid there is none."""
+    """Consecutive segments of some users; positions that are not valid are padding."""
 
     tokens: Float[Tensor, "user segment event dim"]
     valid: Bool[Tensor, "user segment event"]
@@ -63,7 +63,7 @@ class Segments:
     keys: Mapping[str, Tensor]  # name -> [U, S, N] int64
 
     def between(self, first: int, end: int | None = None) -> "Segments":
-        """Return the segments from `first` on, before `end`."""
+        """Return the segments from `first` to before `end`."""
         return Segments(
             tokens=self.tokens[:, first:end],
             valid=self.valid[:, first:end],
@@ -74,67 +74,67 @@ class Segments:
 
 @dataclass(frozen=True, kw_only=True)
 class Stretch:
-    """Segments that are gone through at once: `num_folded` that the state holds already, then those to fold.
+    """Segments that are processed together: `num_folded` that the state has folded already, then those to fold.
 
-    The folded ones are there for the windows. Boundary b of a stretch is the moment after its b-th segment to fold; at
-    boundary 0 the state is the one that came in.
+    The folded ones are needed for the windows. Boundary b of a stretch is the moment after its b-th segment to fold;
+    the state at boundary 0 is the stretch's initial state.
     """
 
     segments: Segments
     num_folded: int
-    lead: Int[Tensor, " user"]  # so many first places of a user are empty: it had no earlier event
+    lead: Int[Tensor, " user"]  # number of padding events before a user's first event
 
     @property
     def num_to_fold(self) -> int:
-        """How many segments there are to fold, full or not."""
+        """Number of segments to fold, full or not."""
         return self.segments.valid.shape[1] - self.num_folded
 
     def to_fold(self) -> Segments:
-        """Return the segments that are to be folded; a segment is folded once all its events are there."""
+        """Return the segments to fold; those that are not full are marked as not valid."""
         segments = self.segments.between(self.num_folded)
         return replace(segments, valid=segments.valid & segments.valid.all(dim=2, keepdim=True))
 
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of a timeline and the queries that fall in it."""
+    """A stretch of a timeline, and the queries that read a state or window of it."""
 
-    start: int  # the boundary at which it starts, counted from the state that the timeline goes on from
+    start: int  # the boundary at which it starts, counted from the state at the start of the timeline
     stretch: Stretch
-    query: Int[Tensor, " part"]  # which of the queries
-    targets: Float[Tensor, "part dim"]  # what they ask about
+    query: Int[Tensor, " part"]  # indices of the queries
+    targets: Float[Tensor, "part dim"]  # vectors of the queries' targets
     blocks: QueryBlocks
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """Each user's window, if there is one, with what came after it: all that is needed to go on.
+    """Each user's window, if there is one, followed by the new events.
 
-    `num_window` of a user's events, `num_full` full segments and a tail, were known before; the state has folded the
-    full segments.
+    The first `num_window` of a user's events are its window: `num_full` full segments, which the state has folded, and
+    a tail.
     """
 
     cut: Cut
     histories: Histories
     num_window: Int[Tensor, " user"]
     num_full: Int[Tensor, " user"]
-    keys_read: tuple[str, ...]  # the keys that segments are laid out with: those that some source reads
-    gap: Int[Tensor, " event"] | None = None  # binned time between each event and the one before: to embed events
+    keys_read: tuple[str, ...]  # the keys that segments contain: those that some source reads
+    gap: Int[Tensor, " event"] | None = None  # binned time since the user's previous event, for `embed`
 
     @classmethod
     def from_start(cls, cut: Cut, histories: Histories, keys_read: tuple[str, ...]) -> "Timeline":
-        """Take histories, with vectors, from their first event on."""
+        """Make the timeline of histories with vectors, from their first event on."""
         nothing = torch.zeros_like(histories.lengths)
         return cls(cut, histories, nothing, nothing, keys_read)
 
     def num_segments(self) -> Int[Tensor, " user"]:
-        """Count the full segments that are to be folded."""
+        """Return the number of each user's full segments that are to be folded."""
         return self.histories.lengths // self.cut.segment_length - self.num_full
 
     def to_fold(self, embed: Embed | None, at_once: int) -> Iterator[Segments]:
-        """Lay out the full segments that are to be folded, `at_once` at a time, with one look-up of vectors for all.
+        """Yield the full segments that are to be folded, `at_once` at a time, after one look-up of all vectors.
 
-        So memory use beside events and vectors does not grow with a history's length.
+        So memory use beyond events and vectors does not grow with a history's length.
         """
         length = self.cut.segment_length
         count_U = self.histories.lengths // length - self.num_full
@@ -144,16 +144,17 @@ class Timeline:
         within_E = torch.arange(most * length, device=count_U.device)
         valid_UE = within_E < length * count_U[:, None]
         start_U = self.histories.first + length * self.num_full
-        place = torch.where(valid_UE, start_U[:, None] + within_E, 0).view(len(count_U), most, length)
-        whole = self._segments(self._embedded(place, embed), place, valid_UE.view(place.shape))
+        index = torch.where(valid_UE, start_U[:, None] + within_E, 0).view(len(count_U), most, length)
+        whole = self._segments(self._embedded(index, embed), index, valid_UE.view(index.shape))
         for first in range(0, most, at_once):
             yield whole.between(first, first + at_once)
 
     def parts(self, queries: Queries, at_once: int | None, *, by_user: bool = False) -> Iterator[Part]:
-        """Go through the timeline as far as queries see it, `at_once` segments at a time (None: all).
+        """Yield the timeline, as far as queries see it, in parts of `at_once` segments (None: one part).
 
-        A part may have no query. The last part is a whole one, so that queries at the end of long histories have
-        gradients through as many writes as any. `by_user`: queries of one user share blocks wherever they are asked.
+        A part may have no queries. If one part has to be shorter it is the first one, so that queries at the end of
+        long histories get gradients through as many writes as any. With `by_user`, queries of one user share blocks
+        whatever their boundaries.
         """
         length, window = self.cut.segment_length, self.cut.window_segments
         seen_Q = self.histories.lengths[queries.user]
@@ -166,10 +167,10 @@ class Timeline:
         start, end = 0, num_boundaries % step or step
         while start < num_boundaries:
             num_folded = min(window, start + most_full)
-            first_U = self.num_full + (start - num_folded)  # a user's first segment in this stretch; below 0: none yet
+            first_U = self.num_full + (start - num_folded)  # a user's first segment in this stretch; negative: padding
             row = torch.nonzero((boundary_Q >= start) & (boundary_Q < end)).squeeze(1)
-            # Where all are in one part they lie as they came: nothing has to be moved. A view, since hooks on modules
-            # (those that count operations, say) want inputs that are no leaves of the graph.
+            # Nothing has to be moved if all queries are in one part. A view, since hooks on modules (such as counters
+            # of operations) need inputs that are not leaves of the graph.
             all_here = len(row) == len(queries.user)
             targets = queries.tokens.view_as(queries.tokens) if all_here else take(queries.tokens, row)
             user = queries.user.index_select(0, row)
@@ -189,43 +190,43 @@ class Timeline:
         length = self.cut.segment_length
         within_UE = length * first_U[:, None] + torch.arange(num_segments * length, device=first_U.device)
         valid = (within_UE >= 0) & (within_UE < self.histories.lengths[:, None])
-        place = torch.where(valid, self.histories.first[:, None] + within_UE, 0).view(
+        index = torch.where(valid, self.histories.first[:, None] + within_UE, 0).view(
             len(first_U), num_segments, length
         )
         assert self.histories.tokens is not None
-        segments = self._segments(take(self.histories.tokens, place), place, valid.view(place.shape))
+        segments = self._segments(take(self.histories.tokens, index), index, valid.view(index.shape))
         return Stretch(segments=segments, num_folded=num_folded, lead=(-length * first_U).clamp(min=0))
 
-    def _segments(self, tokens: Tensor, place: Tensor, valid: Tensor) -> Segments:
+    def _segments(self, tokens: Tensor, index: Tensor, valid: Tensor) -> Segments:
         return Segments(
             tokens=tokens,
             valid=valid,
-            time=take_column(self.histories.time, place),
-            keys={name: take_column(self.histories.keys[name], place) for name in self.keys_read},
+            time=take_column(self.histories.time, index),
+            keys={name: take_column(self.histories.keys[name], index) for name in self.keys_read},
         )
 
-    def _embedded(self, place: Int[Tensor, "*shape"], embed: Embed | None) -> Float[Tensor, "*shape dim"]:
+    def _embedded(self, index: Int[Tensor, "*shape"], embed: Embed | None) -> Float[Tensor, "*shape dim"]:
         if embed is None:
             assert self.histories.tokens is not None
-            return take_column(self.histories.tokens, place)
+            return take_column(self.histories.tokens, index)
         assert self.gap is not None
-        keys = {name: take_column(values, place.flatten()) for name, values in self.histories.keys.items()}
-        tokens = embed(keys, take_column(self.gap, place.flatten()))
-        return tokens.view(*place.shape, tokens.shape[-1])
+        keys = {name: take_column(values, index.flatten()) for name, values in self.histories.keys.items()}
+        tokens = embed(keys, take_column(self.gap, index.flatten()))
+        return tokens.view(*index.shape, tokens.shape[-1])
 
-    def last_places(self) -> Int[Tensor, "user place"]:
-        """Say where the events of each user's next window lie, from its first place on; 0 behind its end."""
-        kept_U = self.cut.window_length(self.histories.lengths)
-        within_UW = torch.arange(self.cut.places, device=kept_U.device)
-        start_U = self.histories.first + self.histories.lengths - kept_U
-        return torch.where(within_UW < kept_U[:, None], start_U[:, None] + within_UW, 0)
+    def next_window(self) -> Int[Tensor, "user position"]:
+        """Return the indices of the events of each user's window after this timeline; padding has index 0."""
+        length_U = self.cut.window_length(self.histories.lengths)
+        within_UW = torch.arange(self.cut.window_positions, device=length_U.device)
+        start_U = self.histories.first + self.histories.lengths - length_U
+        return torch.where(within_UW < length_U[:, None], start_U[:, None] + within_UW, 0)
 
 
 def lay_windows(cut: Cut, num_events: Tensor, time_UW: Tensor, columns: Mapping[str, Tensor]) -> Stretch:
-    """Lay windows, which lie at the beginning of their places, so that the last full segments of all users align.
+    """Return a stretch of windows in which the last full segments of all users are aligned.
 
-    `columns` are each place's vector, TOKENS [U, W, D], and its keys [U, W]. Nothing of it is to be folded but the
-    tail, which is no full segment.
+    `time_UW` and `columns`, the vectors TOKENS [U, W, D] and keys [U, W], are padded at the end. The stretch has
+    nothing to fold, since the tail is not a full segment.
     """
     num_full_U = cut.num_full(num_events)
     fewest, most = (int(bound) for bound in torch.aminmax(num_full_U)) if len(num_full_U) else (0, 0)
@@ -235,10 +236,10 @@ def lay_windows(cut: Cut, num_events: Tensor, time_UW: Tensor, columns: Mapping[
     valid_UW = (within_UW >= 0) & (within_UW < cut.window_length(num_events)[:, None])
 
     def laid(values: Tensor) -> Tensor:
-        if fewest == most:  # they align already
+        if fewest == most:  # aligned already
             return _in_segments(values[:, :width], cut.segment_length)
-        place_UW = within_UW.clamp(min=0).view(*within_UW.shape, *[1] * (values.dim() - 2))
-        aligned = values.gather(1, place_UW.expand(-1, -1, *values.shape[2:]))
+        index_UW = within_UW.clamp(min=0).view(*within_UW.shape, *[1] * (values.dim() - 2))
+        aligned = values.gather(1, index_UW.expand(-1, -1, *values.shape[2:]))
         return _in_segments(aligned, cut.segment_length)
 
     segments = Segments(

@@ -1,4 +1,4 @@
-"""A loss over long histories as one node of the graph: each part's graph is freed before the next part's is made."""
+"""A sum of losses as one node of the autograd graph: each loss's own graph is freed before the next one is built."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -10,20 +10,21 @@ from torch.autograd.function import once_differentiable
 
 from rm_rec.histories import to_be_taken_in_parts
 
-# Yields the loss of each stretch, found from leaves that stand for the vectors.
+# Yields the loss of each stretch, computed from leaves in place of the vectors.
 Losses = Callable[[Sequence[Tensor]], Iterable[Tensor]]
 
 
 def sum_of_losses(losses: Losses, vectors: Sequence[Tensor], weights: Iterable[nn.Parameter]) -> Float[Tensor, ""]:
-    """Return the sum of losses whose gradients, of `vectors` and `weights`, were found one loss after the other.
+    """Return the sum of losses; gradients by `vectors` and `weights` are computed here, one loss after the other.
 
-    `losses` is called with leaves in place of the vectors, and yields a loss at a time; its graph is gone before it is
-    asked for the next, so that memory does not grow with their number. A backward pass through the sum hands the
-    gradients on at once: the vectors' look-up goes backward once, and each weight has one gradient, however many losses
-    there were. So hooks, DistributedDataParallel and sharded look-ups see an ordinary step.
+    `losses` is called with leaves in place of the vectors and yields one loss at a time. The graph of a loss is freed
+    before the next loss is requested, so that memory use does not grow with the number of losses. The backward pass of
+    the sum passes the summed gradients on at once: the vectors' look-up has one backward pass, and each weight gets one
+    gradient, whatever the number of losses. So hooks, DistributedDataParallel and sharded look-ups see an ordinary
+    training step.
 
-    `weights` are all that the losses depend on beside the vectors and that are trained; one that no loss reached keeps
-    its gradient None. Without gradients it is the sum and no more.
+    `weights` must contain all trained parameters that the losses depend on beside the vectors; the gradient of one that
+    no loss depends on stays None. Under `torch.no_grad` only the sum is computed.
 
     >>> weight, vector = nn.Parameter(torch.ones(2)), torch.ones(2, requires_grad=True)
     >>> def losses(leaves):
@@ -42,11 +43,11 @@ def sum_of_losses(losses: Losses, vectors: Sequence[Tensor], weights: Iterable[n
 
 class _SumOfLosses(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, losses: Losses, with_gradient: bool, num_vectors: int, *given: Tensor) -> Tensor:
-        vectors, weights = given[:num_vectors], given[num_vectors:]
+    def forward(ctx: Any, losses: Losses, with_gradient: bool, num_vectors: int, *tensors: Tensor) -> Tensor:
+        vectors, weights = tensors[:num_vectors], tensors[num_vectors:]
         leaves = [to_be_taken_in_parts(vector.detach().requires_grad_(vector.requires_grad)) for vector in vectors]
         inputs = [*leaves, *weights]
-        wanted = [place for place, tensor in enumerate(inputs) if tensor.requires_grad]
+        trained = [index for index, tensor in enumerate(inputs) if tensor.requires_grad]
         gradients: list[Tensor | None] = [None] * len(inputs)
         total = torch.zeros((), device=inputs[0].device) if inputs else torch.zeros(())
         with torch.set_grad_enabled(with_gradient):
@@ -54,10 +55,10 @@ class _SumOfLosses(torch.autograd.Function):
                 total = total + loss.detach()
                 if not loss.requires_grad:
                     continue
-                found = torch.autograd.grad(loss, [inputs[place] for place in wanted], allow_unused=True)
-                for place, gradient in zip(wanted, found, strict=True):
+                of_loss = torch.autograd.grad(loss, [inputs[index] for index in trained], allow_unused=True)
+                for index, gradient in zip(trained, of_loss, strict=True):
                     if gradient is not None:
-                        gradients[place] = _added(gradients[place], gradient, inputs[place])
+                        gradients[index] = _added(gradients[index], gradient, inputs[index])
         ctx.gradients = gradients
         return total
 
@@ -69,8 +70,8 @@ class _SumOfLosses(torch.autograd.Function):
 
 def _added(total: Tensor | None, gradient: Tensor, of: Tensor) -> Tensor:
     if not gradient.is_sparse:
-        # A copy, since autograd may hand out one tensor twice, and rows are added in place below.
+        # A copy, since autograd may return one tensor twice, and rows are added in place below.
         return gradient.clone() if total is None else total + gradient
     total = torch.zeros_like(of) if total is None else total
-    # Rows that were taken more than once add up.
+    # A row that was selected several times occurs several times here.
     return total.index_add_(0, gradient._indices().squeeze(0), gradient._values())

@@ -1,7 +1,7 @@
-"""UserMemory: the plugin's face, a module that any ranking model can hold.
+"""UserMemory: a memory of each user, as a module that any ranking model can have.
 
-Vectors of events go in, answers for targets come out: while training from whole histories, when serving from what is
-kept of a user. Suffixes: U user, Q query, D dim.
+It takes vectors of events and returns an answer for each target: in training from whole histories, in serving from
+stored memories. Suffixes: U user, Q query, D dim.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -29,25 +29,25 @@ from rm_rec.sources.part_names import PartNames
 from rm_rec.sources.slots import SlotSource
 from rm_rec.sources.window import WindowSource
 
-WINDOW, SLOTS = "window", "slots"  # the names of the sources that the config's own blocks make
+WINDOW, SLOTS = "window", "slots"  # names of the two sources that every config has settings for
 
 
 @dataclass(frozen=True)
 class StretchAnswers:
-    """What a memory says of one stretch of some histories: all that a loss needs, the auxiliary ones too."""
+    """The memory's answers to the queries of one stretch of some histories, with what auxiliary losses need."""
 
     answers: Float[Tensor, "part features"]
-    query: Tensor  # [part] which of the queries these are
-    user: Tensor  # [part] whose they are
-    targets: Float[Tensor, "part dim"]  # what they ask about
+    query: Tensor  # [part] indices of the queries
+    user: Tensor  # [part] indices of the queries' users
+    targets: Float[Tensor, "part dim"]  # vectors of the queries' targets
     blocks: QueryBlocks
-    trace: StateTrace  # of all sources, at each boundary of the stretch
-    start: int  # the boundary at which the stretch starts, counted from where the histories go on
-    num_boundaries: int  # of the trace: one more than it has segments to fold
+    trace: StateTrace  # states of all sources at each boundary of the stretch
+    start: int  # the boundary at which the stretch starts, counted from the start of the given histories
+    num_boundaries: int  # of the trace: one more than there are segments to fold
 
 
 class UserMemory(nn.Module):
-    """Answers questions about users' whole histories from a state of fixed size and a window of recent events.
+    """Answers queries about users' whole histories from a state of fixed size and a window of recent events.
 
     >>> memory = UserMemory(MemoryConfig(token_dim=8, segment_length=4))
     >>> events = Histories.padded(torch.randn(2, 12, 8), torch.arange(24).view(2, 12), torch.tensor([12, 5]))
@@ -56,14 +56,14 @@ class UserMemory(nn.Module):
     >>> answers = memory(events, Queries(tokens=targets, user=user, time=time, num_earlier=seen))  # to train on
     >>> answers.shape == (3, memory.num_features)
     True
-    >>> kept = memory.fold(memory.initial(2), events)  # a night's work
-    >>> served = memory.answer(kept, Queries(tokens=targets, user=user, time=time))  # and a day's
+    >>> kept = memory.fold(memory.initial(2), events)  # every night
+    >>> served = memory.answer(kept, Queries(tokens=targets, user=user, time=time))  # every request
     >>> torch.allclose(served[[0, 2]], answers[[0, 2]], atol=1e-5)
     True
 
-    A machine, a reader, an encoder and further sources may be given as modules, in place of the config's or beside
-    them; what was so given is named in `given`, since no settings say how to build it again. Code of other packages
-    that the config names is imported where `allowed_packages` has the package; ConfigError otherwise.
+    An encoder, machine and reader given as modules replace those of the config; `sources` given as modules are added to
+    the config's. The attribute `given` names them, since they cannot be built again from settings. If the config names
+    classes of other packages, `allowed_packages` must contain these packages; raises ConfigError otherwise.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class UserMemory(nn.Module):
 
     @property
     def sources(self) -> dict[str, AnswerSource]:
-        """All sources of answers, in the order in which their features lie in an answer."""
+        """All answer sources by name, in the order of their features in an answer."""
         named: dict[str, AnswerSource] = {WINDOW: self.window}
         if self.slots is not None:
             named[SLOTS] = self.slots
@@ -107,26 +107,26 @@ class UserMemory(nn.Module):
 
     @property
     def num_features(self) -> int:
-        """Size of an answer: what all sources say, one after the other."""
+        """Size of an answer: the concatenated answers of all sources."""
         return sum(source.num_features for source in self.sources.values())
 
     @property
     def attended(self) -> list[slice]:
-        """Where, in an answer, lie the vectors that attention returned: each of token_dim, in the tokens' space."""
-        places, first = [], 0
+        """Slices of an answer that are attention outputs: vectors of size token_dim, in the space of the tokens."""
+        slices, first = [], 0
         for source in self.sources.values():
-            places += [slice(first + place.start, first + place.stop) for place in source.attended]
+            slices += [slice(first + vector.start, first + vector.stop) for vector in source.attended]
             first += source.num_features
-        return places
+        return slices
 
     @property
     def keys_read(self) -> tuple[str, ...]:
-        """The integer keys that some source reads."""
+        """Names of the integer keys that some source reads."""
         return tuple(dict.fromkeys(key for source in self.sources.values() for key in source.keys))
 
     @property
     def cut(self) -> Cut:
-        """How histories are cut; ConfigError where the window is the whole history, which no record can hold."""
+        """How histories are divided; raises ConfigError if the window is the whole history, which cannot be stored."""
         if self.window.whole_history:
             raise ConfigError(
                 "the model's window is the whole history: there is no memory of fixed size to keep; expected "
@@ -139,26 +139,25 @@ class UserMemory(nn.Module):
         return Cut(self.config.segment_length, self.window.num_segments)
 
     def state_parts(self) -> dict[str, StatePart]:
-        """Say what the sources keep of a user, beside the window of raw events."""
+        """Return the parts of a user's state, of all sources, by name; the window of raw events is not included."""
         return self._parts.spec(self.sources)
 
     def initial(self, num_users: int, keys: tuple[str, ...] = ()) -> MemoryState:
-        """Return the memories of users with no history; ConfigError where the window is the whole history.
+        """Return the memories of users with no history; raises ConfigError if the window is the whole history.
 
-        `keys` name what is kept of each event in the window, beside the keys that some source reads, where something
-        embeds events anew when they are read.
+        `keys` names further keys that windows keep of each event, beside those that some source reads: give the keys
+        that `embed` needs if `fold` and `answer` are called with it.
         """
-        kept = tuple(dict.fromkeys((*self.keys_read, *keys)))
-        return no_events(self._initial(num_users), num_users, self.cut, kept, self.window.age_bias.device)
+        all_keys = tuple(dict.fromkeys((*self.keys_read, *keys)))
+        return no_events(self._initial(num_users), num_users, self.cut, all_keys, self.window.age_bias.device)
 
     def forward(
         self, histories: Histories, queries: Queries, state: MemoryState | None = None
     ) -> Float[Tensor, "query features"]:
-        """Answer each query from what it sees of the histories, which go on from `state` where it is given.
+        """Answer each query from the events that it sees of the histories, which continue `state` if it is given.
 
-        Gradients pass through at most `bptt_segments` writes. The graph of all stretches is kept until its backward
-        pass: to bound memory, go through `stretches`. Raises BatchError where histories and queries contradict each
-        other.
+        Gradients pass through at most `bptt_segments` writes. The graph of all stretches is kept for the backward pass:
+        to bound memory use, iterate over `stretches`. Raises BatchError if histories, queries and state do not agree.
         """
         parts = list(self.stretches(histories, queries, state))
         if not parts:
@@ -168,11 +167,11 @@ class UserMemory(nn.Module):
     def stretches(
         self, histories: Histories, queries: Queries, state: MemoryState | None = None
     ) -> Iterator[StretchAnswers]:
-        """Answer as `forward` does, at most `bptt_segments` writes at a time.
+        """Answer as `forward` does, in stretches of at most `bptt_segments` writes.
 
-        Between stretches the state goes on without gradient, so that neither memory use nor the depth of gradients
-        grows with the length of histories where each stretch's loss goes backward before the next is asked for. A
-        stretch without queries is folded without gradient, and not returned.
+        The state is passed from stretch to stretch without gradient. So neither memory use nor the depth of gradients
+        grows with the length of histories, if the backward pass of each stretch's loss runs before the next stretch is
+        requested. A stretch without queries is folded without gradient, and not returned.
         """
         self._check_tokens("histories", histories.tokens)
         self._check_tokens("queries", queries.tokens)
@@ -186,7 +185,7 @@ class UserMemory(nn.Module):
             timeline = join(state, histories, self.cut, self.keys_read)
             check_times(queries, newest_seen(histories, queries, _newest(state)))
             carried = state.state
-        # The last queries of a stretch lie in its last segment: after the writes of all the others.
+        # The last queries of a stretch are in its last segment: after the writes of all the others.
         at_once = None if self.window.whole_history else self.config.bptt_segments + 1
         by_user = not any(source.needs_boundaries for source in self.sources.values())
         for part in timeline.parts(queries, at_once, by_user=by_user):
@@ -208,11 +207,11 @@ class UserMemory(nn.Module):
                 )
 
     def fold(self, state: MemoryState, histories: Histories, embed: Embed | None = None) -> MemoryState:
-        """Return the memories with events added, which are later than those they hold, or as late.
+        """Return the memories with new events added, which must not be earlier than a user's last event.
 
-        Folding day by day gives what folding all days at once gives. Where events come without vectors, `embed` makes
-        these of their keys and the binned gaps before them, in one call; the window then keeps keys alone. Raises
-        BatchError where events are older than the memory, or of another kind.
+        Folding day by day gives the same as folding all days at once. If events have no vectors, `embed` computes them
+        from keys and binned time gaps, in one call; windows then keep keys without vectors. Raises BatchError if new
+        events are earlier than a memory's last one, or have other keys.
         """
         if embed is None:
             self._check_tokens("histories", histories.tokens)
@@ -223,22 +222,22 @@ class UserMemory(nn.Module):
             traces = {
                 name: source.fold(self._parts.own(name, carried), segments) for name, source in self.sources.items()
             }
-            # A copy, so that the states at all other boundaries are not kept with the last.
+            # A copy, so that the last state does not keep the states at all boundaries in memory.
             carried = {name: values.clone() for name, values in last_state(self._parts.joined(traces)).items()}
         return remembered(state, timeline, carried)
 
     def answer(
         self, state: MemoryState, queries: Queries, embed: Embed | None = None
     ) -> Float[Tensor, "query features"]:
-        """Answer queries from users' memories alone, as `forward` does from all that these have folded.
+        """Answer queries from users' memories alone, as `forward` does from the same events.
 
-        `embed` makes vectors of the windows' keys, where these have none. Raises BatchError for a query that is not
-        later than all its memory holds, or that has a `num_earlier`: a memory has no earlier moment.
+        `embed` computes vectors from the windows' keys if windows have no vectors. Raises BatchError for a query that
+        is not later than its user's last event, and if queries have `num_earlier`: a memory has no earlier states.
         """
         self._check_tokens("queries", queries.tokens)
         self._check_keys("queries", queries.keys)
         if queries.num_earlier is not None:
-            raise BatchError("a query of a memory sees all that it holds: leave num_earlier out")
+            raise BatchError("queries of a memory have num_earlier, but see all events in it: leave num_earlier out")
         if not len(queries.user):
             return queries.tokens.new_zeros(0, self.num_features)
         check_users(queries, state.num_users)
@@ -256,22 +255,22 @@ class UserMemory(nn.Module):
         return self._answer(blocks, {name: values[:, None] for name, values in state.state.items()}, recent)
 
     def penalty(self, stretch: StretchAnswers, clicked: Bool[Tensor, " part"]) -> Float[Tensor, ""] | None:
-        """Return the memory's own addition to the training loss of a stretch; None: nothing."""
+        """Return the penalty that the sources add to the training loss of a stretch, or None."""
         if not len(stretch.query):
             return None
-        of_blocks = stretch.blocks.layout.gather(clicked)
-        found = [
-            source.penalty(stretch.blocks, of_blocks, self._parts.own(name, stretch.trace))
+        clicked_BQ = stretch.blocks.layout.gather(clicked)
+        penalties = [
+            source.penalty(stretch.blocks, clicked_BQ, self._parts.own(name, stretch.trace))
             for name, source in self.sources.items()
         ]
-        there = [penalty for penalty in found if penalty is not None]
-        return torch.stack(there).sum() if there else None
+        terms = [penalty for penalty in penalties if penalty is not None]
+        return torch.stack(terms).sum() if terms else None
 
     def writing_modules(self) -> tuple[str, ...]:
-        """Name the modules, among this one's, whose weights decide what is kept of a user; all others only read."""
-        places = {name: f"others.{name}" if name in self.others else name for name in self.sources}
+        """Return the names of the submodules whose weights determine users' states; all others only read."""
+        paths = {name: f"others.{name}" if name in self.others else name for name in self.sources}
         return tuple(
-            f"{places[name]}.{module}".removesuffix(".")
+            f"{paths[name]}.{module}".removesuffix(".")
             for name, source in self.sources.items()
             for module in source.writing_modules()
         )
@@ -290,50 +289,47 @@ class UserMemory(nn.Module):
         answers = []
         for name, source in self.sources.items():
             answers.append(source.answer(blocks, self._parts.own(name, states), recent))
-            if name == WINDOW:  # which the sources after it may look at
+            if name == WINDOW:  # its answer is an input of the sources after it
                 blocks = replace(blocks, recent=answers[0][..., : self.config.token_dim])
-        answered: Tensor = blocks.layout.scatter(torch.cat(answers, dim=-1))
-        return answered
+        return blocks.layout.scatter(torch.cat(answers, dim=-1))
 
     def _window_columns(self, state: MemoryState, embed: Embed | None) -> dict[str, Tensor]:
         columns = {name: state.window[name] for name in (*self.keys_read, TOKENS) if name in state.window}
         if TOKENS in columns:
             return columns
-        places = state.window_gap.shape
+        shape = state.window_gap.shape
         if embed is not None:
             flat = {name: values.flatten() for name, values in state.window.items()}
-            return columns | {TOKENS: embed(flat, state.window_gap.flatten()).view(*places, -1)}
+            return columns | {TOKENS: embed(flat, state.window_gap.flatten()).view(*shape, -1)}
         if state.num_events.any():
-            raise BatchError("the memories keep keys of events and no vectors: say by `embed` how these are made")
-        return columns | {TOKENS: self.window.age_bias.new_zeros(*places, self.config.token_dim)}
+            raise BatchError("the memories have keys of events but no vectors: give `embed`, which computes these")
+        return columns | {TOKENS: self.window.age_bias.new_zeros(*shape, self.config.token_dim)}
 
-    def _check_tokens(self, what: str, tokens: Tensor | None) -> None:
+    def _check_tokens(self, name: str, tokens: Tensor | None) -> None:
         if tokens is None:
-            raise BatchError(f"{what} have no tokens: give vectors of events, or say by `embed` how these are made")
+            raise BatchError(f"{name} have no tokens: give vectors of events, or `embed`, which computes these")
         if tokens.shape[1] != self.config.token_dim:
             raise BatchError(
-                f"tokens of {what} have {tokens.shape[1]} numbers each, the memory's token_dim is "
+                f"tokens of {name} have {tokens.shape[1]} numbers each, expected the memory's token_dim, "
                 f"{self.config.token_dim}"
             )
 
-    def _check_keys(self, what: str, keys: Mapping[str, Tensor]) -> None:
-        missing = [name for name in self.keys_read if name not in keys]
+    def _check_keys(self, name: str, keys: Mapping[str, Tensor]) -> None:
+        missing = [key for key in self.keys_read if key not in keys]
         if missing:
-            raise BatchError(
-                f"{what} have no key {missing[0]!r}, which a source of answers reads; found {sorted(keys)}"
-            )
+            raise BatchError(f"{name} have no key {missing[0]!r}, which an answer source reads; found {sorted(keys)}")
 
     def _check_names(self) -> None:
         for name in self.others:
             if not name.isidentifier() or name in (WINDOW, SLOTS):
-                raise ConfigError(f"a source is called {name!r}; use a name of letters and digits, not window or slots")
+                raise ConfigError(f"a source is called {name!r}, expected a Python identifier, and not window or slots")
 
 
 def in_order(parts: list[Tensor], rows: list[Tensor]) -> Tensor:
-    """Lay what was found part by part in the order of the queries: `rows` are which of them each part is of."""
+    """Concatenate results in the order of the queries: `rows` has the indices of each part's queries."""
     return torch.cat(parts).index_select(0, torch.cat(rows).argsort())
 
 
 def _newest(state: MemoryState) -> Tensor:
-    """Each user's newest time; for users without events, before all times."""
+    """Return the time of each user's last event; BEFORE_ALL for users without events."""
     return torch.where(state.num_events > 0, state.last_time, BEFORE_ALL)

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +19,7 @@ from typing import NoReturn, Self, TextIO, final
 import rich.progress
 from rich.console import Console
 
-from rm_rec.errors import RmRecError
+from rm_rec.errors import RenamedWarning, RmRecError
 
 DONE, FAILED, BAD_INPUT, GATE_REFUSED, INTERRUPTED = 0, 1, 2, 3, 130
 TEXT_WIDTH = 120  # of output that does not go to a terminal
@@ -49,10 +50,12 @@ def result_console() -> Console:
 def run_job(main: Callable[[list[str]], int]) -> NoReturn:
     """Run a job on the command line's arguments and exit: 0 done, 1 failed, 2 bad input, 3 gate refused, 130 Ctrl-C.
 
-    An error that a user can fix is printed on stderr, one line `error: …` for each mistake. Any other is a defect of
-    rm-rec: one line, and the traceback in a file in the job's `--out` folder or, failing that, in a temporary file.
+    An error that a user can fix is printed on stderr, one line `error: …` for each mistake; a former name of a setting
+    is one line `note: …`. Any other error is a defect of rm-rec: one line, and the traceback in a file in the job's
+    `--out` folder or, failing that, in a temporary file.
     """
     argv = sys.argv[1:]
+    warnings.formatwarning = _one_line_for_renamed(warnings.formatwarning)
     try:
         code = main(argv)
     except RmRecError as error:
@@ -76,6 +79,19 @@ def run_job(main: Callable[[list[str]], int]) -> NoReturn:
             )
             code = FAILED
     sys.exit(code)
+
+
+def _one_line_for_renamed(otherwise: Callable[..., str]) -> Callable[..., str]:
+    """Write a warning about a former name as one line; leave all others to `otherwise`."""
+
+    def written(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if issubclass(category, RenamedWarning):
+            return f"note: {message}\n"
+        return otherwise(message, category, filename, lineno, line)
+
+    return written
 
 
 def _system_error(error: OSError) -> str:

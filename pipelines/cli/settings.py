@@ -31,6 +31,7 @@ from pipelines.cli.help_text import (
 from pipelines.cli.recipes import find_recipe, recipe_names
 from pipelines.cli.values import COMMAND_LINE, Typed, from_yaml, join_leaf, problem_of
 from pipelines.errors import SettingsError
+from rm_rec.config.base import current_kind
 
 Settings = TypeVar("Settings", bound=BaseModel)
 _Layer = tuple[str, Mapping[str, Any]]  # the source, and the keys with their values
@@ -197,6 +198,8 @@ class _Reader:
                 raise SettingsError(f"{key} = {block!r} ({source}): a block: give its keys, such as --{key}.…")
             if several and KIND in block:
                 kind = block[KIND].texts[-1] if isinstance(block[KIND], Typed) else block[KIND]
+                kind = current_kind(kind, models, name)
+                block = {**block, KIND: kind}
                 layers, chosen = (layers if kind == chosen else []), kind
             emptied = False
             layers.append((source, block))

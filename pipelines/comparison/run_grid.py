@@ -22,6 +22,7 @@ from feature_store.data_config import DataConfig
 from feature_store.logs.preparation import log_fingerprint
 from pipelines.cli import resolved
 from pipelines.cli.job import run_job
+from pipelines.comparison.candidates import former_names
 from pipelines.runs import run_folder
 from pipelines.runs.tracking import TrackingConfig
 from pipelines.train_ctr import TrainCtr, fingerprint_of, train
@@ -39,8 +40,9 @@ class RunGrid:
         self._logs: dict[str, str] = {}  # fingerprints: that of a large log takes seconds
 
     def folder(self, name: str) -> Path:
-        """Return the folder of a run."""
-        return self.out / name
+        """Return the folder of a run; runs that were made under a candidate's former name stay where they are."""
+        formers = (self.out / former for former in former_names(name))
+        return next((folder for folder in formers if folder.exists()), self.out / name)
 
     def finished(self, runs: Mapping[str, TrainCtr]) -> dict[str, dict[str, Any]]:
         """Return the metrics of the runs that are finished."""

@@ -81,12 +81,12 @@ def to_model(memory: UserMemory, memories: Memories, has_memory: NDArray[np.bool
     vectors = state.pop(_TOKENS_PART, None)
     # A state's window has whole segments: one position more than a record has.
     stored = all_memories.window()
-    padded = {name: np.zeros((len(has_memory), memory.cut.places), np.int64) for name in stored}
+    padded = {name: np.zeros((len(has_memory), memory.cut.window_positions), np.int64) for name in stored}
     for name, values in stored.items():
         padded[name][:, : values.shape[1]] = values
     window = {name: torch.from_numpy(values) for name, values in padded.items()}
     if vectors is not None:
-        window[TOKENS] = functional.pad(vectors, (0, 0, 0, memory.cut.places - vectors.shape[1]))
+        window[TOKENS] = functional.pad(vectors, (0, 0, 0, memory.cut.window_positions - vectors.shape[1]))
     return MemoryState(
         state=state,
         num_events=torch.from_numpy(records["num_events"].copy()),

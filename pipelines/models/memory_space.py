@@ -7,6 +7,7 @@ from torch import Tensor
 
 from feature_store.hashing import stable_hash
 from feature_store.vocabulary.vocabularies import Vocabularies
+from rm_rec.config.base import NamedSettings
 from rm_rec.model import ClickModel
 
 FORMAT = 1
@@ -26,13 +27,13 @@ def space_id(model: ClickModel, vocabularies: Vocabularies) -> str | None:
         "token_dim": config.token_dim,
         "segment_length": config.segment_length,
         "window_segments": model.memory.window.num_segments,
-        "encoder": config.encoder.model_dump(mode="json"),
-        "machine": config.machine.model_dump(mode="json"),
+        "encoder": _named_first(config.encoder),
+        "machine": _named_first(config.machine),
         "features": model.features.events,
         "oov_rows": [vocabularies.features[name].oov_rows for name in model.features.events],
     }
     if config.sources:  # only then: a model without further sources keeps the id of version 0.1
-        written_by["sources"] = {name: source.model_dump(mode="json") for name, source in config.sources.items()}
+        written_by["sources"] = {name: _named_first(source) for name, source in config.sources.items()}
     digest.update(json.dumps(written_by, sort_keys=True).encode())
     for name in model.features.events:
         ids = vocabularies.features[name].ids
@@ -44,6 +45,11 @@ def space_id(model: ClickModel, vocabularies: Vocabularies) -> str | None:
         digest.update(f"\0{name}\0{tuple(weight.shape)}\0".encode())
         digest.update(_bytes(weight))
     return digest.hexdigest()[:16]
+
+
+def _named_first(block: NamedSettings) -> dict[str, object]:
+    """Dump a block under the first name of its kind: memories built before a kind was renamed stay readable."""
+    return block.model_dump(mode="json") | {"kind": block.first_kind}
 
 
 def _bytes(weight: Tensor) -> bytes:

@@ -18,6 +18,9 @@ RUN, METRICS, _LOCK = "run.json", "metrics.json", ".lock"
 _WORK = ("checkpoint", METRICS, "model")  # one of them exists once training has begun
 # The path of the log, the memory limit and the interval of checkpoints do not change the result.
 _WITHOUT_EFFECT = ("data.log", "data.impressions.path", "data.memory_limit_mb", "training.checkpoint_minutes")
+# A renamed kind keeps its first name in run.json and in fingerprints, so that runs made before are recognised.
+_FIRST_NAMES = {("model.machine.kind", "slot_gru"): "rehearsal"}
+_SOURCES = "model.sources"
 _DECIDING = ("data", "from", "freeze_writer", "model", "rehearsal", "optimizer", "training", "metrics")
 
 
@@ -28,7 +31,9 @@ def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
     {'optimizer.lr': 0.1}
     """
     flat = flatten({name: block for name, block in settings.items() if name in _DECIDING})
-    return {key: value for key, value in flat.items() if key not in _WITHOUT_EFFECT}
+    if flat.get(_SOURCES) == "{}":
+        del flat[_SOURCES]  # 0.1 had no such key
+    return {key: _FIRST_NAMES.get((key, value), value) for key, value in flat.items() if key not in _WITHOUT_EFFECT}
 
 
 @contextmanager
@@ -82,11 +87,16 @@ def _refuse_other_settings(folder: Path, before: dict[str, Any], settings: dict[
     different = [key for key in (*settings, *before) if settings.get(key) != before.get(key)]
     if different:
         key, more = different[0], len(set(different)) - 1
+        there, here = (_name_today(key, values.get(key)) for values in (before, settings))
         others = f" (and {more} other settings differ)" if more else ""
         raise RunError(
-            f"{folder} holds a run of another config: {key} is {before.get(key)} there, {settings.get(key)} here"
+            f"{folder} holds a run of another config: {key} is {there} there, {here} here"
             f"{others}; give another --out, or delete that folder to train anew"
         )
+
+
+def _name_today(key: str, value: Any) -> Any:
+    return next((now for (named, now), first in _FIRST_NAMES.items() if (named, first) == (key, value)), value)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Settings of models: frozen blocks of plain values, JSON beside the weights, and no torch to read them with."""
+"""Settings of models: frozen blocks of plain values, saved as JSON beside the weights and read without torch."""
 
 from rm_rec.config.base import EncoderSettings, MachineSettings, ReaderSettings, Settings, SourceSettings
 from rm_rec.config.encoders import Encoder, NoEncoder, TransformerEncoder

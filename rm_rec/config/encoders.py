@@ -1,4 +1,4 @@
-"""Settings of the encoders: what events of a segment tell each other before they are folded."""
+"""Settings of the encoders, which transform the events of a segment before they are folded."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -9,19 +9,21 @@ from rm_rec.config.outside import one_of
 
 
 class NoEncoder(EncoderSettings):
-    """Events are folded as they are."""
+    """No encoder: events are folded as they are."""
 
     kind: Literal["none"] = "none"
 
 
 class TransformerEncoder(EncoderSettings):
-    """Events of one segment see each other before they are folded."""
+    """A transformer: events of one segment attend to each other before they are folded."""
 
     kind: Literal["transformer"] = "transformer"
     num_layers: int = Field(1, ge=1, le=8)
+    """Number of transformer layers."""
     num_heads: int = Field(2, ge=1)
-    """Must divide token_dim."""
+    """Number of attention heads; must divide token_dim."""
     feedforward_dim: int = Field(64, ge=1)
+    """Hidden size of the feed-forward layers."""
 
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Settings of a model, and the sizes that the data gave."""
+"""Settings of a model, and the features and table sizes of the data it is trained on."""
 
 from typing import Annotated
 
@@ -23,14 +23,16 @@ SourceName = Annotated[str, AfterValidator(_source_name)]
 
 
 class ClickHead(Settings):
-    """The network from a target and what memory and window answered to the logit of a click."""
+    """The network that computes a click's logit from the target and the answers of memory and window."""
 
     hidden_dims: tuple[int, ...] = (64, 32)
+    """Sizes of the hidden layers."""
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Dropout probability after each hidden layer."""
 
 
 class MemoryConfig(Settings):
-    """What `UserMemory` is built from.
+    """Settings of `UserMemory`.
 
     >>> from rm_rec.config.machines import RumMemory
     >>> config = MemoryConfig(token_dim=16, machine=RumMemory(num_slots=8))
@@ -43,21 +45,21 @@ class MemoryConfig(Settings):
     token_dim: int = Field(32, ge=1, le=1024)
     """Size of an event's and a target's vector."""
     segment_length: int = Field(32, ge=1, le=4096)
-    """Events folded at once (N)."""
+    """Number of events in a segment, which are folded into the state together (N)."""
     bptt_segments: int = Field(32, ge=1)
-    """Gradients pass through at most this many writes; memory use does not grow beyond them."""
+    """Largest number of segments that gradients pass through: more learn longer dependencies, and need more memory."""
     encoder: Encoder = NoEncoder()
     machine: Machine = AssociativeMemory()
     reader: Reader = AttentionReader()
     window: Window = RecentSegments()
     sources: dict[SourceName, Source] = Field(default_factory=dict)
-    """Further sources of answers, by names of your choice, beside window and slots."""
+    """Further sources of answers beside window and slots, each under a name of your choice."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "MemoryConfig":
         for name in ("encoder", "machine", "reader", "window"):
             block = getattr(self, name)
-            # What an outside class's keys mean is not known before it is imported.
+            # The meaning of an outside class's keys is not known before the class is imported.
             heads = 1 if isinstance(block, OutsideSettings) else getattr(block, "num_heads", 1)
             if self.token_dim % heads:
                 raise ValueError(f"{name}.num_heads is {heads}, which does not divide token_dim {self.token_dim}")
@@ -65,21 +67,21 @@ class MemoryConfig(Settings):
 
 
 class ModelConfig(MemoryConfig):
-    """What `ClickModel` is built from, but for the features.
+    """Settings of `ClickModel`, except for its features.
 
     >>> ModelConfig(segment_length=16, token_dropout=0.0).head.hidden_dims
     (64, 32)
     """
 
     embedding_std: float = Field(0.3, gt=0.0, le=1.0)
-    """Spread of the embeddings before training."""
+    """Standard deviation of the embeddings' initial values."""
     token_dropout: float = Field(0.2, ge=0.0, lt=1.0)
-    """Share of the numbers of events' and targets' vectors that training sets to 0, lest it learn them by heart."""
+    """Dropout probability on the embeddings of events and targets, against memorising them."""
     head: ClickHead = ClickHead()
 
 
 class FeatureSpace(Settings):
-    """The features that the data has, and the rows of each one's embedding table; events and targets share tables.
+    """The features of the data, and the number of rows of each one's embedding table; events and targets share tables.
 
     >>> rows = {"item": 5000, "category": 20, "hour": 24}
     >>> space = FeatureSpace(rows=rows, events=("item", "category"), targets=("item", "category"), context=("hour",))
@@ -88,26 +90,26 @@ class FeatureSpace(Settings):
     """
 
     rows: dict[str, Annotated[int, Field(ge=1)]]
-    """Feature -> rows of its table."""
+    """Number of rows of each feature's embedding table."""
     events: tuple[str, ...]
-    """Features of an event."""
+    """Names of an event's features."""
     targets: tuple[str, ...]
-    """Features of a target: those of its item."""
+    """Names of a target's features: those of its item."""
     context: tuple[str, ...] = ()
-    """Categorical features of an impression."""
+    """Names of an impression's categorical features."""
     num_context_dense: int = Field(0, ge=0)
-    """How many numeric features an impression has."""
+    """Number of an impression's numeric features."""
 
     @model_validator(mode="after")
     def _tables_exist(self) -> "FeatureSpace":
         used = {*self.events, *self.targets, *self.context}
         missing = used - set(self.rows)
         if missing:
-            raise ValueError(f"features without a number of rows: {sorted(missing)}")
+            raise ValueError(f"features {sorted(missing)} are used but have no number of rows: add them to rows")
         if not self.events or not self.targets:
             raise ValueError("events and targets need at least one feature each")
         if unused := set(self.rows) - used:
-            raise ValueError(f"features with a number of rows that nothing uses: {sorted(unused)}")
+            raise ValueError(f"rows names {sorted(unused)}, which no event, target or context uses: leave them out")
         if refused := sorted(name for name in used if "." in name or name == "time_gap"):
-            raise ValueError(f"no feature can be named {refused}: time_gap is the model's own, and dots part names")
+            raise ValueError(f"features cannot be named {refused}: time_gap is reserved, and names have no dots")
         return self

@@ -1,7 +1,7 @@
-"""Settings of classes that live in other people's packages; nothing here imports those packages.
+"""Settings of classes from other people's packages; nothing here imports those packages.
 
-A `kind` such as acme.machines:Fading names a class by its place. As long as nothing may be imported, the block's other
-keys are kept as they were given; the class itself checks them when it is built (`rm_rec.outside`).
+A `kind` such as acme.machines:Fading names a class by its path. The block's other keys are kept unchecked until the
+class is imported, and checked when it is built (`rm_rec.outside`).
 """
 
 import re
@@ -13,9 +13,17 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, PlainValidator, SerializeAsAny, field_validator
 
-from rm_rec.config.base import EncoderSettings, MachineSettings, NamedSettings, ReaderSettings, Settings, SourceSettings
+from rm_rec.config.base import (
+    EncoderSettings,
+    MachineSettings,
+    NamedSettings,
+    ReaderSettings,
+    Settings,
+    SourceSettings,
+    current_kind,
+)
 
-PLACE = "package.module:Class"
+CLASS_PATH = "package.module:Class"
 _NAME = r"[A-Za-z_][A-Za-z_0-9]*"
 _KIND = re.compile(rf"{_NAME}(\.{_NAME})*:{_NAME}")
 
@@ -23,29 +31,29 @@ PackageName = Annotated[str, Field(pattern=rf"^{_NAME}$")]
 
 
 class OutsideSettings(MachineSettings, ReaderSettings, EncoderSettings, SourceSettings):
-    """A class of another package, with any keys of its own; --allow-package lets its code run."""
+    """A class from another package, with any keys; --allow-package permits its code to run."""
 
     model_config = ConfigDict(extra="allow")
 
     @field_validator("kind")
     @classmethod
-    def _is_a_place(cls, kind: str) -> str:
-        if not is_place(kind):
-            raise ValueError(f"{kind!r} is not of the form {PLACE}")
+    def _is_a_class_path(cls, kind: str) -> str:
+        if not is_class_path(kind):
+            raise ValueError(f"{kind!r} is not of the form {CLASS_PATH}")
         return kind
 
 
-def is_place(kind: object) -> bool:
-    """Say whether a kind names a class by its place.
+def is_class_path(kind: object) -> bool:
+    """Return whether a kind names a class by its path.
 
-    >>> is_place("acme.machines:Fading"), is_place("acme:Fading"), is_place("associative"), is_place("acme..m:Fading")
-    (True, True, False, False)
+    >>> [is_class_path(kind) for kind in ("acme.machines:Fading", "acme:Fading", "associative", "acme..m:Fading")]
+    [True, True, False, False]
     """
     return isinstance(kind, str) and _KIND.fullmatch(kind) is not None
 
 
 def package_of(kind: str) -> str:
-    """Return the top-level package that a place is in.
+    """Return the top-level package of a class path.
 
     >>> package_of("acme.machines:Fading")
     'acme'
@@ -54,12 +62,12 @@ def package_of(kind: str) -> str:
 
 
 def outside_settings(config: Settings) -> Iterator[tuple[str, NamedSettings]]:
-    """Find the blocks of a config that name classes of other packages, each with its dotted key."""
+    """Yield the blocks of a config that name classes from other packages, each with its dotted key."""
     for name in type(config).model_fields:
         value = getattr(config, name)
         blocks = value.items() if isinstance(value, Mapping) else [(None, value)]
         for inner, block in blocks:
-            if isinstance(block, NamedSettings) and is_place(block.kind):
+            if isinstance(block, NamedSettings) and is_class_path(block.kind):
                 yield name if inner is None else f"{name}.{inner}", block
 
 
@@ -69,18 +77,18 @@ def outside_packages(config: Settings) -> tuple[str, ...]:
 
 
 def one_of(base: type[NamedSettings], *members: type[NamedSettings]) -> Any:
-    """Return the type of a block that is one of several, told apart by `kind`, or is of another package's class.
+    """Return the type of a block that is one of several, distinguished by `kind`, or names another package's class.
 
-    It takes a mapping with a `kind`, and any settings of `base` as Python objects; it writes all of a block's keys.
+    It accepts a mapping with a `kind`, and instances of any subclass of `base`; it is saved with all its keys.
     """
     known = {member.model_fields["kind"].default: member for member in members}
     shown = reduce(or_, (*members, OutsideSettings))
-    return Annotated[shown, PlainValidator(_OneOf(base, known)), SerializeAsAny()]  # type: ignore[type-arg]  # made while running
+    return Annotated[shown, PlainValidator(_OneOf(base, known)), SerializeAsAny()]  # type: ignore[type-arg]  # at run time
 
 
 @dataclass(frozen=True, eq=False)  # types are hashed, and a dict is not
 class _OneOf:
-    """Validates a block by its kind."""
+    """Validates a block according to its kind."""
 
     base: type[NamedSettings]
     members: Mapping[str, type[NamedSettings]]
@@ -89,20 +97,25 @@ class _OneOf:
         if isinstance(value, self.base):
             return self._checked(value)
         if not isinstance(value, Mapping):
-            raise ValueError(f"expected keys and values with a kind, found {value!r}")
-        kind = value.get("kind")
+            raise ValueError(f"expected keys and values, with a kind among them, found {value!r}")
+        kind = current_kind(value.get("kind"), self.members.values(), self._block)
         if isinstance(kind, str) and ":" in kind:
             return OutsideSettings.model_validate(value)
         if not isinstance(kind, str) or kind not in self.members:
-            raise ValueError(f"kind is {kind!r}; expected one of {', '.join([*self.members, PLACE])}")
-        return self.members[kind].model_validate(value)
+            raise ValueError(f"kind is {kind!r}; expected one of {', '.join([*self.members, CLASS_PATH])}")
+        return self.members[kind].model_validate({**value, "kind": kind})
+
+    @property
+    def _block(self) -> str:
+        """Return the block's key: machine for MachineSettings."""
+        return self.base.__name__.removesuffix("Settings").lower()
 
     def _checked(self, value: NamedSettings) -> NamedSettings:
-        """Refuse settings whose kind would bring back another class's when they are read again."""
-        if type(value) is self.members.get(value.kind) or is_place(value.kind):
+        """Raise ValueError where reading the saved settings again would give settings of another class."""
+        if type(value) is self.members.get(value.kind) or is_class_path(value.kind):
             return value
         name = type(value).__name__
         raise ValueError(
-            f"{name} has kind {value.kind!r}, which is not the place of a class: define a class at the top of a module "
-            f"with config_type = {name}, or give {name} a kind of the form {PLACE}"
+            f"{name} has kind {value.kind!r}, which is not the path of a class: define a class at the top level of a "
+            f"module with config_type = {name}, or give {name} a kind of the form {CLASS_PATH}"
         )

@@ -1,4 +1,4 @@
-"""Settings of the readers, one class for each file of rm_rec/readers."""
+"""Settings of the readers, one class for each file in rm_rec/readers."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -9,38 +9,43 @@ from rm_rec.config.outside import one_of
 
 
 class AttentionReader(ReaderSettings):
-    """The target attends to the slots."""
+    """Attention from the target to the slots."""
 
     kind: Literal["attention"] = "attention"
     num_heads: int = Field(1, ge=1)
-    """Must divide token_dim."""
+    """Number of attention heads; must divide token_dim."""
 
 
 class MultiHopReader(ReaderSettings):
-    """Several reads, each asking with what those before have found (MemN2N, NeurIPS 2015)."""
+    """Several attention hops; each hop's query includes the results of the hops before (MemN2N, NeurIPS 2015)."""
 
     kind: Literal["multi_hop"] = "multi_hop"
     num_hops: int = Field(3, ge=1, le=8)
+    """Number of hops."""
     tying: Literal["adjacent", "layer_wise"] = "adjacent"
-    """Which weights hops share: each one's output with the next one's input, or all with all, like a recurrent net."""
+    """Weights that hops share: `adjacent`, a hop's output weights are the next hop's input weights; `layer_wise`, all
+    hops have the same weights, as in a recurrent network."""
 
 
 class SupportingFactsReader(ReaderSettings):
-    """Each hop picks the one slot that supports the answer best (MemNN, ICLR 2015), taught by weak labels."""
+    """Each hop selects the one slot that best supports the answer (MemNN, ICLR 2015), trained with weak labels."""
 
     kind: Literal["supporting_facts"] = "supporting_facts"
     num_hops: int = Field(2, ge=1, le=8)
+    """Number of hops."""
     margin: float = Field(0.1, gt=0.0, le=10.0)
-    """By how much the slot that supports should outscore the others."""
+    """Margin of the hinge loss: how far the supporting slot's score should be above the other slots' scores."""
     support_weight: float = Field(0.1, ge=0.0, le=1000.0)
-    """Of the hinge loss, beside the click loss; its labels are weak: the slots most like what was clicked."""
+    """Weight of the hinge loss in the training loss. Its labels are weak: the slots most similar to the clicked target
+    count as the supporting ones."""
 
 
 class HierarchicalReader(ReaderSettings):
-    """Several queries from the target and the recent trajectory, whose answers are attended to again (ToMMY)."""
+    """Several queries, from the target and the recent events; attention over their answers gives one answer (ToMMY)."""
 
     kind: Literal["hierarchical"] = "hierarchical"
     num_queries: int = Field(4, ge=1, le=64)
+    """Number of queries per target."""
 
 
 if TYPE_CHECKING:

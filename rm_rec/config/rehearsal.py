@@ -1,4 +1,4 @@
-"""Settings of rehearsal, the auxiliary loss of training."""
+"""Settings of rehearsal, an auxiliary training loss on the memory."""
 
 from typing import Annotated, Literal
 
@@ -8,28 +8,28 @@ from rm_rec.config.base import Settings
 
 
 class UniformSampler(Settings):
-    """Every fragment is as likely."""
+    """All fragments are equally likely."""
 
     kind: Literal["uniform"] = "uniform"
 
 
 class LearntSampler(Settings):
-    """What teacher and student have in common."""
+    """Settings that teacher and student have in common."""
 
     uniform_share: float = Field(0.5, ge=0.0, le=1.0)
-    """Share of the fragments that are drawn uniformly all the same, so that none is never rehearsed."""
+    """Fraction of the fragments that are drawn uniformly all the same, so that each has a chance to be rehearsed."""
     max_queries: int = Field(512, ge=1)
-    """The teacher learns from at most this many impressions of a batch."""
+    """Largest number of impressions per batch that the teacher learns from."""
 
 
 class TeacherSampler(LearntSampler):
-    """Fragments that matter to clicks are likelier: attention from targets to the fragments of the whole history."""
+    """Fragments that matter for clicks are more likely: by attention from targets to all fragments of the history."""
 
     kind: Literal["teacher"] = "teacher"
 
 
 class StudentSampler(LearntSampler):
-    """Fragments that look as if they would matter: the teacher's attention, learnt without its queries."""
+    """As `teacher`, but by a model that learns to predict the teacher's attention without seeing the targets."""
 
     kind: Literal["student"] = "student"
 
@@ -38,38 +38,40 @@ Sampler = Annotated[UniformSampler | TeacherSampler | StudentSampler, Field(disc
 
 
 class RehearsalConfig(Settings):
-    """What `RehearsalObjective` is built from; a weight of 0 leaves a part out.
+    """Settings of `RehearsalObjective`; a part of the loss with weight 0 is left out.
 
     >>> RehearsalConfig(familiarity_weight=0.1, sampler=TeacherSampler()).sampler.uniform_share
     0.5
     """
 
     recollection_weight: float = Field(0.2, ge=0.0, le=1000.0)
-    """Of the loss of picking masked events out from candidates, beside the click loss."""
+    """Weight, in the training loss, of picking each masked event out of candidates."""
     familiarity_weight: float = Field(0.0, ge=0.0, le=1000.0)
-    """Of the loss of telling true fragments from mixed ones, beside the click loss."""
+    """Weight, in the training loss, of telling true fragments from ones with another user's events mixed in."""
     fragments_per_user: int = Field(4, ge=1)
-    """Drawn anew at each step."""
+    """Number of fragments of each user, drawn anew at each training step."""
     fragment_length: int = Field(16, ge=2)
-    """Events of a fragment."""
+    """Number of events in a fragment."""
     mask_ratio: float = Field(0.5, gt=0.0, lt=1.0)
-    """Share of a fragment's events that are masked."""
+    """Fraction of a fragment's events that are masked."""
     replace_ratio: float = Field(0.5, gt=0.0, le=1.0)
-    """Share of a false fragment's unmasked events that are another user's."""
+    """Fraction of a mixed fragment's unmasked events that are replaced by another user's."""
     candidates: Literal["fragment", "batch", "sampled"] = "batch"
-    """What a masked event is picked out from: its fragment's other masked events, the batch's, or sampled events."""
+    """Wrong candidates for a masked event: its fragment's other masked events, the batch's, or sampled events."""
     num_candidates: int = Field(256, ge=1)
-    """At most this many wrong candidates (of the batch, or sampled)."""
+    """Largest number of wrong candidates of kind batch or sampled: more make the task harder."""
     num_layers: int = Field(1, ge=1, le=8)
-    """Of the decoder."""
+    """Number of transformer layers of the decoder."""
     num_heads: int = Field(4, ge=1)
-    """Of the decoder; must divide token_dim."""
+    """Number of attention heads of the decoder; must divide token_dim."""
     warm_up_steps: int = Field(300, ge=0)
-    """Steps over which the weights rise from 0: at full weight from the start, clicks are learnt far slower."""
+    """Number of training steps over which both weights rise from 0; with 0, clicks are learned far more slowly."""
     sampler: Sampler = UniformSampler()
 
     @model_validator(mode="after")
     def _has_a_part(self) -> "RehearsalConfig":
         if not self.recollection_weight and not self.familiarity_weight:
-            raise ValueError("recollection_weight and familiarity_weight are both 0: to train without, set it to null")
+            raise ValueError(
+                "recollection_weight and familiarity_weight are both 0: set rehearsal to null to train without"
+            )
         return self

@@ -1,4 +1,4 @@
-"""Settings of answer sources: what a click head hears of a user beside window and slots. None is built in."""
+"""Settings of further answer sources, beside the window and the slots; rm-rec has none of its own."""
 
 from typing import TYPE_CHECKING
 

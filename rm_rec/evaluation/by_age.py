@@ -1,8 +1,8 @@
-"""How far back a memory reaches: successes and ranking by the age of the event that decides, counted in segments.
+"""Retention: accuracy and click AUC by the age of the event that decides, in segments.
 
-An age in segments is the boundary (full segments in the history) less the segment in which the event lies. Age 0 is the
-tail, which no state holds; a recent window of R segments shows ages up to R raw; what is older, the memory alone knows.
-Rows are questions or impressions; intervals come from resampling users.
+The age of an event is the boundary (number of full segments in the history) minus the index of the event's segment. Age
+0 is the tail, which is not folded into the state yet; a window of R segments has ages up to R as raw events; older
+events are known from the memory only. Rows are questions or impressions; intervals come from resampling users.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,13 +15,13 @@ from rm_rec.evaluation.metrics import auc, user_positions
 from rm_rec.evaluation.report import Estimate, bucket_names, bucket_of, interval, score
 
 AGE_BINS = (0, 1, 2, 3, 5, 9, 17)  # each bin's youngest age, in segments
-NEVER = -1  # the age of what never happened
-_IN_NO_BIN = -2  # below every bin, and not never
+NEVER = -1  # the age if there is no such event
+_IN_NO_BIN = -2  # below every bin, and different from NEVER
 
 
 @dataclass(frozen=True)
 class AgePoint:
-    """One point of a curve: what was measured at one bin of ages, and on how many rows."""
+    """One point of a curve: the estimate for one bin of ages, and its number of rows."""
 
     rows: int
     estimate: Estimate
@@ -32,7 +32,7 @@ Curve = Mapping[str, AgePoint]  # bin of ages ("0", "3-4", "17+") -> point; bins
 
 @dataclass(frozen=True)
 class Answers:
-    """Share of questions answered rightly, by the age of what is asked, and of all."""
+    """Fraction of questions answered correctly, by the age of the event asked for, and overall."""
 
     by_age: Curve
     overall: AgePoint
@@ -40,16 +40,16 @@ class Answers:
 
 @dataclass(frozen=True)
 class Recollection:
-    """Share of masked events that probes picked out from candidates."""
+    """Fraction of masked events that probes picked out of candidates."""
 
     memory: Answers
-    """By a probe that reads the user's memory."""
+    """Of a probe that reads the user's memory."""
     alone: Answers
-    """By a probe that was trained without any: what the fragment's unmasked events and popularity tell."""
+    """Of a probe trained without memories, which uses only the fragment's unmasked events and item popularity."""
     another_user: Answers | None
-    """By the first probe, from another user's memory: how far it relies on what it reads; None if there is one user."""
+    """Of the first probe when it reads another user's memory, as a control; None if there is only one user."""
     chance: float
-    """Of a guess."""
+    """Expected fraction for random guesses."""
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,19 @@ class RankingByAge:
     """Click AUC by the age of the event that decides the click."""
 
     known_age: bool
-    """True: the log says which event decides, and a bin's AUC is among the impressions of that age. False: an age is
-    that of the user's last event on the same item, and a bin's AUC is its clicks' against all other impressions'."""
+    """True: the log says which event decides, and a bin's AUC is over the impressions of that age. False: the age is
+    that of the user's last event on the same item, and a bin's AUC compares its clicks with all non-clicks."""
     by_age: Curve
     never: AgePoint | None
-    """Of impressions that no earlier event decides, or clicks on an item that the user had never met."""
+    """AUC of impressions that no earlier event decides, or of clicks on items without an earlier event of the user."""
     best_possible: Curve | None
-    """The AUC that the true click probabilities reach, where they are known."""
+    """AUC of the true click probabilities, if they are known."""
 
 
 def ages_in_segments(
     num_earlier: Int[np.ndarray, " row"], events_ago: Int[np.ndarray, " row"], segment_length: int
 ) -> Int[np.ndarray, " row"]:
-    """Turn ages in events (1: the last one before; 0: never) into segments, given each row's number of earlier events.
+    """Convert ages in events (1: the last event; 0: never) to segments, given each row's number of earlier events.
 
     >>> ages_in_segments(np.array([70, 70, 70, 70]), np.array([1, 6, 7, 0]), 32).tolist()
     [0, 0, 1, -1]
@@ -79,7 +79,7 @@ def ages_in_segments(
 
 
 def share_by_age(
-    right: Bool[np.ndarray, " row"],
+    correct: Bool[np.ndarray, " row"],
     ages: Int[np.ndarray, " row"],
     users: Shaped[np.ndarray, " row"],
     *,
@@ -87,25 +87,27 @@ def share_by_age(
     resamples: int = 200,
     seed: int = 0,
 ) -> Answers:
-    """Return the share of right answers in each bin of ages, and over all rows.
+    """Return the fraction of correct answers in each bin of ages, and over all rows.
 
     >>> answers = share_by_age(np.array([True, True, False]), np.array([1, 3, 4]), np.array([7, 7, 9]))
     >>> {name: point.estimate.value for name, point in answers.by_age.items()}, answers.overall.rows
     ({'1': 1.0, '3-4': 0.5}, 3)
     """
-    user = user_positions(users, len(right))
+    user = user_positions(users, len(correct))
     num_users = int(user.max()) + 1
     draws = np.random.default_rng(seed).multinomial(num_users, np.full(num_users, 1 / num_users), resamples)
 
     def point(rows: Bool[np.ndarray, " row"]) -> AgePoint:
-        asked = np.bincount(user[rows], minlength=num_users)
-        answered = np.bincount(user[rows], weights=right[rows], minlength=num_users)
-        drawn_asked = draws @ asked
-        drawn = np.divide(draws @ answered, drawn_asked, out=np.full(resamples, np.nan), where=drawn_asked > 0)
-        value = float(right[rows].mean()) if rows.any() else None
+        num_questions = np.bincount(user[rows], minlength=num_users)
+        num_correct = np.bincount(user[rows], weights=correct[rows], minlength=num_users)
+        drawn_questions = draws @ num_questions
+        drawn = np.divide(
+            draws @ num_correct, drawn_questions, out=np.full(resamples, np.nan), where=drawn_questions > 0
+        )
+        value = float(correct[rows].mean()) if rows.any() else None
         return AgePoint(int(rows.sum()), Estimate(value, *interval(drawn, value)))
 
-    return Answers(_curve(ages, age_bins, point), point(np.ones(len(right), bool)))
+    return Answers(_curve(ages, age_bins, point), point(np.ones(len(correct), bool)))
 
 
 def ranking_by_age(
@@ -120,7 +122,7 @@ def ranking_by_age(
     resamples: int = 200,
     seed: int = 0,
 ) -> RankingByAge:
-    """Return the AUC of each bin of ages; see `RankingByAge` for what a bin's AUC is of."""
+    """Return the AUC of each bin of ages; `RankingByAge` explains over which impressions."""
     clicked = labels.astype(bool)
     ages = ages if known_age else np.where(clicked, ages, _IN_NO_BIN)
 
@@ -129,8 +131,8 @@ def ranking_by_age(
 
     def point(rows: Bool[np.ndarray, " row"]) -> AgePoint:
         among = ranked(rows)
-        found = score(labels[among], predictions[among], users[among], resamples=resamples, seed=seed)
-        return AgePoint(int(rows.sum()), found.auc)
+        scores = score(labels[among], predictions[among], users[among], resamples=resamples, seed=seed)
+        return AgePoint(int(rows.sum()), scores.auc)
 
     def best(rows: Bool[np.ndarray, " row"]) -> AgePoint:
         assert true_probabilities is not None
@@ -151,4 +153,4 @@ def _curve(
 ) -> dict[str, AgePoint]:
     bin_of_row = bucket_of(ages, age_bins)
     names = enumerate(bucket_names(age_bins))
-    return {name: point(bin_of_row == place) for place, name in names if (bin_of_row == place).any()}
+    return {name: point(bin_of_row == index) for index, name in names if (bin_of_row == index).any()}

@@ -1,8 +1,8 @@
-"""How good predicted click probabilities are: ranking, likelihood and calibration, in NumPy.
+"""Metrics of predicted click probabilities in NumPy: ranking, likelihood and calibration.
 
-Rows are impressions. `labels` are 0 or 1 (or booleans), `predictions` probabilities in [0, 1], `users` any ids that
-NumPy can sort. Whatever is undefined (an AUC where all labels are equal) is None, never NaN or a guess. Every function
-raises MetricError for arrays that contradict these words.
+Rows are impressions. `labels` are 0 or 1 (or booleans), `predictions` are probabilities in [0, 1], `users` are any ids
+that NumPy can sort. An undefined metric (such as the AUC if all labels are equal) is None, never NaN. All functions
+raise MetricError for arrays of other shapes or values.
 """
 
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from jaxtyping import Float, Int, Shaped
 
 from rm_rec.errors import RmRecError
 
-_SMALLEST = float(np.finfo(np.float64).eps)  # probabilities are held this far from 0 and 1, as scikit-learn does
+_SMALLEST = float(np.finfo(np.float64).eps)  # probabilities are clipped this far from 0 and 1, as in scikit-learn
 
 
 class MetricError(RmRecError, ValueError):
-    """Labels and predictions that no metric can be computed from."""
+    """Labels and predictions from which no metric can be computed."""
 
 
 class Ranking:
-    """Rows sorted once by prediction, so that the AUC of any weights takes one pass: what resampling needs.
+    """Rows sorted once by prediction, so that the AUC for other weights takes one pass, as resampling needs.
 
     >>> ranking = Ranking(np.array([0, 1, 1, 0]), np.array([0.1, 0.4, 0.4, 0.4]))
     >>> ranking.auc(), ranking.auc(np.array([0.0, 1.0, 1.0, 1.0]))
@@ -35,40 +35,40 @@ class Ranking:
         self._tie_starts = _starts(scores[self.order])
 
     def auc(self, weights: Shaped[np.ndarray, " row"] | None = None) -> float | None:
-        """Return the chance that a click outranks a non-click, ties counting half; None if one class has no weight.
+        """Return the probability that a click ranks above a non-click; ties count half, None if a class has no weight.
 
-        `weights` are in the order the rows were given; `auc_of_sorted` takes them sorted already.
+        `weights` are in the order of the labels; `auc_of_sorted` takes sorted ones.
         """
         return self.auc_of_sorted(np.ones(len(self.order)) if weights is None else weights[self.order])
 
     def auc_of_sorted(self, weights: Shaped[np.ndarray, " row"]) -> float | None:
         """Return `auc` of weights that are already in this ranking's `order`."""
-        of_clicks = np.add.reduceat(weights * self._clicked, self._tie_starts, dtype=np.float64)
-        of_others = np.add.reduceat(weights, self._tie_starts, dtype=np.float64) - of_clicks
-        below = np.cumsum(of_others) - of_others / 2
-        pairs = of_clicks.sum() * of_others.sum()
-        return float(of_clicks @ below / pairs) if pairs > 0 else None
+        clicks = np.add.reduceat(weights * self._clicked, self._tie_starts, dtype=np.float64)
+        others = np.add.reduceat(weights, self._tie_starts, dtype=np.float64) - clicks
+        below = np.cumsum(others) - others / 2
+        pairs = clicks.sum() * others.sum()
+        return float(clicks @ below / pairs) if pairs > 0 else None
 
 
 @dataclass(frozen=True)
 class UserAuc:
-    """The AUC inside each user, users in sorted order; NaN where a user has one class only."""
+    """The AUC of each user's rows, users in sorted order; NaN for a user with one class only."""
 
     auc: np.ndarray
     num_rows: np.ndarray
 
     @property
     def users_counted(self) -> int:
-        """Users with both a click and a non-click."""
+        """Number of users with both a click and a non-click."""
         return int(np.isfinite(self.auc).sum())
 
     @property
     def users_left_out(self) -> int:
-        """Users whose labels are all equal: no AUC exists for them, and none is made up."""
+        """Number of users whose labels are all equal, so that they have no AUC."""
         return len(self.auc) - self.users_counted
 
     def mean(self, *, by_impressions: bool) -> float | None:
-        """Average over the users that count: each by its impressions (Zhu et al. 2017, DIN), or each the same."""
+        """Return the mean over users with an AUC, weighted by impressions (Zhu et al. 2017, DIN) or not."""
         counted = np.isfinite(self.auc)
         if not counted.any():
             return None
@@ -77,7 +77,7 @@ class UserAuc:
 
 @dataclass(frozen=True)
 class CalibrationBins:
-    """Rows in bins of about equal numbers by prediction, lowest first: what a reliability curve draws."""
+    """Rows in bins of about equal size by prediction, lowest first, for a reliability curve."""
 
     num_rows: np.ndarray
     mean_prediction: np.ndarray
@@ -85,7 +85,7 @@ class CalibrationBins:
 
     @property
     def expected_error(self) -> float:
-        """Mean distance of prediction and click rate over the bins, weighted by rows (Naeini et al. 2015)."""
+        """Mean |prediction - click rate| over bins, weighted by rows (ECE: Naeini et al. 2015)."""
         gaps = np.abs(self.mean_prediction - self.click_rate)
         return float(np.average(gaps, weights=self.num_rows))
 
@@ -95,7 +95,7 @@ def auc(
     predictions: Float[np.ndarray, " row"],
     weights: Shaped[np.ndarray, " row"] | None = None,
 ) -> float | None:
-    """Return the chance that a click outranks a non-click, ties counting half; None if one class is missing.
+    """Return the probability that a click ranks above a non-click; ties count half, None if a class is missing.
 
     >>> auc(np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.35, 0.8]))
     0.75
@@ -106,7 +106,7 @@ def auc(
 def user_auc(
     labels: Shaped[np.ndarray, " row"], predictions: Float[np.ndarray, " row"], users: Shaped[np.ndarray, " row"]
 ) -> UserAuc:
-    """Return the AUC inside every user, all in one sort: ranks with ties averaged (Mann and Whitney 1947).
+    """Return the AUC of each user's rows, by one sort: ranks with ties averaged (Mann and Whitney 1947).
 
     >>> user_auc(np.array([0, 1, 1]), np.array([0.1, 0.2, 0.3]), np.array([7, 7, 9])).mean(by_impressions=True)
     1.0
@@ -142,7 +142,7 @@ def logloss(
     predictions: Float[np.ndarray, " row"],
     weights: Shaped[np.ndarray, " row"] | None = None,
 ) -> float:
-    """Return the mean negative log-likelihood of a row, in nats; lower is better.
+    """Return the mean negative log-likelihood per row, in nats; lower is better.
 
     >>> round(logloss(np.array([1, 0]), np.array([0.5, 0.5])), 4)
     0.6931
@@ -151,15 +151,15 @@ def logloss(
 
 
 def entropy(rate: Any) -> Any:
-    """Return the entropy in nats of a click with this probability, a number or an array of them."""
+    """Return the entropy, in nats, of a click with this probability (a number or an array)."""
     rate = np.clip(rate, _SMALLEST, 1 - _SMALLEST)
     return -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
 
 
 def normalised_entropy(labels: Shaped[np.ndarray, " row"], predictions: Float[np.ndarray, " row"]) -> float | None:
-    """Return logloss over the entropy of the base rate: below 1 beats always predicting the base rate.
+    """Return logloss divided by the entropy of the base rate: below 1 is better than predicting the base rate.
 
-    None where all labels are equal. Source: He et al. 2014, "Practical Lessons from Predicting Clicks on Ads at
+    None if all labels are equal. Source: He et al. 2014, "Practical Lessons from Predicting Clicks on Ads at
     Facebook", section 3.
     """
     loss, base_rate = logloss(labels, predictions), float(np.mean(labels))
@@ -167,7 +167,7 @@ def normalised_entropy(labels: Shaped[np.ndarray, " row"], predictions: Float[np
 
 
 def calibration_ratio(labels: Shaped[np.ndarray, " row"], predictions: Float[np.ndarray, " row"]) -> float | None:
-    """Return expected clicks over actual clicks: 1 is right, above 1 promises too much; None without a click."""
+    """Return predicted clicks divided by actual clicks: above 1 predictions are too high; None without a click."""
     clicked, probability = checked(labels, predictions)
     return float(probability.sum() / clicked.sum()) if clicked.any() else None
 
@@ -175,9 +175,9 @@ def calibration_ratio(labels: Shaped[np.ndarray, " row"], predictions: Float[np.
 def calibration_bins(
     labels: Shaped[np.ndarray, " row"], predictions: Float[np.ndarray, " row"], num_bins: int = 20
 ) -> CalibrationBins:
-    """Split rows by prediction into at most `num_bins` of equal numbers; equal predictions are never parted.
+    """Divide rows by prediction into at most `num_bins` bins of about equal size.
 
-    So the bins do not depend on the order of the rows, and a constant prediction is one bin.
+    Equal predictions are in the same bin, so that bins do not depend on the order of the rows.
     """
     clicked, probability = checked(labels, predictions)
     order = np.argsort(probability, kind="stable")
@@ -192,7 +192,7 @@ def calibration_bins(
 
 
 def user_positions(users: Shaped[np.ndarray, " row"], num_rows: int) -> Int[np.ndarray, " row"]:
-    """Number the users 0, 1, … in sorted order, a number for each row."""
+    """Return, for each row, the index of its user among the sorted users."""
     if users.shape != (num_rows,):
         raise MetricError(f"users: expected {num_rows:,} of them, one for each label, found shape {users.shape}")
     positions: np.ndarray = np.unique(users, return_inverse=True)[1]
@@ -202,7 +202,7 @@ def user_positions(users: Shaped[np.ndarray, " row"], num_rows: int) -> Int[np.n
 def checked(
     labels: Shaped[np.ndarray, " row"], predictions: Shaped[np.ndarray, " other"], *, probabilities: bool = True
 ) -> tuple[Float[np.ndarray, " row"], Float[np.ndarray, " row"]]:
-    """Return labels and predictions as float64, or raise a MetricError that counts what is wrong."""
+    """Return labels and predictions as float64; raise MetricError, with the number of bad rows, if they are invalid."""
     if labels.shape != predictions.shape or labels.ndim != 1:
         raise MetricError(f"expected as many predictions as labels, found {predictions.shape} and {labels.shape}")
     if not len(labels):
@@ -222,5 +222,5 @@ def checked(
 
 
 def _starts(ordered: Shaped[np.ndarray, " row"]) -> Int[np.ndarray, " group"]:
-    """Return where each run of equal values begins."""
+    """Return the index of the first value of each run of equal values."""
     return np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])

@@ -1,6 +1,6 @@
-"""One report on a model's predictions: every metric with an interval, overall and by length of history.
+"""Reports on a model's predictions: all metrics with intervals, overall and by history length.
 
-Intervals come from resampling users, not rows: a user's impressions are not independent of each other.
+Intervals come from resampling users rather than rows, since a user's impressions are not independent.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ _COVERED = (2.5, 97.5)  # percentiles of a 95 % interval
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric and its 95 % interval over resampled users; None where it is undefined."""
+    """A metric and its 95 % interval over resampled users; None if it is undefined."""
 
     value: float | None
     low: float | None
@@ -28,40 +28,40 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Scores:
-    """Every metric of one set of rows."""
+    """All metrics of one set of rows."""
 
     rows: int
     users: int
     base_rate: float
-    """Share of the rows that are clicks."""
+    """Fraction of the rows that are clicks."""
     auc: Estimate
     grouped_auc_by_impressions: Estimate
-    """The AUC inside each user, averaged by the user's impressions."""
+    """Mean AUC of single users, weighted by their impressions."""
     grouped_auc_by_user: Estimate
-    """The AUC inside each user, every user counting the same."""
+    """Mean AUC of single users, not weighted."""
     users_left_out: int
-    """Users with one class only, who have no AUC of their own."""
+    """Number of users with one class only, who have no AUC."""
     logloss: Estimate
-    """In nats."""
+    """Mean negative log-likelihood per row, in nats."""
     normalised_entropy: Estimate
-    """Logloss over the entropy of the base rate (He et al. 2014)."""
+    """Logloss divided by the entropy of the base rate (He et al. 2014)."""
     calibration_ratio: float | None
-    """Expected clicks over actual clicks."""
+    """Predicted clicks divided by actual clicks."""
     calibration_error: float
-    """Expected calibration error, bins of equal numbers."""
+    """Expected calibration error, with bins of about equal size."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What is known of one model's predictions."""
+    """The evaluation of one model's predictions."""
 
     overall: Scores
     by_history: Mapping[str, Scores]
-    """Scores of the rows whose history is this long, in events; empty where lengths are not known."""
+    """Scores of the rows with this history length, in events; empty if lengths are not known."""
     best_possible_auc: float | None
-    """The AUC that the true click probabilities reach on these rows, where they are known."""
+    """The AUC of the true click probabilities on these rows, if they are known."""
     resamples: int
-    """How many times the users were drawn anew for the intervals."""
+    """Number of times that users were resampled for the intervals."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -70,15 +70,15 @@ class Report:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a second model is from a first one on the same rows, users resampled together for both."""
+    """Difference of one metric between two models on the same rows, with users resampled jointly."""
 
     metric: str
     value: float | None
-    """Second less first."""
+    """The second model's metric minus the first's."""
     low: float | None
     high: float | None
     share_better: float | None
-    """Share of the resamples in which the second is strictly better: 0.5 is a toss-up, 0.975 the usual bar."""
+    """Fraction of the resamples in which the second model is strictly better; 0.5 is chance."""
 
 
 def bootstrap(
@@ -89,10 +89,10 @@ def bootstrap(
     resamples: int,
     seed: int,
 ) -> dict[str, Float[np.ndarray, " resample"]]:
-    """Draw users with replacement `resamples` times and return each metric of each draw; NaN where undefined.
+    """Draw users with replacement `resamples` times, and return each metric of each draw; NaN if undefined.
 
-    The same users and seed give the same draws, so two models' values of one draw can be subtracted. Rows are sorted
-    once: a draw costs one pass. Source: Efron and Tibshirani 1993, with users as the units drawn.
+    The same users and seed give the same draws, so that two models' values of a draw can be subtracted. Rows are sorted
+    once; each draw takes one pass. Source: Efron and Tibshirani 1993, with users as the resampled units.
     """
     ranking = metrics.Ranking(labels, predictions)
     user = metrics.user_positions(users, len(labels))
@@ -134,7 +134,7 @@ def score(
     seed: int = 0,
     num_bins: int = 20,
 ) -> Scores:
-    """Return every metric of one set of rows; intervals are None where `resamples` is 0."""
+    """Return all metrics of one set of rows; intervals are None if `resamples` is 0."""
     metrics.checked(labels, predictions)
     drawn = bootstrap(labels, predictions, users, resamples=resamples, seed=seed)
     inside = metrics.user_auc(labels, predictions, users)
@@ -168,8 +168,8 @@ def report(
     seed: int = 0,
     num_bins: int = 20,
 ) -> Report:
-    """Report on predictions, overall and for the rows of each history length; buckets without rows are left out."""
-    metrics.checked(labels, predictions)  # before any bucket, so that an error counts the bad rows of all
+    """Evaluate predictions, overall and by bucket of history lengths; buckets without rows are left out."""
+    metrics.checked(labels, predictions)  # before buckets, so that an error counts all bad rows
 
     def scored(rows: Any) -> Scores:
         return score(labels[rows], predictions[rows], users[rows], resamples=resamples, seed=seed, num_bins=num_bins)
@@ -195,7 +195,7 @@ def compare(
     resamples: int = 200,
     seed: int = 0,
 ) -> tuple[Difference, ...]:
-    """Return how far `second` is from `first` on the same rows, a paired difference for each metric."""
+    """Return the paired difference of each metric between `second` and `first` on the same rows."""
     whole = [score(labels, predictions, users, resamples=0) for predictions in (first, second)]
     drawn = [bootstrap(labels, predictions, users, resamples=resamples, seed=seed) for predictions in (first, second)]
     differences = []
@@ -211,7 +211,7 @@ def compare(
 
 
 def bucket_names(history_buckets: Sequence[int]) -> list[str]:
-    """Name buckets given by their shortest histories.
+    """Return the names of buckets, given their shortest histories.
 
     >>> bucket_names((0, 1, 32))
     ['0', '1-31', '32+']
@@ -233,14 +233,14 @@ def shortest_of(bucket: str) -> int:
 def bucket_of(
     history_lengths: Shaped[np.ndarray, " row"], history_buckets: Sequence[int]
 ) -> Shaped[np.ndarray, " row"]:
-    """Return each row's bucket, -1 where its history is shorter than the first bucket's."""
+    """Return the index of each row's bucket; -1 if its history is shorter than the first bucket's."""
     if list(history_buckets) != sorted(set(history_buckets)) or not history_buckets:
         raise metrics.MetricError(f"history_buckets: expected increasing lengths, found {list(history_buckets)}")
     return np.searchsorted(np.asarray(history_buckets), history_lengths, side="right") - 1
 
 
 def interval(drawn: Float[np.ndarray, " resample"], value: float | None) -> tuple[float | None, float | None]:
-    """Return the 95 % interval of a metric drawn over resampled users; None where it is undefined."""
+    """Return the 95 % percentile interval of a metric's draws over resampled users; None if it is undefined."""
     drawn = drawn[np.isfinite(drawn)]
     if value is None or not len(drawn):
         return None, None

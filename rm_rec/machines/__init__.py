@@ -1,6 +1,6 @@
-"""Memory machines: what folds segments of events into a state of fixed size.
+"""Memory machines, which fold segments of events into a state of fixed size.
 
-One file a machine, one line here, and its settings in rm_rec/config/machines.py (docs/add-a-machine.md).
+Each machine has a file here, a line in MACHINES, and its settings in rm_rec/config/machines.py (docs/add-a-machine.md).
 """
 
 from collections.abc import Collection
@@ -18,13 +18,13 @@ from rm_rec.machines.learned_queries import LearnedQueriesMachine
 from rm_rec.machines.mean_pool import MeanPoolMachine
 from rm_rec.machines.mimn import MimnMachine
 from rm_rec.machines.ntm import NtmMachine
-from rm_rec.machines.rehearsal import RehearsalMachine
 from rm_rec.machines.ring_buffer import RingBufferMachine
 from rm_rec.machines.rum import RumMachine
+from rm_rec.machines.slot_gru import SlotGruMachine
 from rm_rec.machines.transformer_xl import TransformerXLMachine
 from rm_rec.outside import load_outside
 
-# The default, plain ones, then the literature by age; each kind is that of the machine's own settings.
+# The default, simple ones, then those of the literature by year; each key is the `kind` of the machine's settings.
 MACHINES: Final[dict[str, type[MemoryMachine]]] = {
     "associative": AssociativeMachine,
     "mean_pool": MeanPoolMachine,
@@ -37,7 +37,7 @@ MACHINES: Final[dict[str, type[MemoryMachine]]] = {
     "hpmn": HpmnMachine,
     "mimn": MimnMachine,
     "expire_span": ExpireSpanMachine,
-    "rehearsal": RehearsalMachine,
+    "slot_gru": SlotGruMachine,
     "learned_queries": LearnedQueriesMachine,
 }
 
@@ -45,10 +45,10 @@ MACHINES: Final[dict[str, type[MemoryMachine]]] = {
 def build_machine(
     config: MachineSettings, token_dim: int, allowed_packages: Collection[str] = ()
 ) -> MemoryMachine | None:
-    """Make the machine that the config names; None where it names none.
+    """Build the machine that the config names; None for `NoMachine`.
 
-    One of another package, by a kind such as acme.machines:Fading, is imported only if the package is among
-    `allowed_packages`, or the settings are a Python object of that package. Raises ConfigError.
+    A class of another package, named by a kind such as acme.machines:Fading, is imported only if the package is one of
+    `allowed_packages`, or if the settings are a Python object of that package; raises ConfigError otherwise.
     """
     if isinstance(config, NoMachine):
         return None

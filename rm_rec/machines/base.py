@@ -1,6 +1,7 @@
-"""The contract of every memory machine.
+"""Base class of memory machines.
 
-A state is named tensors with the user as first axis. `write` is pure: it returns a new state and changes nothing.
+A state is a dictionary of named tensors whose first axis is the user. `write` is a pure function: it returns a new
+state and does not change its arguments.
 Suffixes: U user, S segment, N event of a segment, D dim, K slot.
 """
 
@@ -21,24 +22,24 @@ StateSpec = dict[str, tuple[int, ...]]  # name -> shape of one user's part, floa
 
 @dataclass(frozen=True)
 class Slots:
-    """What a reader, or rehearsal, can attend to; a slot that is not valid holds nothing yet.
+    """The slots of a state, which readers and rehearsal attend to; a slot that is not valid has no content yet.
 
     >>> slots = Slots(keys=torch.zeros(2, 3, 8), values=torch.zeros(2, 3, 8), valid=torch.ones(2, 3, dtype=torch.bool))
-    >>> slots.log_weight is None  # all weigh alike
+    >>> slots.log_weight is None  # equal weights
     True
     """
 
     keys: Float[Tensor, "user slot key_dim"]
     values: Float[Tensor, "user slot value_dim"]
     valid: Bool[Tensor, "user slot"]
-    log_weight: Float[Tensor, "user slot"] | None = None  # a reader adds it to its logits; None: all weigh alike
+    log_weight: Float[Tensor, "user slot"] | None = None  # a reader adds it to its logits; None: zeros
 
 
 class MemoryMachine(nn.Module, ABC):
     """Folds segments of events into a state of fixed size that a reader can attend to.
 
-    It is built from its settings and the size of an event's vector: `Machine(config, token_dim)`. A machine has a
-    `write` or a `scan`; the other follows. `rm_rec.testing.check_machine` holds one to all that is promised.
+    It is built from its settings and the size of an event's vector: `Machine(config, token_dim)`. A machine defines
+    `write` or `scan`; the other one follows from it. `rm_rec.testing.check_machine` tests all that a machine promises.
 
     >>> class LastEvent(MemoryMachine):
     ...     def __init__(self, config, token_dim):
@@ -49,52 +50,52 @@ class MemoryMachine(nn.Module, ABC):
     ...     def initial(self, num_users):
     ...         return {name: torch.zeros(num_users, *shape) for name, shape in self.state_spec().items()}
     ...     def write(self, state, segment, valid):  # segment [user, event, dim], valid [user, event]
-    ...         there = valid.any(dim=1, keepdim=True)
-    ...         place = valid.shape[1] - 1 - valid.flip(1).int().argmax(dim=1)
-    ...         last = segment[torch.arange(len(segment)), place]
-    ...         return {"last": torch.where(there, last, state["last"]), "seen": torch.where(there, 1.0, state["seen"])}
+    ...         any_valid = valid.any(dim=1, keepdim=True)
+    ...         index = valid.shape[1] - 1 - valid.flip(1).int().argmax(dim=1)
+    ...         last = torch.where(any_valid, segment[torch.arange(len(segment)), index], state["last"])
+    ...         return {"last": last, "seen": torch.where(any_valid, 1.0, state["seen"])}
     ...     def slots(self, state):
-    ...         one = state["last"][:, None]  # [user, slot, dim]
-    ...         return Slots(keys=one, values=one, valid=state["seen"] > 0)
+    ...         slot = state["last"][:, None]  # [user, slot, dim]
+    ...         return Slots(keys=slot, values=slot, valid=state["seen"] > 0)
     >>> machine = LastEvent(None, token_dim=2)
     >>> events = torch.arange(8.0).view(1, 2, 2, 2)  # [user, segment, event, dim]
     >>> trace = machine.scan(machine.initial(1), events, torch.tensor([[[True, True], [False, False]]]))
-    >>> trace["last"].tolist()  # before the first segment, and after each
+    >>> trace["last"].tolist()  # the states before the first segment, and after each
     [[[0.0, 0.0], [2.0, 3.0], [2.0, 3.0]]]
     """
 
-    config_type: type[MachineSettings]  # what its settings are
+    config_type: type[MachineSettings]  # the class of its settings
     slot_dim: int  # size of a slot's key and value
-    exact_parts: tuple[str, ...] = ()  # parts of a state that are stored as float32 even where others are float16
-    size_setting: str | None = "num_slots"  # the setting that a state's size grows with; None: it is fixed
+    exact_parts: tuple[str, ...] = ()  # parts of a state that are stored as float32 even if others are float16
+    size_setting: str | None = "num_slots"  # the setting that a state's size grows with; None: no setting
 
     def __init_subclass__(cls) -> None:
-        """Raise TypeError for a machine with neither `write` nor `scan`, which would call each other for ever."""
+        """Raise TypeError for a machine that defines neither `write` nor `scan`, since each calls the other."""
         super().__init_subclass__()
         name_settings(cls)
         if cls.write is MemoryMachine.write and cls.scan is MemoryMachine.scan:
-            raise TypeError(f"{cls.__name__} has neither write nor scan: how does it fold a segment into its state?")
+            raise TypeError(f"{cls.__name__} has neither write nor scan: define one of them, which folds segments")
 
     @abstractmethod
     def state_spec(self) -> StateSpec:
-        """Say what a state holds: it does not depend on how much was written."""
+        """Return the shape of each part of a user's state; it must not depend on how much was written."""
 
     @abstractmethod
     def initial(self, num_users: int) -> State:
-        """Return the state of users with no history; the same at each call."""
+        """Return the state of users with no history, the same at each call."""
 
     def write(self, state: State, segment: Float[Tensor, "user event dim"], valid: Bool[Tensor, "user event"]) -> State:
-        """Fold one segment into each user's state; users without a valid event keep theirs, bit by bit."""
+        """Fold one segment into each user's state; users without a valid event keep their state, bit by bit."""
         return last_state(self.scan(state, segment[:, None], valid[:, None]))
 
     @abstractmethod
     def slots(self, state: State) -> Slots:
-        """Show the state as slots."""
+        """Return the slots of a state."""
 
     def penalty(self, state: State) -> Float[Tensor, ""] | None:
-        """Return what training adds to the loss for states like these, weighted and averaged over users; None: nothing.
+        """Return a weighted penalty on states, averaged over users, that training adds to the loss, or None.
 
-        It is for a machine whose source has a regulariser of its memory.
+        It is for machines whose paper has a regularisation term on the memory.
         """
         return None
 
@@ -104,7 +105,7 @@ class MemoryMachine(nn.Module, ABC):
         segments: Float[Tensor, "user segment event dim"],
         valid: Bool[Tensor, "user segment event"],
     ) -> StateTrace:
-        """Return the state at every boundary, those of the loop over `write`."""
+        """Return the states at every boundary: the same as a loop over `write`."""
         states = [state]
         for index in range(segments.shape[1]):
             states.append(self.write(states[-1], segments[:, index], valid[:, index]))
@@ -112,7 +113,7 @@ class MemoryMachine(nn.Module, ABC):
 
 
 def stack_states(states: list[State]) -> StateTrace:
-    """Lay states of successive boundaries side by side."""
+    """Stack the states of successive boundaries."""
     return {name: torch.stack([state[name] for state in states], dim=1) for name in states[0]}
 
 

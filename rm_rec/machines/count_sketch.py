@@ -1,19 +1,19 @@
-"""How often something like this was met: fading counts in hashed buckets, with no network and no trained weight.
+"""Decayed counts of similar events in hashed buckets, without a network and without trained weights.
 
-The honest baseline for repeat behaviour: what a counter gives, a learned memory has to beat. A machine sees an event's
-vector x, not its id, so the hash is one of directions: bucket b has a fixed random unit vector a_b, and an event is
-counted in the buckets that its vector points to (locality-sensitive hashing by random directions: Charikar 2002; the
-nearest of several: Andoni et al. 2015; counts in hashed buckets: the count-min sketch, Cormode and Muthukrishnan 2005):
+A baseline for repeated behaviour: a learned memory should beat plain counting. A machine sees an event's vector x, not
+its id, so the hash is by direction: bucket b has a fixed random unit vector a_b, and an event is counted in the buckets
+whose vectors are nearest to its own (locality-sensitive hashing by random directions: Charikar 2002; by the nearest of
+several: Andoni et al. 2015; counts in hashed buckets: the count-min sketch, Cormode and Muthukrishnan 2005):
 
-    share_b(x) = softmax_b(sharpness a_b . x / |x|)
-    c_b <- 2^(-1 / half_life) c_b + share_b(x)                      at each event
+    w_b(x) = softmax_b(sharpness a_b . x / |x|)
+    c_b <- 2^(-1 / half_life) c_b + w_b(x)                          at each event
 
-The share is soft so that embeddings can learn to hash well; at the default sharpness few buckets get nearly all of it.
-A reader sees sharpness a_b as key, so that a target finds the buckets which an event of the same vector was counted in,
-and sqrt(D) log(1 + c_b) a_b as value: its product with the target is the logarithm of the count. What it counts are
-vectors: two items that training gives one vector are one, and a click and a skip of one item are two if the outcome's
-embedding turns the vector far enough. Buckets collide, as in any sketch. The directions are drawn from the config's
-seed and kept with the weights.
+The weights are a softmax so that embeddings can learn to hash well; at the default sharpness few buckets have nearly
+all the weight. A reader sees sharpness a_b as key, so that a target attends to the buckets in which an event with the
+same vector was counted, and sqrt(D) log(1 + c_b) a_b as value: its dot product with the target grows with the logarithm
+of the count. Events are counted by vector: two items with the same vector are counted together, and a click and a skip
+of one item apart, if the outcome's embedding changes the vector's direction enough. Buckets collide, as in any sketch.
+The directions are drawn with the config's seed and saved with the weights.
 Suffixes: U user, S segment, N event, B bucket, D dim.
 """
 
@@ -28,7 +28,7 @@ from rm_rec.machines.base import MemoryMachine, Slots, State, StateSpec, StateTr
 
 
 class CountSketchMachine(MemoryMachine):
-    """Counts each user's events by the direction of their vectors; old ones fade."""
+    """Counts each user's events by the direction of their vectors; counts decay."""
 
     config_type = CountSketch
     exact_parts = ("count",)
@@ -44,29 +44,29 @@ class CountSketchMachine(MemoryMachine):
         self.register_buffer("direction", functional.normalize(directions, dim=1))
 
     def state_spec(self) -> StateSpec:
-        """A count for each bucket."""
+        """Return the shape: a count for each bucket."""
         return {"count": (self.config.num_buckets,)}
 
     def initial(self, num_users: int) -> State:
-        """Nothing yet."""
+        """Return zeros."""
         return {"count": self.direction.new_zeros(num_users, self.config.num_buckets)}
 
     def scan(self, state: State, segments: Tensor, valid: Tensor) -> StateTrace:
-        """Hash all segments' events at once; only the fading sum is a loop."""
+        """Hash the events of all segments at once; only the decayed sum is a loop."""
         cosine_USNB = functional.normalize(segments, dim=-1) @ self.direction.T
         number_USN = valid.to(segments.dtype).cumsum(dim=2)
         later_USN = number_USN[..., -1:] - number_USN
-        weight_USN = torch.exp2(-later_USN / self.config.half_life).masked_fill(~valid, 0.0)
-        share_USNB = (self.config.sharpness * cosine_USNB).softmax(dim=-1)
-        met_USB = (weight_USN[:, :, None] @ share_USNB).squeeze(2)
+        decay_USN = torch.exp2(-later_USN / self.config.half_life).masked_fill(~valid, 0.0)
+        weight_USNB = (self.config.sharpness * cosine_USNB).softmax(dim=-1)
+        added_USB = (decay_USN[:, :, None] @ weight_USNB).squeeze(2)
         keep_US1 = torch.exp2(-number_USN[..., -1:] / self.config.half_life)
         counts = [state["count"]]
-        for met, keep in zip(met_USB.unbind(1), keep_US1.unbind(1), strict=True):
-            counts.append(counts[-1] * keep + met)
+        for added, keep in zip(added_USB.unbind(1), keep_US1.unbind(1), strict=True):
+            counts.append(counts[-1] * keep + added)
         return {"count": torch.stack(counts, dim=1)}
 
     def slots(self, state: State) -> Slots:
-        """Each bucket's direction finds it, and says by its length how full it is; valid once anything was counted."""
+        """Return each bucket's direction as key, and scaled by the log count as value; valid if the count is not 0."""
         count = state["count"]
         keys = (self.config.sharpness * self.direction).expand(len(count), -1, -1)
         values = math.sqrt(self.slot_dim) * count.log1p()[..., None] * self.direction

@@ -1,26 +1,28 @@
 """The Differentiable Neural Computer's memory (Graves et al., Nature 538, 2016, "Methods").
 
-A controller sees each event x, and what its read heads found the event before, r. One head writes, R heads read:
+A controller receives each event x, and the vectors r that its R read heads read at the previous event. It controls them
+and one write head; (.) is a linear map of h:
 
-    h     = LayerNorm(A x + B r)                            the controller; each figure below is a linear map of h
-    u_k  <- (u_k + w_k - u_k w_k) prod_R (1 - f r_k)        usage: what was written to and not freed, f = sigmoid(.)
-    a_k   = (1 - u_k) prod_(rows j of less usage) u_j       allocation: the least used row first
+    h     = LayerNorm(A x + B r)                            hidden state of the controller
+    u_k  <- (u_k + w_k - u_k w_k) prod_R (1 - f r_k)        usage: rows written to and not freed, f = sigmoid(.)
+    a_k   = (1 - u_k) prod_(rows j with less usage) u_j     allocation: the least used row first
     c_k   = softmax_k(beta cos(key, m_k))                   content, beta = 1 + softplus(.)
-    w     = g_w (g_a a + (1 - g_a) c)                       the write head, gates g = sigmoid(.)
+    w     = g_w (g_a a + (1 - g_a) c)                       weights of the write head, gates g = sigmoid(.)
     m_k  <- m_k * (1 - w_k erase) + w_k write               erase = sigmoid(.)
-    r_k   = softmax_k(beta cos(key, m_k))                   each read head, after the write
+    r_k   = softmax_k(beta cos(key, m_k))                   weights of each read head, after the write
 
-With temporal links (off by default: K^2 numbers a user) the read heads can also follow the order of writing:
+With temporal links (off by default: K^2 numbers per user) the read heads can also follow the order of writing:
 
-    L_ij <- (1 - w_i - w_j) L_ij + w_i p_j, L_ii = 0        row i was written after row j
-    p    <- (1 - sum_k w_k) p + w                           what was written last
+    L_ij <- (1 - w_i - w_j) L_ij + w_i p_j, L_ii = 0        degree to which row i was written right after row j
+    p    <- (1 - sum_k w_k) p + w                           degree to which a row was written last
     r     = pi_1 L^T r + pi_2 c + pi_3 L r                  pi = softmax(.)
 
-Chosen where the paper leaves it open: the feed-forward controller (an LSTM's state would take a user's bytes from the
-rows); its layer normalisation is Franke, Niehues and Waibel's (2018), against diverging; rows begin learned (not zero:
-cosine). Rows of equal usage are taken in their order. Chosen for training: keys and `write` begin as the event itself,
-`erase` and f begin low. Clicks are read from the rows by the model's reader; the read heads serve to free rows, and the
-controller where `controller_reads` (off by default: without, heads are steered for all events at once).
+Our choices where the paper leaves it open: a feed-forward controller (an LSTM's state would need bytes of the user's
+state), with the layer normalisation of Franke, Niehues and Waibel (2018) for stability; learned initial rows (the
+cosine is undefined for zeros); rows of equal usage are allocated in their order. Initialisation for training: keys and
+`write` are the event itself, and `erase` and f are small. The model's reader reads the rows for clicks; the read heads
+free rows, and serve the controller with `controller_reads` (off by default: then the parameters of all heads are
+computed for all events at once).
 Suffixes: U user, T event, H head (the readers, then the writer), R read head, K slot, D slot dim, C controller.
 """
 
@@ -33,17 +35,17 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, softplus
 
 from rm_rec.config.machines import DncMemory
-from rm_rec.machines.addressing import SMALLEST_NORM, erase_and_add, likeness
+from rm_rec.machines.addressing import SMALLEST_NORM, erase_and_add, scaled_cosine
 from rm_rec.machines.base import Slots, State, StateSpec
 from rm_rec.machines.recurrence import EventLoopMachine
 
-_SMALLEST_USAGE = 1e-30  # before a logarithm
+_SMALLEST_USAGE = 1e-30  # lower bound before a logarithm
 
 
-class _Steering(NamedTuple):
-    """What the controller says at an event, or (with an axis more) at each of some events."""
+class _HeadParameters(NamedTuple):
+    """The controller's outputs at an event or, with one more axis, at each of some events."""
 
-    key: Tensor  # of each head, as long as beta
+    key: Tensor  # of each head, with norm beta
     free: Tensor
     write_gate: Tensor
     allocation_gate: Tensor
@@ -53,7 +55,7 @@ class _Steering(NamedTuple):
 
 
 class DncMachine(EventLoopMachine):
-    """Rows a user, written by content or where there is room."""
+    """A matrix of rows per user, written to by content or where rows are free."""
 
     config_type = DncMemory
 
@@ -76,11 +78,11 @@ class DncMachine(EventLoopMachine):
         self.register_buffer("earlier", square.tril(-1).bool(), persistent=False)
         self.others: Tensor
         self.register_buffer("others", square - torch.eye(config.num_slots), persistent=False)
-        self._begin_by_keeping(config.keep_bias)
+        self._initialise(config.keep_bias)
 
     @torch.no_grad()
-    def _begin_by_keeping(self, keep_bias: float) -> None:
-        """Let heads begin by looking for what is like the event, and the write head by adding the event there."""
+    def _initialise(self, keep_bias: float) -> None:
+        """Initialise heads to select rows similar to the event, and the write head to add the event there."""
         nn.init.eye_(self.from_event.weight)
         if self.from_read is not None:
             nn.init.zeros_(self.from_read.weight)
@@ -96,7 +98,7 @@ class DncMachine(EventLoopMachine):
         erase.fill_(-keep_bias)
 
     def state_spec(self) -> StateSpec:
-        """The rows, how used they are, where each head stands, and the links where they are on."""
+        """Return the shapes: rows, their usage, each head's weights, and the temporal links if there are any."""
         slots = self.num_slots
         parts: StateSpec = {
             "memory": (slots, self.slot_dim),
@@ -107,26 +109,26 @@ class DncMachine(EventLoopMachine):
         return parts | ({"links": (slots, slots), "last": (slots,)} if self.temporal_links else {})
 
     def initial(self, num_users: int) -> State:
-        """The learned rows, the same for every user; nothing written, nothing read."""
+        """Return the learned initial rows, the same for every user, and zeros for everything else."""
         zeros = {name: self.start.new_zeros(num_users, *shape) for name, shape in self.state_spec().items()}
         return zeros | {"memory": self.start.expand(num_users, -1, -1)}
 
     def slots(self, state: State) -> Slots:
-        """Each row is its own key and value, valid from the start."""
+        """Return each row as key and value; all are valid."""
         memory = state["memory"]
         return Slots(memory, memory, torch.ones(memory.shape[:2], dtype=torch.bool, device=memory.device))
 
-    def _ahead(self, state: State, segments: Tensor, valid: Tensor) -> Sequence[Tensor]:
-        """Project all events, and steer where the controller reads nothing."""
-        seen_UTC = self.from_event(segments).flatten(1, 2)
-        return self._steered(seen_UTC) if self.from_read is None else (seen_UTC,)
+    def _inputs(self, state: State, segments: Tensor, valid: Tensor) -> Sequence[Tensor]:
+        """Project all events; if the controller does not read, compute the head parameters too."""
+        projected_UTC = self.from_event(segments).flatten(1, 2)
+        return self._head_parameters(projected_UTC) if self.from_read is None else (projected_UTC,)
 
-    def _steered(self, seen: Tensor) -> _Steering:
-        """Turn the controller's input, [..., C], into what it says."""
-        parts = self.steer(self.normalise(seen)).split(self.sizes, dim=-1)
+    def _head_parameters(self, projected: Tensor) -> _HeadParameters:
+        """Compute the controller's outputs from its projected inputs [..., C]."""
+        parts = self.steer(self.normalise(projected)).split(self.sizes, dim=-1)
         key, strength, free, write_gate, allocation_gate, erase, write, modes = parts
         key = normalize(key.view(*key.shape[:-1], self.read_heads + 1, self.slot_dim), dim=-1, eps=SMALLEST_NORM)
-        return _Steering(
+        return _HeadParameters(
             key=key * (1.0 + softplus(strength))[..., None],
             free=torch.sigmoid(free)[..., None],
             write_gate=torch.sigmoid(write_gate),
@@ -136,43 +138,43 @@ class DncMachine(EventLoopMachine):
             modes=modes.view(*modes.shape[:-1], self.read_heads, 3).softmax(dim=-1) if self.temporal_links else modes,
         )
 
-    def _steered_by_reading(self, state: State, seen_UC: Tensor) -> _Steering:
+    def _head_parameters_with_read(self, state: State, projected_UC: Tensor) -> _HeadParameters:
         assert self.from_read is not None
-        return self._steered(seen_UC + self.from_read((state["read"] @ state["memory"]).flatten(1)))
+        return self._head_parameters(projected_UC + self.from_read((state["read"] @ state["memory"]).flatten(1)))
 
-    def _step(self, state: State, valid_U1: Tensor, *given: Tensor) -> State:
-        steering = _Steering(*given) if self.from_read is None else self._steered_by_reading(state, *given)
+    def _step(self, state: State, valid_U1: Tensor, *inputs: Tensor) -> State:
+        heads = _HeadParameters(*inputs) if self.from_read is None else self._head_parameters_with_read(state, *inputs)
         used = state["usage"]
-        kept = reduce(torch.mul, (1.0 - steering.free * state["read"]).unbind(1))
-        usage = (used + state["written"] - used * state["written"]) * kept
-        content = likeness(steering.key[:, -1:], state["memory"]).softmax(dim=-1).squeeze(1)
-        written = steering.write_gate * torch.lerp(content, self._allocation(usage), steering.allocation_gate)
-        memory = erase_and_add(state["memory"], written.masked_fill(~valid_U1, 0.0), steering.erase, steering.write)
-        read = likeness(steering.key[:, :-1], memory).softmax(dim=-1)
+        retained = reduce(torch.mul, (1.0 - heads.free * state["read"]).unbind(1))
+        usage = (used + state["written"] - used * state["written"]) * retained
+        content = scaled_cosine(heads.key[:, -1:], state["memory"]).softmax(dim=-1).squeeze(1)
+        written = heads.write_gate * torch.lerp(content, self._allocation(usage), heads.allocation_gate)
+        memory = erase_and_add(state["memory"], written.masked_fill(~valid_U1, 0.0), heads.erase, heads.write)
+        read = scaled_cosine(heads.key[:, :-1], memory).softmax(dim=-1)
         after = {"usage": usage, "written": written, "read": read}
         if self.temporal_links:
-            after |= self._followed(state, written, read, steering.modes)
+            after |= self._with_links(state, written, read, heads.modes)
         valid_U11 = valid_U1[..., None]
-        kept_or_new = {
+        old_or_new = {
             name: torch.where(valid_U1 if new.dim() == 2 else valid_U11, new, state[name])
             for name, new in after.items()
         }
-        return {"memory": memory} | kept_or_new
+        return {"memory": memory} | old_or_new
 
     def _allocation(self, usage_UK: Tensor) -> Tensor:
-        """Return how free each row is when those less used have had their share; they sum to at most 1."""
+        """Return the allocation weights of the rows, the least used first; they sum to at most 1."""
         own_UK1, other_U1K = usage_UK.detach()[:, :, None], usage_UK.detach()[:, None]
         first_UKK = (other_U1K < own_UK1) | ((other_U1K == own_UK1) & self.earlier)
-        # A product as a sum of logarithms; behind a row of no use at all, nothing is left.
+        # The product is a sum of logarithms; a row without any usage leaves 0 for all rows after it.
         log_usage_UK = usage_UK.clamp(min=_SMALLEST_USAGE).log().masked_fill(usage_UK <= _SMALLEST_USAGE, -1e4)
         return (1.0 - usage_UK) * torch.exp(first_UKK.to(usage_UK.dtype) @ log_usage_UK[..., None]).squeeze(2)
 
-    def _followed(self, state: State, written_UK: Tensor, found_URK: Tensor, modes_UR3: Tensor) -> State:
-        """Link what is written to what was written last, and let the read heads follow the links."""
+    def _with_links(self, state: State, written_UK: Tensor, content_URK: Tensor, modes_UR3: Tensor) -> State:
+        """Update the temporal links, and combine the read heads' content weights with those of following the links."""
         to_UK1, from_U1K = written_UK[:, :, None], written_UK[:, None]
         links_UKK = (1.0 - to_UK1 - from_U1K) * state["links"] + to_UK1 * state["last"][:, None]
         links_UKK = links_UKK * self.others
         last_UK = (1.0 - written_UK.sum(dim=1, keepdim=True)) * state["last"] + written_UK
         backward_URK, forward_URK = state["read"] @ links_UKK, state["read"] @ links_UKK.mT
-        ways_UR3K = torch.stack([backward_URK, found_URK, forward_URK], dim=2)
-        return {"links": links_UKK, "last": last_UK, "read": (modes_UR3[:, :, None] @ ways_UR3K).squeeze(2)}
+        weights_UR3K = torch.stack([backward_URK, content_URK, forward_URK], dim=2)
+        return {"links": links_UKK, "last": last_UK, "read": (modes_UR3[:, :, None] @ weights_UR3K).squeeze(2)}

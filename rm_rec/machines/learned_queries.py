@@ -1,21 +1,21 @@
-"""Learned query tokens that compress segment after segment by attention, and carry over.
+"""Learned query tokens that attend to each segment's events and are carried over to the next segment.
 
-After compressors of long histories that read a segment into a few learned tokens, from which the next segment's read
-goes on: C-Former, VISTA (Meta, arXiv 2510.22049) and PerSRec (Meta, arXiv 2601.03479), as described: their equations
-could not be read in full, so each choice is stated here. Token k is m_k = RMS(a_k + c_k), with a_k a learned query and
-c_k what a user's token has gathered, at first 0; a segment's events are f_n; x_j runs over [m_1 ... m_K; f_1 ... f_N]:
+After compressors of long histories that read each segment into a few learned tokens, which the next segment's read
+starts from: C-Former, VISTA (Meta, arXiv 2510.22049) and PerSRec (Meta, arXiv 2601.03479). Their equations were not
+available in full, so all choices are stated here. Token k is m_k = RMS(a_k + c_k), where a_k is a learned query and c_k
+the content of a user's token, initially 0; a segment's events are f_n; x_j runs over [m_1 ... m_K; f_1 ... f_N]:
 
     r_k = sum_j softmax_j(q(m_k) . k(x_j) / sqrt(D) + [n_k if x_j is a token]) v(x_j)
-    h_k = g_k c_k + r_k                                           g_k = sigmoid(keep_k): what keeps c_k bounded
+    h_k = g_k c_k + r_k                                           g_k = sigmoid(keep_k), which keeps c_k bounded
     c_k <- h_k + W_2 gelu(W_1 RMS(a_k + h_k))
 
-A reader sees a_k + c_k as key and c_k as value. RMS divides by the root of the mean square, and is applied where tokens
-are read, not where they are kept: with c_k itself normalised at each write, training never found the planted event of
-tests/rm_rec/test_learning.py (AUC .5 in 3 starts, whatever the scale and sharpness); as it is, it does (.84 to 1).
-Tokens and events have keys and values of their own. Those of events begin as the identity and the queries as
-2 sqrt(D) times it, so that each token begins by gathering events like itself, sharply (without the 2 one start in three
-did not find it). Those of tokens, and W_2, begin at zero: tokens then take a share of the softmax and add nothing; n_k
-is for learning how much the events must weigh together to be read.
+A reader sees a_k + c_k as key and c_k as value. RMS divides by the root mean square. It is applied to tokens when they
+are read, not to the stored content: with c_k normalised at each write, training never found the planted event of
+tests/rm_rec/test_learning.py (AUC .5 for 3 seeds, whatever the scale and sharpness); without, it does (.84 to 1).
+Tokens and events have separate key and value projections. Those of events are initialised to the identity, and the
+queries to 2 sqrt(D) times it, so that each token attends to events similar to itself, sharply (without the factor 2,
+one seed in three did not find the event). Those of tokens, and W_2, are initialised to zero: tokens then take a part of
+the softmax and add nothing; n_k lets training choose how large this part is.
 Suffixes: U user, S segment, N event, K token, J token or event, D dim.
 """
 
@@ -30,7 +30,7 @@ from rm_rec.machines.base import MemoryMachine, Slots, State, StateSpec, StateTr
 
 
 class LearnedQueriesMachine(MemoryMachine):
-    """A few tokens a user; each attends to all of them and to the segment, and adds what it reads."""
+    """A few tokens per user; each attends to all tokens and to the segment, and adds the result to its content."""
 
     config_type = LearnedQueries
 
@@ -55,11 +55,11 @@ class LearnedQueriesMachine(MemoryMachine):
             nn.init.zeros_(weight)
 
     def state_spec(self) -> StateSpec:
-        """What each token has gathered."""
+        """Return the shape of the tokens' content."""
         return {"content": (self.num_slots, self.slot_dim)}
 
     def initial(self, num_users: int) -> State:
-        """Nothing yet."""
+        """Return zeros."""
         return {"content": self.learned.new_zeros(num_users, self.num_slots, self.slot_dim)}
 
     def write(self, state: State, segment: Tensor, valid: Tensor) -> State:
@@ -75,7 +75,7 @@ class LearnedQueriesMachine(MemoryMachine):
         return {"content": torch.stack(content, dim=1)}
 
     def slots(self, state: State) -> Slots:
-        """Show each token with its query as key, and what it has gathered as value; valid from the start."""
+        """Return each token's content plus its query as key, and its content as value; all are valid."""
         content = state["content"]
         valid = torch.ones(content.shape[:2], dtype=torch.bool, device=content.device)
         return Slots(content + self.learned, content, valid)
@@ -84,13 +84,13 @@ class LearnedQueriesMachine(MemoryMachine):
         tokens_UKD = _normalised(self.learned + content_UKD)
         own_key_UKD, own_value_UKD = self.token_key_value(tokens_UKD).chunk(2, dim=-1)
         query_UKD = self.query(tokens_UKD) / math.sqrt(self.slot_dim)
-        of_tokens_UKK = query_UKD @ own_key_UKD.transpose(1, 2) + self.token_logit
-        of_events_UKN = (query_UKD @ key_UND.transpose(1, 2)).masked_fill(~valid_UN[:, None], -math.inf)
-        share_UKJ = torch.cat([of_tokens_UKK, of_events_UKN], dim=2).softmax(dim=-1)
-        read_UKD = share_UKJ @ torch.cat([own_value_UKD, value_UND], dim=1)
-        held_UKD = torch.sigmoid(self.keep) * content_UKD + read_UKD
-        hidden_UKD = functional.gelu(self.widen(_normalised(self.learned + held_UKD)))
-        compressed_UKD = held_UKD + self.narrow(hidden_UKD)
+        token_logits_UKK = query_UKD @ own_key_UKD.transpose(1, 2) + self.token_logit
+        event_logits_UKN = (query_UKD @ key_UND.transpose(1, 2)).masked_fill(~valid_UN[:, None], -math.inf)
+        weight_UKJ = torch.cat([token_logits_UKK, event_logits_UKN], dim=2).softmax(dim=-1)
+        read_UKD = weight_UKJ @ torch.cat([own_value_UKD, value_UND], dim=1)
+        summed_UKD = torch.sigmoid(self.keep) * content_UKD + read_UKD
+        hidden_UKD = functional.gelu(self.widen(_normalised(self.learned + summed_UKD)))
+        compressed_UKD = summed_UKD + self.narrow(hidden_UKD)
         return torch.where(valid_UN.any(dim=1)[:, None, None], compressed_UKD, content_UKD)
 
 

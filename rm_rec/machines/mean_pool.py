@@ -1,4 +1,4 @@
-"""The mean of all events ever folded: the floor that a memory has to beat."""
+"""The mean of all events folded so far: the baseline that every memory should beat."""
 
 import torch
 from torch import Tensor
@@ -10,8 +10,8 @@ from rm_rec.machines.base import MemoryMachine, Slots, State, StateSpec, StateTr
 class MeanPoolMachine(MemoryMachine):
     """Keeps the sum and the number of a user's events; its one slot is their mean.
 
-    The sum, not the mean, so that every order of folding and every way to cut it into calls gives the same state. It
-    grows with the history: float16 would stop counting after some thousand events.
+    The state has the sum, not the mean, so that the order of events and their division into calls do not matter. Both
+    parts are stored as float32: float16 would stop counting at 2,048 events.
     """
 
     config_type = MeanPool
@@ -25,11 +25,11 @@ class MeanPoolMachine(MemoryMachine):
         self.register_buffer("zero", torch.zeros(token_dim), persistent=False)
 
     def state_spec(self) -> StateSpec:
-        """One vector and one number a user."""
+        """Return the shapes: one vector and one count."""
         return {"sum": (self.slot_dim,), "count": ()}
 
     def initial(self, num_users: int) -> State:
-        """Nothing yet."""
+        """Return zeros."""
         return {"sum": self.zero.expand(num_users, -1), "count": self.zero[0].expand(num_users)}
 
     def write(self, state: State, segment: Tensor, valid: Tensor) -> State:
@@ -40,7 +40,7 @@ class MeanPoolMachine(MemoryMachine):
         }
 
     def scan(self, state: State, segments: Tensor, valid: Tensor) -> StateTrace:
-        """Add all segments by one running sum."""
+        """Add all segments by one cumulative sum."""
         sums = segments.masked_fill(~valid[..., None], 0.0).sum(dim=2)
         counts = valid.sum(dim=2).to(sums.dtype)
         return {
@@ -49,7 +49,7 @@ class MeanPoolMachine(MemoryMachine):
         }
 
     def slots(self, state: State) -> Slots:
-        """One slot, valid once there is an event."""
+        """Return the mean as the only slot, valid once there is an event."""
         count = state["count"]
         mean = (state["sum"] / count.clamp(min=1.0)[:, None])[:, None]
         return Slots(mean, mean, (count > 0)[:, None])

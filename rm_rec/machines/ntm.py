@@ -1,21 +1,22 @@
 """The Neural Turing Machine's memory (Graves, Wayne and Danihelka 2014, arXiv 1410.5401, section 3).
 
-A controller sees each event x, and what its read head found the event before, r. It steers two heads, one that reads
-and one that writes. A head looks at the rows m_k by content, then moves by location; the numbers are the paper's:
+A controller receives each event x, and the vector r that its read head read at the previous event. It controls a read
+head and a write head. A head's weights over the rows m_k are computed by content, then shifted by location; equation
+numbers are the paper's, and (.) is a linear map of h:
 
-    h    = tanh(A x + B r)                                  the controller; each figure below is a linear map of h
-    c_k  = softmax_k(beta cos(key, m_k))                    beta = softplus(.)                          (5), (6)
-    w    = g c + (1 - g) w                                  g = sigmoid(.): by content, or where it was (7)
-    w_k  = sum_j w_j s_(k - j)                              s = softmax(.) over shifts, round the end   (8)
-    w_k  = w_k^gamma / sum_j w_j^gamma                      gamma = 1 + softplus(.)                     (9)
-    m_k <- m_k * (1 - w_k erase) + w_k add                  by the write head's w; erase = sigmoid(.)   (3), (4)
+    h    = tanh(A x + B r)                                  hidden state of the controller
+    c_k  = softmax_k(beta cos(key, m_k))                    beta = softplus(.)                           (5), (6)
+    w    = g c + (1 - g) w                                  g = sigmoid(.): content or previous weights  (7)
+    w_k  = sum_j w_j s_(k - j)                              s = softmax(.) over circular shifts          (8)
+    w_k  = w_k^gamma / sum_j w_j^gamma                      gamma = 1 + softplus(.)                      (9)
+    m_k <- m_k * (1 - w_k erase) + w_k add                  w of the write head; erase = sigmoid(.)      (3), (4)
 
-and r = sum_k w_k m_k by the read head's w, after the write (2). Chosen where the paper leaves it open: the
-feed-forward controller (an LSTM's state would take a user's bytes from the rows), one head of each kind, rows that
-begin learned (not zero: cosine), heads that begin on the first row. Chosen for training: keys and `add` begin as the
-event itself, heads begin by content and without a shift, `erase` begins low. Clicks are read from the rows by the
-model's reader; the read head serves the controller alone. Without it (`controller_reads`, off by default) the write
-head is steered for all events at once, which is twice as fast.
+and r = sum_k w_k m_k with w of the read head, after the write (2). Our choices where the paper leaves it open: a
+feed-forward controller (an LSTM's state would need bytes of the user's state), one head of each kind, learned initial
+rows (the cosine is undefined for zeros), and heads that start on the first row. Initialisation for training: keys and
+`add` are the event itself, heads select by content without a shift, and `erase` is small. The model's reader reads the
+rows for clicks; the read head only serves the controller. Without it (`controller_reads`, off by default) the write
+head's parameters are computed for all events at once, which is twice as fast.
 Suffixes: U user, T event, H head, K slot, D slot dim, N shift, C controller.
 """
 
@@ -27,26 +28,26 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, softplus
 
 from rm_rec.config.machines import NtmMemory
-from rm_rec.machines.addressing import erase_and_add, likeness
+from rm_rec.machines.addressing import erase_and_add, scaled_cosine
 from rm_rec.machines.base import Slots, State, StateSpec
 from rm_rec.machines.recurrence import EventLoopMachine
 
-_SMALLEST_WEIGHT = 1e-6  # before the logarithm of equation 9: nothing is raised to a power from zero
+_SMALLEST_WEIGHT = 1e-6  # lower bound before the logarithm in equation 9
 
 
-class _Steering(NamedTuple):
-    """What the controller says at an event, or (with an axis more) at each of some events."""
+class _HeadParameters(NamedTuple):
+    """The controller's outputs at an event or, with one more axis, at each of some events."""
 
-    key: Tensor  # of each head, as long as beta
+    key: Tensor  # of each head, with norm beta
     content: Tensor  # g of each head
-    shift: Tensor
+    shift: Tensor  # s of each head
     power: Tensor  # gamma of each head
     erase: Tensor
     add: Tensor
 
 
 class NtmMachine(EventLoopMachine):
-    """Rows a user, written where a head that moves by content and location stands."""
+    """A matrix of rows per user, written to by a head that addresses rows by content and location."""
 
     config_type = NtmMemory
 
@@ -64,16 +65,16 @@ class NtmMachine(EventLoopMachine):
         heads, dim = self.num_heads, config.slot_dim
         self.sizes = [heads * dim, heads, heads, heads * self.num_shifts, heads, dim, dim]
         self.steer = nn.Linear(config.controller_dim, sum(self.sizes))
-        # focus @ places are the focus by each shift, side by side.
-        shifts = range(-config.shift_range, config.shift_range + 1)
-        places = torch.stack([torch.eye(config.num_slots).roll(shift, dims=1) for shift in shifts], dim=1)
-        self.places: Tensor
-        self.register_buffer("places", places.flatten(1), persistent=False)
-        self._begin_by_content(config.keep_bias)
+        # focus @ shifts is the concatenation of the focus shifted by each possible shift.
+        offsets = range(-config.shift_range, config.shift_range + 1)
+        shifts = torch.stack([torch.eye(config.num_slots).roll(offset, dims=1) for offset in offsets], dim=1)
+        self.shifts: Tensor
+        self.register_buffer("shifts", shifts.flatten(1), persistent=False)
+        self._initialise(config.keep_bias)
 
     @torch.no_grad()
-    def _begin_by_content(self, keep_bias: float) -> None:
-        """Let heads begin by looking for what is like the event, and the write head by adding the event there."""
+    def _initialise(self, keep_bias: float) -> None:
+        """Initialise heads to select rows similar to the event, and the write head to add the event there."""
         for start in (self.from_event.bias, self.steer.weight, self.steer.bias):
             start.zero_()
         nn.init.eye_(self.from_event.weight)
@@ -91,31 +92,31 @@ class NtmMachine(EventLoopMachine):
         self.start_focus[:, 0] = 5.0
 
     def state_spec(self) -> StateSpec:
-        """The rows, and where each head stands."""
+        """Return the shapes: the rows, and each head's weights over them."""
         return {"memory": (self.num_slots, self.slot_dim), "focus": (self.num_heads, self.num_slots)}
 
     def initial(self, num_users: int) -> State:
-        """The learned starts, the same for every user."""
+        """Return the learned initial rows and weights, the same for every user."""
         return {
             "memory": self.start.expand(num_users, -1, -1),
             "focus": self.start_focus.softmax(dim=-1).expand(num_users, -1, -1),
         }
 
     def slots(self, state: State) -> Slots:
-        """Each row is its own key and value, valid from the start."""
+        """Return each row as key and value; all are valid."""
         memory = state["memory"]
         return Slots(memory, memory, torch.ones(memory.shape[:2], dtype=torch.bool, device=memory.device))
 
-    def _ahead(self, state: State, segments: Tensor, valid: Tensor) -> Sequence[Tensor]:
-        """Project all events, and steer where the controller reads nothing."""
-        seen_UTC = self.from_event(segments).flatten(1, 2)
-        return self._steered(seen_UTC) if self.from_read is None else (seen_UTC,)
+    def _inputs(self, state: State, segments: Tensor, valid: Tensor) -> Sequence[Tensor]:
+        """Project all events; without a read head, compute the head parameters too."""
+        projected_UTC = self.from_event(segments).flatten(1, 2)
+        return self._head_parameters(projected_UTC) if self.from_read is None else (projected_UTC,)
 
-    def _steered(self, seen: Tensor) -> _Steering:
-        """Turn the controller's input, [..., C], into what it says."""
-        key, strength, content, shift, power, erase, add = self.steer(torch.tanh(seen)).split(self.sizes, dim=-1)
+    def _head_parameters(self, projected: Tensor) -> _HeadParameters:
+        """Compute the controller's outputs from its projected inputs [..., C]."""
+        key, strength, content, shift, power, erase, add = self.steer(torch.tanh(projected)).split(self.sizes, dim=-1)
         key = normalize(key.view(*key.shape[:-1], self.num_heads, self.slot_dim), dim=-1, eps=1e-6)
-        return _Steering(
+        return _HeadParameters(
             key=key * softplus(strength)[..., None],
             content=torch.sigmoid(content)[..., None],
             shift=shift.view(*shift.shape[:-1], self.num_heads, 1, self.num_shifts).softmax(dim=-1),
@@ -124,24 +125,25 @@ class NtmMachine(EventLoopMachine):
             add=add,
         )
 
-    def _steered_by_reading(self, state: State, seen_UC: Tensor) -> _Steering:
+    def _head_parameters_with_read(self, state: State, projected_UC: Tensor) -> _HeadParameters:
         assert self.from_read is not None
-        return self._steered(seen_UC + self.from_read((state["focus"][:, 1:] @ state["memory"]).squeeze(1)))
+        read_UD = (state["focus"][:, 1:] @ state["memory"]).squeeze(1)
+        return self._head_parameters(projected_UC + self.from_read(read_UD))
 
-    def _step(self, state: State, valid_U1: Tensor, *given: Tensor) -> State:
-        steering = _Steering(*given) if self.from_read is None else self._steered_by_reading(state, *given)
-        moved_UHK = self._moved(state["memory"], state["focus"], steering)
-        weight_UK = moved_UHK[:, 0].masked_fill(~valid_U1, 0.0)
+    def _step(self, state: State, valid_U1: Tensor, *inputs: Tensor) -> State:
+        heads = _HeadParameters(*inputs) if self.from_read is None else self._head_parameters_with_read(state, *inputs)
+        focus_UHK = self._next_focus(state["memory"], state["focus"], heads)
+        weight_UK = focus_UHK[:, 0].masked_fill(~valid_U1, 0.0)
         return {
-            "memory": erase_and_add(state["memory"], weight_UK, steering.erase, steering.add),
-            "focus": torch.where(valid_U1[..., None], moved_UHK, state["focus"]),
+            "memory": erase_and_add(state["memory"], weight_UK, heads.erase, heads.add),
+            "focus": torch.where(valid_U1[..., None], focus_UHK, state["focus"]),
         }
 
-    def _moved(self, memory_UKD: Tensor, focus_UHK: Tensor, steering: _Steering) -> Tensor:
-        """Return where the heads stand next."""
-        found_UHK = likeness(steering.key, memory_UKD).softmax(dim=-1)
-        focused_UHK = torch.lerp(focus_UHK, found_UHK, steering.content)
-        by_shift_UHNK = (focused_UHK @ self.places).view(*focus_UHK.shape[:2], self.num_shifts, self.num_slots)
-        moved_UHK = (steering.shift @ by_shift_UHNK).squeeze(2).clamp(min=_SMALLEST_WEIGHT)
-        # A power, normalised, is a softmax of logarithms, which cannot underflow to a division by zero.
-        return torch.softmax(steering.power * moved_UHK.log(), dim=-1)
+    def _next_focus(self, memory_UKD: Tensor, focus_UHK: Tensor, heads: _HeadParameters) -> Tensor:
+        """Return the heads' next weights over the rows."""
+        content_UHK = scaled_cosine(heads.key, memory_UKD).softmax(dim=-1)
+        gated_UHK = torch.lerp(focus_UHK, content_UHK, heads.content)
+        by_shift_UHNK = (gated_UHK @ self.shifts).view(*focus_UHK.shape[:2], self.num_shifts, self.num_slots)
+        shifted_UHK = (heads.shift @ by_shift_UHNK).squeeze(2).clamp(min=_SMALLEST_WEIGHT)
+        # A normalised power is a softmax of logarithms, which cannot underflow to a division by zero.
+        return torch.softmax(heads.power * shifted_UHK.log(), dim=-1)

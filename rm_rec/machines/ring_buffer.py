@@ -1,10 +1,10 @@
-"""The last events as they are: what memory networks read.
+"""The last events, unchanged: the memory of memory networks.
 
-MemNN (Weston et al., ICLR 2015), MemN2N (Sukhbaatar et al., NeurIPS 2015) and ToMMY store each event's vector in a slot
-of its own and read by attention, each with its reader (rm_rec/readers). Their memories grow; here the last K events are
-kept, and an older one is gone. A slot is [x; log(1 + age)], as key and as value: x is the event's vector, age how many
-events came after it (in place of MemN2N's temporal encoding, section 4.1, whose learned vectors a reader makes of it).
-Rows are kept oldest first, so that a row's place is its age: in memory no pointer goes round, and none is needed.
+MemNN (Weston et al., ICLR 2015), MemN2N (Sukhbaatar et al., NeurIPS 2015) and ToMMY store each event's vector in its
+own slot and read the slots by attention, each with its own reader (rm_rec/readers). Their memories grow; here only the
+last K events are kept. Key and value of a slot are [x; log(1 + age)]: x is the event's vector, and age the number of
+events after it (in place of MemN2N's temporal encoding, section 4.1). Rows are kept oldest first, so that a row's index
+gives its age.
 """
 
 import torch
@@ -16,7 +16,7 @@ from rm_rec.machines.recent_rows import recent_rows
 
 
 class RingBufferMachine(MemoryMachine):
-    """Keeps each user's last events, one a slot, and how many there were."""
+    """Keeps each user's last events, one per slot, and the number of all events."""
 
     config_type = RingBuffer
     exact_parts = ("count",)
@@ -30,25 +30,25 @@ class RingBufferMachine(MemoryMachine):
         self.register_buffer("log_age", age.log1p(), persistent=False)
 
     def state_spec(self) -> StateSpec:
-        """The events' vectors, oldest first, and the number of events ever seen."""
+        """Return the shapes: the events' vectors, oldest first, and the number of all events."""
         return {"events": (self.num_slots, self.token_dim), "count": ()}
 
     def initial(self, num_users: int) -> State:
-        """Nothing yet."""
+        """Return zeros."""
         return {
             "events": self.log_age.new_zeros(num_users, self.num_slots, self.token_dim),
             "count": self.log_age.new_zeros(num_users),
         }
 
     def scan(self, state: State, segments: Tensor, valid: Tensor) -> StateTrace:
-        """Find the last events of all boundaries at once."""
+        """Select the last events at all boundaries at once."""
         events = torch.cat([state["events"], segments.flatten(1, 2)], dim=1)
         counts = torch.cat([state["count"][:, None], valid.sum(dim=2).to(events.dtype)], dim=1)
         return {"events": recent_rows(valid, self.num_slots).take(events), "count": counts.cumsum(dim=1)}
 
     def slots(self, state: State) -> Slots:
-        """Each event is its own key and value, beside its age; a slot is valid once an event has come to it."""
+        """Return each event, with its age, as key and value; a slot is valid if it has an event."""
         events = state["events"]
-        shown = torch.cat([events, self.log_age[:, None].expand(*events.shape[:2], 1)], dim=-1)
+        slots = torch.cat([events, self.log_age[:, None].expand(*events.shape[:2], 1)], dim=-1)
         oldest = self.num_slots - state["count"].clamp(max=self.num_slots)
-        return Slots(shown, shown, torch.arange(self.num_slots, device=oldest.device) >= oldest[:, None])
+        return Slots(slots, slots, torch.arange(self.num_slots, device=oldest.device) >= oldest[:, None])

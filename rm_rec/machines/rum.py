@@ -1,15 +1,14 @@
-"""Feature-level user memory: what a user likes of each latent feature (RUM, Chen et al., WSDM 2018).
+"""Feature-level user memory: a user's preference for each latent feature (RUM, Chen et al., WSDM 2018).
 
-All users share the features' keys f_k; m_k is what this user holds under feature k. Each event x writes
+All users share the features' keys f_k; m_k is the user's memory of feature k. Each event x writes
 
-    z_k   = softmax_k(beta q . f_k)                q = W x: which features the event has
+    z_k   = softmax_k(beta q . f_k)                q = W x: attention weights of the event over features
     m_k  <- m_k * (1 - z_k erase) + z_k add        erase = sigmoid(E q + b), add = tanh(A q + a)
 
-and a reader sees f_k as key and m_k as value, which is the paper's own reading: attention from the target to the
-features. As z depends on the event alone, all weights of a stretch are found at once; only the sum is a loop.
-Chosen here: W (the paper writes with the item's own vector; W begins as the identity), and that memories begin empty.
-The paper's item-level memory is a ring buffer of the last items. Suffixes: U user, S segment, N event, T event of a
-stretch, K slot, D slot dim.
+and a reader sees f_k as key and m_k as value, as in the paper, where the target attends to the features. Since z
+depends only on the event, the weights of all events are computed at once; only the update is a loop. Our choices: the
+matrix W, initialised to the identity (the paper writes with the item's own vector), and zero initial memories. The
+paper's item-level memory is a ring buffer of the last items. Suffixes: U user, S segment, N event, K slot, D slot dim.
 """
 
 import math
@@ -23,7 +22,7 @@ from rm_rec.machines.base import MemoryMachine, Slots, State, StateSpec, StateTr
 
 
 class RumMachine(MemoryMachine):
-    """A row a user for each latent feature, written by erase and add."""
+    """A row per user for each latent feature, written by erase and add."""
 
     config_type = RumMemory
 
@@ -36,21 +35,21 @@ class RumMachine(MemoryMachine):
         self.erase = nn.Linear(config.slot_dim, config.slot_dim)
         self.add = nn.Linear(config.slot_dim, config.slot_dim)
         for projection in (self.query, self.add):
-            nn.init.eye_(projection.weight)  # slots hold the events' own vectors, where a reader finds them
+            nn.init.eye_(projection.weight)  # slots are in the tokens' space
         nn.init.zeros_(self.erase.weight)
         nn.init.constant_(self.erase.bias, -config.keep_bias)
         nn.init.zeros_(self.add.bias)
 
     def state_spec(self) -> StateSpec:
-        """A row for each feature."""
+        """Return the shape: a row for each feature."""
         return {"memory": (self.num_slots, self.slot_dim)}
 
     def initial(self, num_users: int) -> State:
-        """Nothing yet."""
+        """Return zeros."""
         return {"memory": self.features.new_zeros(num_users, self.num_slots, self.slot_dim)}
 
     def scan(self, state: State, segments: Tensor, valid: Tensor) -> StateTrace:
-        """Weigh all events at once; only erasing and adding is a loop."""
+        """Compute the weights of all events at once; only erasing and adding is a loop."""
         query_USND = self.query(segments.masked_fill(~valid[..., None], 0.0))
         logits_USNK = query_USND @ (self.features.T * (self.sharpness / math.sqrt(self.slot_dim)))
         weight_USNK = logits_USNK.softmax(dim=-1).masked_fill(~valid[..., None], 0.0)
@@ -65,6 +64,6 @@ class RumMachine(MemoryMachine):
         return {"memory": torch.stack(trace, dim=1)}
 
     def slots(self, state: State) -> Slots:
-        """Show the features as keys, and as values what the user holds under each; valid once anything is there."""
+        """Return the features as keys and the user's rows as values; a slot is valid once its row is not zero."""
         memory = state["memory"]
         return Slots(self.features.expand(len(memory), -1, -1), memory, memory.ne(0.0).any(dim=-1))

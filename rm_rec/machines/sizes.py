@@ -1,4 +1,4 @@
-"""How many bytes a user's state takes, and the settings of a machine whose state takes a given number of them."""
+"""The number of bytes of a user's state, and machine settings fitted to a given number of bytes."""
 
 import math
 from bisect import bisect_right
@@ -14,11 +14,11 @@ from rm_rec.machines import MACHINES, build_machine
 from rm_rec.machines.base import MemoryMachine
 from rm_rec.outside import load_outside
 
-_LARGEST = 4096  # of what size_setting counts
+_LARGEST = 4096  # value of size_setting that is tried
 
 
 def state_bytes(machine: MemoryMachine) -> int:
-    """Return the bytes of one user's state in float16, what must be exact in float32.
+    """Return the number of bytes of one user's state: float16, and float32 for `exact_parts`.
 
     >>> from rm_rec.config.machines import AssociativeMemory
     >>> from rm_rec.machines import MACHINES
@@ -33,9 +33,9 @@ def state_bytes(machine: MemoryMachine) -> int:
 def fit_state(
     config: MachineSettings, token_dim: int, num_bytes: int, allowed_packages: Collection[str] = ()
 ) -> MachineSettings:
-    """Return a machine's settings with as many slots (or what its state grows with) as `num_bytes` a user hold.
+    """Return a machine's settings with the largest `size_setting` (number of slots) that `num_bytes` per user allow.
 
-    A machine whose state cannot grow keeps its settings. ConfigError where its smallest state is larger, and where the
+    A machine without `size_setting` keeps its settings. Raises ConfigError if the smallest state is larger, and if the
     machine is of a package that is not allowed.
 
     >>> from rm_rec.config.machines import AssociativeMemory
@@ -51,32 +51,32 @@ def fit_state(
     machine = _machine(config, token_dim)
     setting = machine.size_setting
     if setting is None:
-        fitted, smallest = config, state_bytes(machine)
-        if smallest <= num_bytes:
-            return fitted
-        raise _too_large(config, smallest, num_bytes)
+        fixed = state_bytes(machine)
+        if fixed <= num_bytes:
+            return config
+        raise _too_large(config, fixed, num_bytes)
     if setting not in type(config).model_fields:
         raise ConfigError(
-            f"machine {config.kind} has size_setting {setting!r}, which its settings lack; name the setting that "
-            "its state grows with, or None"
+            f"machine {config.kind} has size_setting {setting!r}, which its settings lack; set size_setting to the "
+            "setting that its state grows with, or to None"
         )
-    now = getattr(config, setting)
+    current = getattr(config, setting)
 
-    def bytes_at(size: int) -> int:
+    def bytes_of_size(size: int) -> int:
         try:
             return state_bytes(_machine(_resized(config, setting, size), token_dim))
-        except ValidationError:  # below the smallest size there can be, or above the largest
-            return 0 if size < now else num_bytes + 1
+        except ValidationError:  # the size is below the smallest allowed one, or above the largest
+            return 0 if size < current else num_bytes + 1
 
-    size = bisect_right(range(1, _LARGEST + 1), num_bytes, key=bytes_at)
+    size = bisect_right(range(1, _LARGEST + 1), num_bytes, key=bytes_of_size)
     try:
         return _resized(config, setting, size)
     except ValidationError:
-        raise _too_large(config, int(bytes_at(now)), num_bytes) from None
+        raise _too_large(config, int(bytes_of_size(current)), num_bytes) from None
 
 
 def _machine(config: MachineSettings, token_dim: int) -> MemoryMachine:
-    with torch.device("meta"):  # shapes are all that is asked for
+    with torch.device("meta"):  # only shapes are needed
         machine = build_machine(config, token_dim)
     assert machine is not None
     return machine
@@ -86,8 +86,8 @@ def _resized(config: MachineSettings, setting: str, size: int) -> MachineSetting
     return type(config).model_validate(config.model_dump() | {setting: size})
 
 
-def _too_large(config: MachineSettings, smallest: int, num_bytes: int) -> ConfigError:
+def _too_large(config: MachineSettings, needed: int, num_bytes: int) -> ConfigError:
     return ConfigError(
-        f"machine {config.kind} cannot be fitted to {num_bytes:,} bytes a user: with the settings given it takes "
-        f"{smallest:,}; allow more bytes, or give it a smaller slot_dim"
+        f"machine {config.kind} cannot be fitted to {num_bytes:,} bytes a user: with these settings it takes "
+        f"{needed:,}; allow more bytes, or give it a smaller slot_dim"
     )

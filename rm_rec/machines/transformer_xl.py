@@ -1,4 +1,4 @@
-"""A cache of the last hidden states: the uncompressed recent window, at a memory's price.
+"""A cache of the last hidden states: an uncompressed window of recent events.
 
 Source: Transformer-XL (Dai et al., ACL 2019, section 3.2, recurrence; section 3.3, relative positions). Layer n turns a
 segment's hidden states h^(n-1) into h^n, attending over [SG(m^(n-1)); h^(n-1)], where m^(n-1) are the last M hidden
@@ -8,10 +8,10 @@ states before the segment and SG passes no gradient:
     a_ij = q_i.k_j + q_i.W_r R_(i-j) + u.k_j + w.W_r R_(i-j)         for j at or before i (R: sinusoids of the distance)
     h^n = h^(n-1) + W_o softmax_j(a_ij / sqrt(d)) v_j,  then a feed-forward layer is added too
 
-The state is m^0, ..., m^L: tokens and each layer's output. Slots are m^L, so the target's attention to them is the
-layer after the last. What differs: normalisation comes before each sub-layer, and each begins by adding nothing, so
-that the cache begins as the last tokens, where a reader finds them. A distance counts places of [cache; segment]. A
-slot is [h; log(1 + age)] with the age in events. Rows are cached oldest first.
+The state is m^0, ..., m^L: the tokens and each layer's output. The slots are m^L, so that the target's attention to
+them is one more layer. Differences from the paper: sub-layers are pre-norm and initialised to add zero, so that the
+cache initially has the last tokens, which are in the space of the targets; a distance counts the rows of
+[cache; segment], padding included; a slot is [h; log(1 + age)] with the age in events. Rows are cached oldest first.
 Suffixes: U user, S segment, N event of a segment, M row of the cache, J row of [cache; segment], D dim, H head, E dim
 of a head.
 """
@@ -28,7 +28,7 @@ from rm_rec.machines.recent_rows import RecentRows, recent_rows
 
 
 class TransformerXLMachine(MemoryMachine):
-    """Keeps each user's last hidden states of every layer, and how many events there were."""
+    """Keeps each user's last hidden states of every layer, and the number of all events."""
 
     config_type = TransformerXL
     exact_parts = ("count",)
@@ -46,49 +46,49 @@ class TransformerXLMachine(MemoryMachine):
         self.register_buffer("log_age", age.log1p(), persistent=False)
 
     def state_spec(self) -> StateSpec:
-        """The hidden states of all levels, tokens first, oldest first; and the number of events ever seen."""
+        """Return the shapes: hidden states by level (tokens first), oldest first, and the number of all events."""
         return {"hidden": (len(self.layers) + 1, self.cache_length, self.token_dim), "count": ()}
 
     def initial(self, num_users: int) -> State:
-        """Nothing yet."""
+        """Return zeros."""
         return {name: self.log_age.new_zeros(num_users, *shape) for name, shape in self.state_spec().items()}
 
     def scan(self, state: State, segments: Tensor, valid: Tensor) -> StateTrace:
-        """Run each layer over all segments at once: what a layer reads of earlier ones is the layer before's."""
+        """Run each layer over all segments at once: its cache is an output of the layer below, computed before."""
         recent = recent_rows(valid, self.cache_length)
         counts = torch.cat([state["count"][:, None], valid.sum(dim=2).to(segments.dtype)], dim=1).cumsum(dim=1)
         mask_USNJ = self._visible(counts[:, :-1], valid)
         hidden_USND = segments
-        levels = [_cached(recent, state["hidden"][:, 0], hidden_USND)]
+        levels = [_cache(recent, state["hidden"][:, 0], hidden_USND)]
         for level, layer in enumerate(self.layers, start=1):
             context_USMD = levels[-1][:, :-1].detach()
             hidden_USND = layer(context_USMD, hidden_USND, mask_USNJ)
-            levels.append(_cached(recent, state["hidden"][:, level], hidden_USND))
+            levels.append(_cache(recent, state["hidden"][:, level], hidden_USND))
         return {"hidden": torch.stack(levels, dim=2), "count": counts}
 
     def slots(self, state: State) -> Slots:
-        """Each of the last layer's cached states is its own key and value, beside its age."""
+        """Return each of the last layer's cached states, with its age, as key and value."""
         last = state["hidden"][:, -1]
-        shown = torch.cat([last, self.log_age[:, None].expand(*last.shape[:2], 1)], dim=-1)
-        return Slots(shown, shown, self._filled(state["count"]))
+        slots = torch.cat([last, self.log_age[:, None].expand(*last.shape[:2], 1)], dim=-1)
+        return Slots(slots, slots, self._filled(state["count"]))
 
     def _filled(self, count: Tensor) -> Tensor:
         oldest = self.cache_length - count.clamp(max=self.cache_length)
         return torch.arange(self.cache_length, device=count.device) >= oldest[..., None]
 
     def _visible(self, count_US: Tensor, valid_USN: Tensor) -> Tensor:
-        """Say which rows of [cache; segment] each event sees: those there are, up to itself."""
+        """Return the mask of the rows of [cache; segment] that each event attends to: valid ones, up to itself."""
         length = valid_USN.shape[2]
-        there_USJ = torch.cat([self._filled(count_US), valid_USN], dim=2)
+        valid_USJ = torch.cat([self._filled(count_US), valid_USN], dim=2)
         row = torch.arange(self.cache_length + length, device=valid_USN.device)
         last = row[self.cache_length :, None]
-        # An event sees itself even in padding, so that an empty segment has finite garbage, not NaN.
-        return there_USJ[:, :, None] & (row < last) | (row == last)
+        # Padding attends to itself, so that an empty segment gives arbitrary finite values rather than NaN.
+        return valid_USJ[:, :, None] & (row < last) | (row == last)
 
 
-def _cached(recent: RecentRows, kept_UMD: Tensor, hidden_USND: Tensor) -> Tensor:
-    """Return the cache at each boundary; gradients reach the hidden states of the segment that ends there alone."""
-    rows = recent.take(torch.cat([kept_UMD, hidden_USND.flatten(1, 2)], dim=1))
+def _cache(recent: RecentRows, cached_UMD: Tensor, hidden_USND: Tensor) -> Tensor:
+    """Return the cache at each boundary; only hidden states of the segment that ends there get gradients."""
+    rows = recent.take(torch.cat([cached_UMD, hidden_USND.flatten(1, 2)], dim=1))
     return torch.where(recent.is_new[..., None], rows, rows.detach())
 
 
@@ -111,15 +111,15 @@ class _Layer(nn.Module):
             nn.init.zeros_(last.bias)
 
     def forward(self, context_USMD: Tensor, hidden_USND: Tensor, mask_USNJ: Tensor) -> Tensor:
-        """Let the events of each segment see those before them, in the segment and in the context."""
+        """Attend from the events of each segment to those before them, in the segment and in the context."""
         both_USJD = self.norm_attention(torch.cat([context_USMD, hidden_USND], dim=2))
         num_events = hidden_USND.shape[2]
         query_USND = self.query(both_USJD[:, :, context_USMD.shape[2] :])
         key_USJD, value_USJD = self.key_value(both_USJD).chunk(2, dim=-1)
         content = self._heads(query_USND + self.content_bias) @ self._heads(key_USJD).transpose(-1, -2)
         position_NJHE = self._distances(num_events, both_USJD.shape[2])
-        asked = self._heads(query_USND + self.distance_bias)
-        logits = content + torch.einsum("ushne,njhe->ushnj", asked, position_NJHE)
+        distance_query = self._heads(query_USND + self.distance_bias)
+        logits = content + torch.einsum("ushne,njhe->ushnj", distance_query, position_NJHE)
         logits = (logits / math.sqrt(self.head_dim)).masked_fill(~mask_USNJ[:, :, None], -math.inf)
         read = (logits.softmax(dim=-1) @ self._heads(value_USJD)).transpose(2, 3).flatten(3)
         hidden_USND = hidden_USND + self.attended(read)
@@ -130,12 +130,12 @@ class _Layer(nn.Module):
         return x_USJD.view(*x_USJD.shape[:-1], self.num_heads, self.head_dim).transpose(2, 3)
 
     def _distances(self, num_events: int, num_rows: int) -> Tensor:
-        """Project the sinusoids of how far before each event each row lies (later rows are masked: any will do)."""
+        """Return projected sinusoids of the distance from each event back to each row; later rows are masked anyway."""
         dim = self.distance.in_features
         device = self.distance.weight.device
         row = torch.arange(num_rows, device=device)
         angle = row[:, None] * 10_000.0 ** (-torch.arange(0, dim, 2, device=device) / dim)
         sinusoid = torch.cat([angle.sin(), angle.cos()], dim=1)[:, :dim]
-        behind_NJ = (row[num_rows - num_events :, None] - row).clamp(min=0)
+        distance_NJ = (row[num_rows - num_events :, None] - row).clamp(min=0)
         projected: Tensor = self.distance(sinusoid)
-        return projected.view(num_rows, self.num_heads, self.head_dim)[behind_NJ]
+        return projected.view(num_rows, self.num_heads, self.head_dim)[distance_NJ]

@@ -1,4 +1,4 @@
-"""Readers: what answers a query from the slots of a memory. One file a reader, one line here.
+"""Readers, which answer queries from the slots of a memory: one file and one line here for each.
 
 Their settings are in rm_rec/config/readers.py.
 """
@@ -14,7 +14,7 @@ from rm_rec.readers.hierarchical import Hierarchical
 from rm_rec.readers.multi_hop import MultiHop
 from rm_rec.readers.supporting_facts import SupportingFacts
 
-# The default first; each kind is that of the reader's own settings.
+# The default comes first; each key is the `kind` of the reader's settings.
 READERS: Final[dict[str, type[Reader]]] = {
     "attention": SlotAttention,
     "multi_hop": MultiHop,
@@ -26,7 +26,7 @@ READERS: Final[dict[str, type[Reader]]] = {
 def build_reader(
     config: ReaderSettings, token_dim: int, slot_dim: int, allowed_packages: Collection[str] = ()
 ) -> Reader:
-    """Make the reader that the config names; of other packages' ones as `build_machine`."""
+    """Build the reader that the config names; readers of other packages as in `build_machine`."""
     if config.kind in READERS:
         return READERS[config.kind](config, token_dim, slot_dim)
     reader, settings = load_outside(config, Reader, allowed_packages, "reader")

@@ -1,4 +1,4 @@
-"""The target attends to the slots of its user's memory."""
+"""Attention from the target to the slots of its user's memory."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,7 +10,7 @@ from rm_rec.readers.base import Reader
 
 
 class SlotAttention(Reader):
-    """Multi-head attention from queries to slots; a memory with no valid slot answers zero."""
+    """Multi-head attention from queries to slots; without a valid slot the answer is zero."""
 
     config_type = AttentionReader
 
@@ -25,7 +25,7 @@ class SlotAttention(Reader):
 
     @property
     def attended(self) -> list[slice]:
-        """The attended values come first."""
+        """The first features of an answer are the attended values."""
         return [slice(0, self.attention.value.out_features)]
 
     def forward(
@@ -34,7 +34,7 @@ class SlotAttention(Reader):
         slots: Slots,
         recent: Float[Tensor, "block query dim"] | None = None,
     ) -> Float[Tensor, "block query features"]:
-        """Answer each block's queries from the block's memory; what is recent is the window's alone."""
+        """Answer each block's queries from the block's memory; `recent` is not used."""
         keys, values = self.attention.key(slots.keys), self.attention.value(slots.values)
         answer: Tensor = self.attention(queries, keys, values, self.attention.bias(slots.valid, slots.log_weight))
         return answer

@@ -1,18 +1,18 @@
-"""Several reads, one after the other: each hop asks with what the hops before have found.
+"""Several attention hops over the slots: the query of each hop includes the results of the hops before.
 
-Source: End-To-End Memory Networks (Sukhbaatar et al., NeurIPS 2015, sections 2.1 and 2.2). With a question q and slots
-i of a memory, with keys x_i and values y_i (the paper has one sentence for both), u^1 = B q, and hop k is
+Source: End-To-End Memory Networks (Sukhbaatar et al., NeurIPS 2015, sections 2.1 and 2.2). With a query q and slots i
+of a memory, with keys x_i and values y_i (in the paper, one sentence is both), u^1 = B q, and hop k is
 
     p_i = softmax_i(u^k . A^k x_i)        o^k = sum_i p_i C^k y_i
 
     adjacent:    u^(k+1) = u^k + o^k,     A^(k+1) = C^k and B = A^1
     layer_wise:  u^(k+1) = H u^k + o^k,   A^1 = A^2 = ... and C^1 = C^2 = ...
 
-What differs: logits are scaled and have a null key (attention.py), so that a memory without a valid slot is defined.
-The answer is r = u^(K+1) without what the question gave it by itself (B q, or H^K B q): the head sees the target, and r
-is zero where there is nothing to read. All matrices begin as the identity (the paper: random). Position encoding is for
-words, of which a slot has none; temporal encoding is the machine's; the paper's linear start, which trains without
-softmax at first, and its random noise in time indices are left out.
+Differences from the paper: logits are scaled and there is a null key (attention.py), so that the answer is defined
+without a valid slot. The answer is r = u^(K+1) minus the query's own contribution to it (B q, or H^K B q): the click
+head sees the target anyway, and r is zero if there is nothing to read. All matrices are initialised to the identity (in
+the paper, randomly). Position encoding is left out since slots have no words; temporal encoding is up to the machine;
+the paper's linear start, which trains without softmax at first, and its random noise in time indices are left out.
 """
 
 import torch
@@ -27,7 +27,7 @@ from rm_rec.readers.base import Reader
 
 
 class MultiHop(Reader):
-    """Reads a memory several times; a memory with no valid slot answers zero."""
+    """Reads a memory in several hops; without a valid slot the answer is zero."""
 
     config_type = MultiHopReader
 
@@ -48,20 +48,20 @@ class MultiHop(Reader):
 
     @property
     def num_features(self) -> int:
-        """Size of an answer: what the hops added to the question, and each hop's weight."""
+        """Size of an answer: the vector that the hops added to the query, and the total weight of each hop's keys."""
         return self.token_dim + self.num_hops
 
     @property
     def attended(self) -> list[slice]:
-        """What the hops added comes first."""
+        """The first features of an answer are the vector that the hops added."""
         return [slice(0, self.token_dim)]
 
     def input_embedding(self, hop: int) -> nn.Module:
-        """Return A of a hop, counted from 0."""
+        """Return matrix A of a hop, counted from 0."""
         return self.embeddings[hop if self.step is None else 0]
 
     def output_embedding(self, hop: int) -> nn.Module:
-        """Return C of a hop, counted from 0."""
+        """Return matrix C of a hop, counted from 0."""
         return self.embeddings[hop + 1 if self.step is None else 1]
 
     def forward(
@@ -70,23 +70,23 @@ class MultiHop(Reader):
         slots: Slots,
         recent: Float[Tensor, "block query dim"] | None = None,
     ) -> Float[Tensor, "block query features"]:
-        """Answer each block's queries from the block's memory; what is recent is the window's alone."""
-        asked, found = self._ask(queries), torch.zeros_like(queries)
+        """Answer each block's queries from the block's memory; `recent` is not used."""
+        query, added = self._embedded(queries), torch.zeros_like(queries)
         weights = []
         for hop in range(self.num_hops):
             null = self.null_logit[hop : hop + 1] if self.step is None else self.null_logit
             bias = key_bias(null, slots.valid, slots.log_weight)
             keys, values = self.input_embedding(hop)(slots.keys), self.output_embedding(hop)(slots.values)
-            read = attend(asked, keys, values, bias)
+            read = attend(query, keys, values, bias)
             if self.step is not None:
-                asked, found = self.step(asked), self.step(found)
-            asked, found = asked + read[..., :-1], found + read[..., :-1]
+                query, added = self.step(query), self.step(added)
+            query, added = query + read[..., :-1], added + read[..., :-1]
             weights.append(read[..., -1:])
-        return torch.cat([found, *weights], dim=-1)
+        return torch.cat([added, *weights], dim=-1)
 
-    def _ask(self, queries: Tensor) -> Tensor:
+    def _embedded(self, queries: Tensor) -> Tensor:
         if self.question is not None:
             return torch.as_tensor(self.question(queries))
-        # B = A^1, on the numbers that targets and slots share: a question has none of what else a slot may hold.
-        asked: Tensor = self.embeddings[0](functional.pad(queries, (0, self.slot_dim - self.token_dim)))
-        return asked
+        # B = A^1; a query is padded with zeros for the further numbers that a slot may have.
+        embedded: Tensor = self.embeddings[0](functional.pad(queries, (0, self.slot_dim - self.token_dim)))
+        return embedded

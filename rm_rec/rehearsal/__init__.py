@@ -1,1 +1,1 @@
-"""Rehearsal: an auxiliary loss that makes a memory keep what happened long ago and what matters."""
+"""Rehearsal: an auxiliary training loss that asks the memory for events that it has folded long ago."""

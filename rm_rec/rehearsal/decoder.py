@@ -1,4 +1,4 @@
-"""The small decoder that answers what rehearsal asks: it sees a fragment, partly masked, and the memory.
+"""The decoder of rehearsal: a small transformer over a partly masked fragment, with attention to the memory's slots.
 
 Suffixes: F fragment, B event of a fragment, D dim.
 """
@@ -14,7 +14,7 @@ from rm_rec.readers.attention import SlotAttention
 
 
 class FragmentDecoder(nn.Module):
-    """Transformer over [CLS] and a fragment's events, with attention to the memory's slots where there is a memory."""
+    """Transformer over [CLS] and a fragment's events, with attention to the memory's slots if there is a memory."""
 
     def __init__(self, token_dim: int, slot_dim: int | None, fragment_length: int, num_layers: int, num_heads: int):
         super().__init__()
@@ -30,7 +30,7 @@ class FragmentDecoder(nn.Module):
         masked: Bool[Tensor, "fragment event"],
         slots: Slots | None,
     ) -> tuple[Float[Tensor, "fragment dim"], Float[Tensor, "fragment event dim"]]:
-        """Return what [CLS] and each event came to."""
+        """Return the final hidden states of [CLS] and of each event."""
         x = torch.where(masked[..., None], self.mask, tokens) + self.position
         x = torch.cat([self.first.expand(len(x), 1, -1), x], dim=1)
         for layer in self.layers:

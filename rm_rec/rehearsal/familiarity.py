@@ -1,7 +1,7 @@
-"""Familiarity: true fragments are told from mixed ones (Rehearsal Memory, ICML 2021, as described).
+"""Familiarity: classifying fragments as true or mixed, after the text of Rehearsal Memory (ICML 2021).
 
-A mixed fragment has some of its unmasked events replaced by events of another user. With logits: the loss as printed in
-the paper gives NaN. Suffixes: F fragment, R replaced event of a fragment, D dim.
+A mixed fragment has some of its unmasked events replaced by events of another user. The loss is computed from logits,
+since the formula printed in the paper gives NaN. Suffixes: F fragment, R replaced event of a fragment, D dim.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 
 class Familiarity(nn.Module):
-    """Says from what [CLS] came to whether the memory knows a fragment."""
+    """Predicts, from the hidden state of [CLS], whether a fragment is from the memory's user."""
 
     def __init__(self, token_dim: int) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class Familiarity(nn.Module):
     def forward(
         self, true: Float[Tensor, "fragment dim"], mixed: Float[Tensor, "fragment dim"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Return the mean binary cross-entropy, and the share of fragments, true and mixed, that were told rightly."""
+        """Return the mean binary cross-entropy, and the accuracy over true and mixed fragments."""
         logit = torch.cat([self.score(true), -self.score(mixed)])
         return functional.softplus(-logit).mean(), (logit > 0).float().mean()
 
@@ -28,11 +28,11 @@ class Familiarity(nn.Module):
 def others_events(
     lengths: Int[Tensor, " user"], user: Int[Tensor, " fragment"], per_fragment: int, generator: torch.Generator
 ) -> Int[Tensor, "fragment replaced"] | None:
-    """Draw events of other users, each as likely, given how many each user has; None if but one user has any."""
+    """Draw indices of other users' events uniformly, given all users' numbers of events; None if only one has any."""
     total = int(lengths.sum())
     others = total - lengths.index_select(0, user)
     if not len(user) or int(others.min()) == 0:
         return None
-    share = torch.rand(len(user), per_fragment, generator=generator, device=user.device, dtype=torch.float64)
-    behind = lengths.cumsum(0).index_select(0, user)  # the others' events, in a ring, begin behind the user's
-    return (behind[:, None] + (share * others[:, None]).long()) % total
+    uniform = torch.rand(len(user), per_fragment, generator=generator, device=user.device, dtype=torch.float64)
+    end = lengths.cumsum(0).index_select(0, user)  # all others' events come after the user's, if indices wrap around
+    return (end[:, None] + (uniform * others[:, None]).long()) % total

@@ -1,4 +1,4 @@
-"""RehearsalObjective: asks a memory for fragments of what it has folded. Given to training, never part of a model.
+"""RehearsalObjective: the auxiliary loss that asks a memory for fragments of the events it has folded.
 
 Suffixes: F fragment, B event of a fragment, M masked event of a fragment, D dim.
 """
@@ -23,7 +23,7 @@ from rm_rec.rehearsal.fragments import (
     known_events,
     locate,
 )
-from rm_rec.rehearsal.masking import at_places, draw_masking, replaced
+from rm_rec.rehearsal.masking import draw_masking, replace_events, select_events
 from rm_rec.rehearsal.recollection import Recollection, event_keys
 from rm_rec.rehearsal.sampler import Clicks, HistorySampler, draw_uniform
 from rm_rec.sources.slots import SlotSource
@@ -32,7 +32,7 @@ from rm_rec.user_memory import StretchAnswers, UserMemory
 
 @dataclass(frozen=True)
 class RehearsalLoss:
-    """What rehearsal adds to the loss of one stretch, and figures to look at: its parts' losses and successes."""
+    """The loss that rehearsal adds for one stretch, and figures to log: the loss and accuracy of each part."""
 
     loss: Float[Tensor, ""]
     figures: dict[str, float]
@@ -47,10 +47,10 @@ class _Part:
 
 
 class RehearsalObjective(nn.Module):
-    """Recollection and familiarity on fragments that a sampler draws, asked of states that have folded them.
+    """Recollection and familiarity on fragments that a sampler draws, for states that have folded these fragments.
 
-    It attaches to any memory through its slots, in anyone's training loop; without a machine (the baselines) masked
-    events are predicted from their fragment alone. It has weights of its own, for training only.
+    It reads any memory through its slots, in any training loop; without a machine (the baselines) masked events are
+    predicted from their fragment alone. Its own weights are used in training only, and are not part of the model.
 
     >>> from rm_rec import MemoryConfig
     >>> memory = UserMemory(MemoryConfig(token_dim=8, segment_length=4))
@@ -59,7 +59,7 @@ class RehearsalObjective(nn.Module):
     >>> queries = Queries(tokens=torch.randn(2, 8), user=torch.tensor([0, 1]), time=torch.tensor([99, 99]))
     >>> of_batch = rehearsal.begin(memory, events, queries)
     >>> for stretch in memory.stretches(events, queries):
-    ...     loss = stretch.answers.sum()  # a click loss, as the model has it
+    ...     loss = stretch.answers.sum()  # in place of the model's click loss
     ...     rehearsed = of_batch.loss(stretch)
     ...     if rehearsed is not None:
     ...         loss = loss + rehearsed.loss
@@ -98,11 +98,11 @@ class RehearsalObjective(nn.Module):
         label: Float[Tensor, " query"] | None = None,
         generator: torch.Generator | None = None,
     ) -> "Rehearsal":
-        """Begin to rehearse what a memory is to keep of some histories; in training, count a step of the warm-up.
+        """Start the rehearsal of one batch; in training, this counts as one step of the warm-up.
 
-        `content` are the vectors of what happened, to be recollected: the events' own where they are left out. `label`
-        says which queries were clicked, which a sampler with a teacher learns from. `generator` draws what is asked.
-        Raises BatchError where one of them is missing or too short.
+        `content` has the vectors of events that recollection predicts, by default the histories' tokens. `label` (1 for
+        a click) is required by a sampler with a teacher. `generator` draws fragments and masks. Raises BatchError if
+        vectors or labels are missing, or have another number of rows than the histories' events.
         """
         content = histories.tokens if content is None else content
         if content is None:
@@ -116,10 +116,10 @@ class RehearsalObjective(nn.Module):
                 grid = fragment_grid(histories, queries, content, self.config.fragment_length)
         if generator is None:
             generator = torch.Generator(content.device).manual_seed(int(torch.randint(2**31, ())))
-        warmth = min(1.0, (int(self.steps_done) + 1) / (self.config.warm_up_steps + 1))
+        warm_up_factor = min(1.0, (int(self.steps_done) + 1) / (self.config.warm_up_steps + 1))
         if self.training:
             self.steps_done += 1
-        return Rehearsal(self, memory.slots, histories, queries, content, label, grid, warmth, generator)
+        return Rehearsal(self, memory.slots, histories, queries, content, label, grid, warm_up_factor, generator)
 
 
 class Rehearsal:
@@ -134,19 +134,19 @@ class Rehearsal:
         content: Tensor,
         label: Tensor | None,
         grid: FragmentGrid | None,
-        warmth: float,
+        warm_up_factor: float,
         generator: torch.Generator,
     ) -> None:
         self.objective, self.config, self.slots = objective, objective.config, slots
         self.histories, self.queries, self.content, self.label = histories, queries, content, label
-        self.grid, self.warmth, self.generator = grid, warmth, generator
-        # Numbers that events with the same keys share; without keys no two events are the same.
+        self.grid, self.warm_up_factor, self.generator = grid, warm_up_factor, generator
+        # Equal for events with the same keys; without keys, all events differ.
         self.event_key = torch.arange(len(content), device=content.device)
         if histories.keys:
             self.event_key = event_keys(histories.keys)
 
     def loss(self, stretch: StretchAnswers) -> RehearsalLoss | None:
-        """Rehearse with the states of one stretch; None if no state of it has folded a whole fragment."""
+        """Return the loss for the states of one stretch; None if none of them has folded a whole fragment."""
         weights, sampler_loss = None, None
         if self.grid is not None:
             weights, sampler_loss = self.objective.sampler(self.grid, self._clicks(stretch), self.generator)
@@ -156,10 +156,10 @@ class Rehearsal:
         slots = None
         if self.slots is not None:
             slots = self.slots.slots(stretch.trace, fragments.user, fragments.boundary - stretch.start)
-        parts = self._ask(fragments, slots)
+        parts = self._parts(fragments, slots)
         figures = {f"{part.name}_loss": part.loss.item() for part in parts}
         figures |= {f"{part.name}_accuracy": part.accuracy.item() for part in parts}
-        losses = [self.warmth * part.weight * part.loss for part in parts]
+        losses = [self.warm_up_factor * part.weight * part.loss for part in parts]
         if sampler_loss is not None:
             losses.append(sampler_loss)
             figures["sampler_loss"] = sampler_loss.item()
@@ -176,10 +176,10 @@ class Rehearsal:
         )
 
     def _draw(self, stretch: StretchAnswers, weights: Tensor | None) -> Fragments:
-        """Draw, for each user, states of the stretch and older fragments to ask them for."""
+        """Draw, for each user, boundaries of the stretch and older fragments."""
         segment_length, length = self.objective.segment_length, self.config.fragment_length
         end = stretch.start + stretch.num_boundaries - 1
-        # The state that came in has no gradient, and no state before `whole` has folded a whole fragment.
+        # The state at the start has no gradient, and no state before boundary `whole` has folded a whole fragment.
         whole = -(-length // segment_length)
         first = max(stretch.start + 1, whole)
         last_U = (known_events(self.histories, self.queries) // segment_length).clamp(max=end)
@@ -187,30 +187,30 @@ class Rehearsal:
         boundary_F = first + draw_uniform(last_U.index_select(0, user_F) - first + 1, self.generator)
         available_F = count_fragments(boundary_F * segment_length, length)
         weight_FG = weights.index_select(0, user_F) if weights is not None else None
-        place_F = self.objective.sampler.draw(weight_FG, available_F, self.generator)
-        return Fragments(user_F, boundary_F, place_F, locate(self.histories, user_F, place_F, length))
+        index_F = self.objective.sampler.draw(weight_FG, available_F, self.generator)
+        return Fragments(user_F, boundary_F, index_F, locate(self.histories, user_F, index_F, length))
 
-    def _ask(self, fragments: Fragments, slots: Slots | None) -> list[_Part]:
-        """Mask fragments; ask what is masked, and, of copies with strange events in them, which are true."""
+    def _parts(self, fragments: Fragments, slots: Slots | None) -> list[_Part]:
+        """Mask fragments and return recollection's loss on masked events, and familiarity's on true and mixed ones."""
         objective, (num, length) = self.objective, fragments.position.shape
         masking = draw_masking(num, length, objective.num_masked, self.generator)
         content_FBD, key_FB = self._content(fragments.position)
         first_FD, decoded_FBD = objective.decoder(content_FBD, masking.is_masked, slots)
         parts = []
         if objective.recollection is not None:
-            true_FMD, true_key_FM = at_places(content_FBD, masking.masked), key_FB.gather(1, masking.masked)
+            true_FMD, true_key_FM = select_events(content_FBD, masking.masked), key_FB.gather(1, masking.masked)
             candidates, candidate_keys = self._candidates(true_FMD, true_key_FM)
-            answers_FMD = at_places(decoded_FBD, masking.masked)
-            loss, picked = objective.recollection(answers_FMD, true_FMD, true_key_FM, candidates, candidate_keys)
-            parts.append(_Part("recollection", self.config.recollection_weight, loss, picked.float().mean()))
+            answers_FMD = select_events(decoded_FBD, masking.masked)
+            loss, correct = objective.recollection(answers_FMD, true_FMD, true_key_FM, candidates, candidate_keys)
+            parts.append(_Part("recollection", self.config.recollection_weight, loss, correct.float().mean()))
         if objective.familiarity is not None:
-            strange = others_events(self.histories.lengths, fragments.user, objective.num_replaced, self.generator)
-            if strange is not None:
-                places_FR = masking.shown[:, : objective.num_replaced]
-                mixed_FBD = replaced(content_FBD, places_FR, self._content(strange)[0])
+            others = others_events(self.histories.lengths, fragments.user, objective.num_replaced, self.generator)
+            if others is not None:
+                replaced_FR = masking.shown[:, : objective.num_replaced]
+                mixed_FBD = replace_events(content_FBD, replaced_FR, self._content(others)[0])
                 mixed_first_FD, _ = objective.decoder(mixed_FBD, masking.is_masked, slots)
-                loss, told = objective.familiarity(first_FD, mixed_first_FD)
-                parts.append(_Part("familiarity", self.config.familiarity_weight, loss, told))
+                loss, accuracy = objective.familiarity(first_FD, mixed_first_FD)
+                parts.append(_Part("familiarity", self.config.familiarity_weight, loss, accuracy))
         return parts
 
     def _content(self, position_FB: Tensor) -> tuple[Tensor, Tensor]:
@@ -218,7 +218,7 @@ class Rehearsal:
         return take(self.content, position_FB), self.event_key[position_FB]
 
     def _candidates(self, true_FMD: Tensor, true_key_FM: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what true events are to be told from: [F or 1, C, D] and their keys."""
+        """Return the wrong candidates' vectors [F or 1, C, D] and keys."""
         if self.config.candidates == "fragment":
             return true_FMD, true_key_FM
         if self.config.candidates == "batch":

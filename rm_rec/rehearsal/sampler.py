@@ -1,9 +1,9 @@
-"""The history sampler: which fragments of a history are rehearsed.
+"""The history sampler, which draws the fragments that are rehearsed.
 
-Uniform; or by a teacher, target attention over the fragments of the whole history, trained on the batch's clicks, whose
-attention is the distribution; or by a student that learns the teacher's distribution without its queries. Teacher and
-student see the model's vectors without gradient: they change what is rehearsed, and the model by nothing else.
-Suffixes: U user, G fragment of a user's history, Q query (an impression), F fragment drawn, D dim.
+It draws uniformly; or by a teacher, a target attention over all fragments of the history that is trained on the batch's
+clicks and whose attention weights are the distribution; or by a student that learns the teacher's distribution without
+seeing the targets. Teacher and student receive the model's vectors without gradient: they influence the model only by
+what is rehearsed. Suffixes: U user, G fragment of a user's history, Q query (an impression), F drawn fragment, D dim.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from rm_rec.time_bins import NUM_TIME_BINS, time_bins
 
 @dataclass(frozen=True)
 class Clicks:
-    """Impressions that a teacher learns from: vectors of their targets, and how much history each has."""
+    """Impressions that a teacher learns from: their targets' vectors, numbers of earlier events, and labels."""
 
     user: Int[Tensor, " query"]
     target: Float[Tensor, "query dim"]
@@ -29,7 +29,7 @@ class Clicks:
 
 
 class HistorySampler(nn.Module):
-    """Draws fragments by teacher or student, or uniformly where there is neither."""
+    """Draws fragments by teacher or student, or uniformly without them."""
 
     def __init__(self, config: Sampler, token_dim: int, fragment_length: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class HistorySampler(nn.Module):
     def forward(
         self, grid: FragmentGrid, clicks: Clicks, generator: torch.Generator
     ) -> tuple[Float[Tensor, "user fragment"], Tensor]:
-        """Return how likely each fragment is, up to a factor a user, and the loss that teaches the sampler itself."""
+        """Return the weights of all fragments, not normalised, and the loss that trains teacher and student."""
         assert self.teacher is not None
         assert self.learnt is not None
         num_older_Q = count_fragments(clicks.num_earlier, self.fragment_length)
@@ -49,47 +49,50 @@ class HistorySampler(nn.Module):
         order = torch.randperm(len(chosen), generator=generator, device=chosen.device)[: self.learnt.max_queries]
         chosen = chosen[order]
         user_Q = clicks.user[chosen]
-        logits_Q, share_QG = self.teacher(clicks.target[chosen], grid.summary[user_Q], num_older_Q[chosen])
+        logits_Q, weight_QG = self.teacher(clicks.target[chosen], grid.summary[user_Q], num_older_Q[chosen])
         loss = logits_Q.new_zeros(())
         if len(chosen):
             loss = functional.binary_cross_entropy_with_logits(logits_Q, clicks.label[chosen])
-        share_UG = grid.summary.new_zeros(grid.summary.shape[:2]).index_add_(0, user_Q, share_QG.detach())
+        weight_UG = grid.summary.new_zeros(grid.summary.shape[:2]).index_add_(0, user_Q, weight_QG.detach())
         if self.student is None:
-            return share_UG, loss
-        log_share_UG = self.student(grid)
-        taught = share_UG.sum(dim=1) > 0
-        if bool(taught.any()):
-            want = functional.normalize(share_UG[taught], p=1, dim=1)
-            loss = loss - (want * log_share_UG[taught].clamp(min=-30.0)).sum(dim=1).mean()
-        return log_share_UG.detach().exp(), loss
+            return weight_UG, loss
+        log_probability_UG = self.student(grid)
+        has_target = weight_UG.sum(dim=1) > 0
+        if bool(has_target.any()):
+            target = functional.normalize(weight_UG[has_target], p=1, dim=1)
+            loss = loss - (target * log_probability_UG[has_target].clamp(min=-30.0)).sum(dim=1).mean()
+        return log_probability_UG.detach().exp(), loss
 
     def draw(
         self,
-        weight_FG: Float[Tensor, "fragment place"] | None,
+        weight_FG: Float[Tensor, "fragment available"] | None,
         num_available: Int[Tensor, " fragment"],
         generator: torch.Generator,
     ) -> Int[Tensor, " fragment"]:
-        """Draw one of the first fragments for each row: by weight, but for a share that is drawn uniformly."""
-        place_F = draw_uniform(num_available, generator)
+        """Draw, for each row, the index of one of its first `num_available` fragments.
+
+        A fraction of the rows, `uniform_share`, draws uniformly; the others draw by weight.
+        """
+        index_F = draw_uniform(num_available, generator)
         if weight_FG is None or self.learnt is None:
-            return place_F
+            return index_F
         older_FG = torch.arange(weight_FG.shape[1], device=weight_FG.device) < num_available[:, None]
         weight_FG = weight_FG.masked_fill(~older_FG, 0.0)
-        by_weight = torch.rand(len(place_F), generator=generator, device=place_F.device) >= self.learnt.uniform_share
+        by_weight = torch.rand(len(index_F), generator=generator, device=index_F.device) >= self.learnt.uniform_share
         by_weight &= weight_FG.sum(dim=1) > 0
         if bool(by_weight.any()):
-            place_F[by_weight] = torch.multinomial(weight_FG[by_weight], 1, generator=generator).squeeze(1)
-        return place_F
+            index_F[by_weight] = torch.multinomial(weight_FG[by_weight], 1, generator=generator).squeeze(1)
+        return index_F
 
 
 def draw_uniform(num_available: Int[Tensor, "*shape"], generator: torch.Generator) -> Int[Tensor, "*shape"]:
-    """Draw from 0 to num_available - 1, each as likely."""
-    share = torch.rand(num_available.shape, generator=generator, device=num_available.device, dtype=torch.float64)
-    return (share * num_available).long()
+    """Draw integers uniformly from 0 to num_available - 1."""
+    uniform = torch.rand(num_available.shape, generator=generator, device=num_available.device, dtype=torch.float64)
+    return (uniform * num_available).long()
 
 
 class FragmentTeacher(nn.Module):
-    """Predicts clicks by target attention over fragments of the whole raw history; the attention is what it is for."""
+    """Predicts clicks by target attention over all fragments of the raw history, for the sake of the attention."""
 
     def __init__(self, token_dim: int) -> None:
         super().__init__()
@@ -107,21 +110,20 @@ class FragmentTeacher(nn.Module):
         summary: Float[Tensor, "query fragment dim"],
         num_older: Int[Tensor, " query"],
     ) -> tuple[Float[Tensor, " query"], Float[Tensor, "query fragment"]]:
-        """Return each query's logit of a click, and its attention to the fragments before it."""
-        place_G = torch.arange(summary.shape[1], device=summary.device)
-        age_QG = num_older[:, None] - place_G
+        """Return each query's click logit, and its attention weights over the fragments before it."""
+        age_QG = num_older[:, None] - torch.arange(summary.shape[1], device=summary.device)
         score_QG = (self.key(summary) @ self.query(target)[..., None]).squeeze(-1) + self.age_bias[time_bins(age_QG)]
         score_QG = score_QG.masked_fill(age_QG <= 0, -torch.inf)
         score = torch.cat([score_QG, self.null.expand(len(target), 1)], dim=1)
-        share = score.softmax(dim=1)
-        share_QG, null_Q1 = share[:, :-1], share[:, -1:]
-        answer = (share_QG[:, None] @ summary).squeeze(1)
+        weight = score.softmax(dim=1)
+        weight_QG, null_Q1 = weight[:, :-1], weight[:, -1:]
+        answer = (weight_QG[:, None] @ summary).squeeze(1)
         logits: Tensor = self.head(torch.cat([target, answer, answer * target, null_Q1], dim=1))
-        return logits.squeeze(1), share_QG
+        return logits.squeeze(1), weight_QG
 
 
 class FragmentStudent(nn.Module):
-    """Scores a fragment by itself, its user's other fragments and its age."""
+    """Scores a fragment by its summary, the mean of its user's fragments, and its age."""
 
     def __init__(self, token_dim: int) -> None:
         super().__init__()
@@ -129,7 +131,7 @@ class FragmentStudent(nn.Module):
         self.score = nn.Sequential(nn.Linear(3 * token_dim, token_dim), nn.ReLU(), nn.Linear(token_dim, 1))
 
     def forward(self, grid: FragmentGrid) -> Float[Tensor, "user fragment"]:
-        """Return the logarithm of each fragment's share among its user's; -inf where there is none."""
+        """Return each fragment's log probability among its user's fragments; -inf beyond these."""
         summary = grid.summary
         count_U1 = grid.count[:, None]
         mean = summary.sum(dim=1, keepdim=True) / count_U1[..., None].clamp(min=1)
@@ -137,6 +139,6 @@ class FragmentStudent(nn.Module):
         features = torch.cat([summary, mean.expand_as(summary), summary * mean], dim=2)
         score_UG: Tensor = self.score(features).squeeze(-1) + self.age_bias[time_bins(age_UG)]
         score_UG = score_UG.masked_fill(age_UG <= 0, -torch.inf)
-        # A user without fragments has none to share among: a finite total keeps NaN away.
+        # A finite total for users without fragments avoids NaN.
         total_U1 = score_UG.masked_fill(count_U1 == 0, 0.0).logsumexp(dim=1, keepdim=True)
         return score_UG - total_U1

@@ -1,4 +1,4 @@
-"""The contract of every source of answers: a state of fixed size or none, what folds events into it, and what answers.
+"""Base class of answer sources: a source folds events into a state of fixed size, or has none, and answers queries.
 
 Suffixes: U user, S segment, B block, Q query of a block.
 """
@@ -20,10 +20,10 @@ from rm_rec.segments import Segments, Stretch
 
 @dataclass(frozen=True)
 class StatePart:
-    """One named part of a user's state: its shape, its type in a model, and how it is kept at rest.
+    """One named part of a user's state: its shape, its type in a model, and how it is stored.
 
-    A float part is rounded at rest to the store's type, float16 by default; an `exact` one stays float32. An integer
-    part is kept in its own type.
+    A float part is stored in the store's type, float16 by default, or as float32 if it is `exact`. An integer part is
+    stored in its own type.
 
     >>> StatePart((31, 32)).bytes_at_rest, StatePart((31,), exact=True).bytes_at_rest
     (1984, 124)
@@ -37,7 +37,7 @@ class StatePart:
 
     @property
     def bytes_at_rest(self) -> int:
-        """Bytes of one user's part where floats are rounded to float16."""
+        """Bytes of one user's part if floats are stored as float16."""
         rounded = self.dtype.is_floating_point and not self.exact
         return math.prod(self.shape) * (2 if rounded else self.dtype.itemsize)
 
@@ -45,10 +45,10 @@ class StatePart:
 class AnswerSource(nn.Module, ABC):
     """Answers queries about users' histories, from a state of fixed size, from the recent raw events, or from both.
 
-    A source with a state has `state_parts`, `initial` and `fold`; all have `answer`. What a source reads of other users
-    (a state that is no user's) must be older than `queries.time`, query by query. A source that a config names is built
-    from its settings and the sizes of vectors and segments: `Source(config, token_dim, segment_length)`.
-    `rm_rec.testing.check_source` holds one to all that is promised.
+    A source with a state defines `state_parts`, `initial` and `fold`; every source defines `answer`. If a source has
+    data that all users share, a query must be answered only from data older than its `queries.time`. A source that a
+    config names is built from its settings and the sizes of vectors and segments:
+    `Source(config, token_dim, segment_length)`. `rm_rec.testing.check_source` tests all these promises.
 
     >>> class HowMany(AnswerSource):
     ...     num_features = 1
@@ -68,11 +68,11 @@ class AnswerSource(nn.Module, ABC):
     [[8]]
     """
 
-    config_type: type[SourceSettings]  # what its settings are, where a config may name it
-    keys: tuple[str, ...] = ()  # the integer keys of events, and of targets, that it reads
+    config_type: type[SourceSettings]  # the class of its settings, if a config can name it
+    keys: tuple[str, ...] = ()  # names of the integer keys of events and targets that it reads
 
     def __init_subclass__(cls) -> None:
-        """Let the settings know the class that they are of."""
+        """Set the `kind` of the source's settings to its class path."""
         super().__init_subclass__()
         name_settings(cls)
 
@@ -83,22 +83,22 @@ class AnswerSource(nn.Module, ABC):
 
     @property
     def attended(self) -> list[slice]:
-        """Where, in an answer, lie vectors of the tokens' space, each of token_dim: a head compares them to targets."""
+        """Slices of an answer that are vectors of size token_dim in the tokens' space, to compare with targets."""
         return []
 
     @property
     def needs_boundaries(self) -> bool:
-        """Whether an answer depends on the boundary of a query, beside the events that it may see."""
+        """Whether an answer depends on the boundary of a query, beyond the events that the query sees."""
         return bool(self.state_parts())
 
     def state_parts(self) -> dict[str, StatePart]:
-        """Say what is kept of a user: it does not depend on how much was folded."""
+        """Return the parts of a user's state by name; their size must not depend on how much was folded."""
         return {}
 
     def writing_modules(self) -> tuple[str, ...]:
-        """Name the modules, among this one's, whose weights decide what is kept; "" is all of it.
+        """Return the names of the submodules whose weights determine the state; "" is the whole module.
 
-        The others only read: they may be trained further while memories that were built stay valid.
+        The others only read: they can be trained further while memories that are built stay valid.
         """
         return ("",) if self.state_parts() else ()
 
@@ -107,9 +107,9 @@ class AnswerSource(nn.Module, ABC):
         return {}
 
     def fold(self, state: State, segments: Segments) -> StateTrace:
-        """Return the state before the first segment and after each: [U, S + 1, ...].
+        """Return the states before the first segment and after each one: [U, S + 1, ...].
 
-        A segment is valid as a whole or not at all; one that is not leaves its user's state as it was, bit by bit.
+        A segment is valid as a whole or not at all; one that is not leaves its user's state unchanged, bit by bit.
         """
         return {}
 
@@ -117,22 +117,22 @@ class AnswerSource(nn.Module, ABC):
     def answer(self, queries: QueryBlocks, state: State, recent: Stretch) -> Float[Tensor, "block query features"]:
         """Answer each block's queries from the block's state [B, ...] and the raw events of a stretch.
 
-        Of the stretch's places a query may see its user's first `num_visible`, and of those no more than the tail and
-        the window's segments before the block's boundary are sure to be there.
+        A query sees its user's first `num_visible` events of the stretch, padding included. Of these, only the tail and
+        the window's segments before the block's boundary are guaranteed to be present.
         """
 
     def penalty(
         self, queries: QueryBlocks, clicked: Bool[Tensor, "block query"], trace: StateTrace
     ) -> Float[Tensor, ""] | None:
-        """Return what training adds to the loss for a stretch, weighted; None: nothing.
+        """Return the weighted penalty that training adds to the loss of a stretch, or None.
 
-        What is of queries is a mean over them, what is of states is of those at the stretch's end.
+        A penalty on queries is their mean; a penalty on states is on those at the stretch's end.
         """
         return None
 
 
 def states_at(trace: StateTrace, user: Int[Tensor, " asked"], boundary: Int[Tensor, " asked"]) -> State:
-    """Pick the states of users at boundaries of a trace."""
+    """Select, from a trace, the states of the given users at the given boundaries."""
     if not trace:
         return {}
     num_boundaries = next(iter(trace.values())).shape[1]

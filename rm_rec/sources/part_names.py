@@ -1,4 +1,4 @@
-"""The parts of several sources' states in one dictionary: under which names, and whose they are."""
+"""Naming the state parts of several sources in one dictionary."""
 
 from collections.abc import Mapping
 
@@ -9,9 +9,9 @@ from rm_rec.sources.base import AnswerSource, StatePart
 
 
 class PartNames:
-    """Names each part by its source, but for those of the source called `plain`, whose parts keep their own names.
+    """Prefixes the name of each state part with its source's name, except for the source called `plain`.
 
-    ConfigError where two parts would have one name.
+    Raises ConfigError if two parts would have the same name.
     """
 
     def __init__(self, sources: Mapping[str, AnswerSource], plain: str) -> None:
@@ -25,14 +25,14 @@ class PartNames:
             raise ConfigError(f"two sources keep a part called {twice[0]!r}; give one of them another name")
 
     def own(self, source: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Pick a source's parts from all, under its own names."""
+        """Return the parts of one source, under its own names."""
         return {part: state[full] for part, full in self._full[source].items()}
 
     def joined(self, states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Lay the parts of all sources, source -> part, in one dictionary."""
+        """Return the parts of all sources (source -> part -> tensor) in one dictionary."""
         return {full: states[name][part] for name, parts in self._full.items() for part, full in parts.items()}
 
     def spec(self, sources: Mapping[str, AnswerSource]) -> dict[str, StatePart]:
-        """Say what all sources keep of a user."""
+        """Return the state parts of all sources in one dictionary."""
         parts = {name: source.state_parts() for name, source in sources.items()}
         return {full: parts[name][part] for name, names in self._full.items() for part, full in names.items()}

@@ -1,4 +1,4 @@
-"""A memory machine with its reader: segments are encoded and folded into slots, and targets ask the slots."""
+"""The slots of a memory machine as an answer source: segments are encoded and folded, and a reader answers targets."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,7 +12,7 @@ from rm_rec.sources.base import AnswerSource, StatePart, states_at
 
 
 class SlotSource(AnswerSource):
-    """Answers from the slots of a memory machine, whose state is the source's."""
+    """Answers from the slots of a memory machine; the source's state is the machine's."""
 
     def __init__(self, encoder: nn.Module, machine: MemoryMachine, reader: Reader) -> None:
         super().__init__()
@@ -22,48 +22,48 @@ class SlotSource(AnswerSource):
 
     @property
     def num_features(self) -> int:
-        """Size of an answer: the reader's."""
+        """Size of the reader's answer."""
         return self.reader.num_features
 
     @property
     def attended(self) -> list[slice]:
-        """Where the reader says."""
+        """The reader's slices."""
         return self.reader.attended
 
     def state_parts(self) -> dict[str, StatePart]:
-        """Return the machine's parts: floats, exact where the machine says so."""
+        """Return the parts of the machine's state: float32, those in `exact_parts` stored as such."""
         exact = self.machine.exact_parts
         return {name: StatePart(shape, exact=name in exact) for name, shape in self.machine.state_spec().items()}
 
     def writing_modules(self) -> tuple[str, ...]:
-        """Encoder and machine write; the reader reads."""
+        """Return encoder and machine, which write; the reader only reads."""
         return ("encoder", "machine")
 
     def initial(self, num_users: int) -> State:
-        """Return the machine's."""
+        """Return the machine's initial state."""
         return self.machine.initial(num_users)
 
     def fold(self, state: State, segments: Segments) -> StateTrace:
-        """Encode each segment, and fold it."""
+        """Encode and fold each segment."""
         return self.machine.scan(state, self.encoder(segments.tokens, segments.valid), segments.valid)
 
     def answer(self, queries: QueryBlocks, state: State, recent: Stretch) -> Float[Tensor, "block query features"]:
-        """Read the slots; a reader may be told what the window's attention answered the same queries."""
+        """Read the slots; the reader also receives the window attention's answers to the same queries."""
         answer: Tensor = self.reader(queries.tokens, self.machine.slots(state), queries.recent)
         return answer
 
     def penalty(
         self, queries: QueryBlocks, clicked: Bool[Tensor, "block query"], trace: StateTrace
     ) -> Float[Tensor, ""] | None:
-        """Add the machine's penalty, of the states at the stretch's end, and the reader's, a mean over the queries."""
+        """Return the machine's penalty on the states at the stretch's end, plus the reader's mean over the queries."""
         parts = [self.machine.penalty(last_state(trace))]
         if self.reader.needs_labels and len(queries):
             slots = self.machine.slots(states_at(trace, queries.user, queries.boundary))
-            of_queries = self.reader.penalty(queries.tokens, slots, clicked)
-            parts.append(queries.layout.scatter(of_queries).mean() if of_queries is not None else None)
-        there = [part for part in parts if part is not None]
-        return torch.stack(there).sum() if there else None
+            per_query = self.reader.penalty(queries.tokens, slots, clicked)
+            parts.append(queries.layout.scatter(per_query).mean() if per_query is not None else None)
+        terms = [part for part in parts if part is not None]
+        return torch.stack(terms).sum() if terms else None
 
     def slots(self, trace: StateTrace, user: Int[Tensor, " asked"], boundary: Int[Tensor, " asked"]) -> Slots:
-        """Show the slots of some users at some boundaries of a trace."""
+        """Return the slots of the given users at the given boundaries of a trace."""
         return self.machine.slots(states_at(trace, user, boundary))

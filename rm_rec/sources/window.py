@@ -1,7 +1,7 @@
 """Target attention over raw recent events: the window beside the memory, and the baselines DIN-50 and DIN-full.
 
-Source: Deep Interest Network (Zhou et al., KDD 2018), with a softmax and a null key (see attention.py) in place of its
-activation unit, and a learned bias for each event's age at the impression.
+Source: Deep Interest Network (Zhou et al., KDD 2018, section 4.3), with a softmax and a null key (see attention.py)
+instead of its activation unit, and a learned bias for each event's age at the impression.
 Suffixes: U user, S segment, N event of a segment, B block, Q query, W event of a window, K the null key and W, D dim,
 H head.
 """
@@ -24,7 +24,7 @@ from rm_rec.time_bins import NUM_TIME_BINS, time_bins
 
 
 class WindowSource(AnswerSource):
-    """Attends from targets to the last raw events of their histories, knowing each event's age; it has no state."""
+    """Attends from targets to the last raw events of their histories, with a bias by each event's age; has no state."""
 
     def __init__(self, config: Window, token_dim: int, segment_length: int) -> None:
         super().__init__()
@@ -46,12 +46,12 @@ class WindowSource(AnswerSource):
 
     @property
     def attended(self) -> list[slice]:
-        """The attended events come first."""
+        """The first features of an answer are the attended events."""
         return [slice(0, self.attention.value.out_features)]
 
     @property
     def needs_boundaries(self) -> bool:
-        """The whole history is the same to all queries of a user, but for how much of it each may see."""
+        """False for the whole history, of which a query's boundary selects nothing beyond `num_visible`."""
         return not self.whole_history
 
     def answer(self, queries: QueryBlocks, state: State, recent: Stretch) -> Float[Tensor, "block query features"]:
@@ -64,24 +64,24 @@ class WindowSource(AnswerSource):
             first_B = torch.zeros_like(queries.boundary)
         else:
             first_segment_B = queries.boundary + recent.num_folded - self.num_segments
-            # Each block's window, its segments one after the other.
-            wanted_BS = first_segment_B[:, None] + torch.arange(self.num_segments + 1, device=first_segment_B.device)
+            # The consecutive segments of each block's window.
+            segment_BS = first_segment_B[:, None] + torch.arange(self.num_segments + 1, device=first_segment_B.device)
             num_segments = keys_USND.shape[1]
-            flat = (queries.user[:, None] * num_segments + wanted_BS.clamp(0, num_segments - 1)).flatten()
+            flat = (queries.user[:, None] * num_segments + segment_BS.clamp(0, num_segments - 1)).flatten()
             keys_BWD, values_BWD, time_BW = (
-                x.flatten(0, 1).index_select(0, flat).view(len(wanted_BS), -1, *x.shape[3:])
+                x.flatten(0, 1).index_select(0, flat).view(len(segment_BS), -1, *x.shape[3:])
                 for x in (keys_USND, values_USND, recent.segments.time)
             )
             first_B = first_segment_B * segment_length
 
-        # Where each of the window's events lies in the stretch; before a user's first there is nothing to see.
+        # Positions of the window's events in the stretch; those before a user's first event are padding.
         position_B1W = (first_B[:, None] + torch.arange(time_BW.shape[1], device=first_B.device))[:, None]
         lead_B11 = recent.lead.index_select(0, queries.user)[:, None, None]
         end_BQ1 = queries.num_visible[..., None]
         seen_BQW = (position_B1W < end_BQ1) & (position_B1W >= lead_B11)
         if self.last_events is not None:
             seen_BQW &= position_B1W >= end_BQ1 - self.last_events
-        # One look-up gives bias, mask and null key: the table ends with a row of -inf and one of the null's logits.
+        # One look-up gives bias, mask and null key: the last two rows of the table are -inf and the null key's logits.
         age_BQW = time_bins(queries.time[..., None] - time_BW[:, None])
         row_BQK = functional.pad(age_BQW.masked_fill_(~seen_BQW, NUM_TIME_BINS), (1, 0), value=NUM_TIME_BINS + 1)
         hidden = self.age_bias.new_full((1, self.attention.num_heads), -math.inf)
@@ -92,7 +92,7 @@ class WindowSource(AnswerSource):
 
 
 class _SmallTable(torch.autograd.Function):
-    """`functional.embedding` of a table of few rows, with a backward pass that is seven times faster on CPU."""
+    """`functional.embedding` for a table of few rows, with a backward pass that is seven times faster on CPU."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, rows: Tensor) -> Tensor:
@@ -113,5 +113,5 @@ class _SmallTable(torch.autograd.Function):
 def _look_up(table: Float[Tensor, "row column"], rows: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape column"]:
     if not torch.is_grad_enabled():
         return functional.embedding(rows, table)
-    found: Tensor = _SmallTable.apply(table, rows)  # type: ignore[no-untyped-call]  # torch does not type it
-    return found
+    selected: Tensor = _SmallTable.apply(table, rows)  # type: ignore[no-untyped-call]  # torch does not type it
+    return selected

@@ -1,13 +1,13 @@
-"""The contracts of machines, readers and sources of answers, for tests of those that are written elsewhere.
+"""Contract tests for machines, readers and answer sources, including those of other packages.
 
-One call holds a class to everything that its contract promises:
+One call checks a class against everything that its base class promises:
 
 >>> from rm_rec.machines.mean_pool import MeanPoolMachine
 >>> from rm_rec.testing import check_machine
 >>> check_machine(MeanPoolMachine)
 
-To have a test case for each promise, call the checks of MACHINE_CHECKS, READER_CHECKS or SOURCE_CHECKS (by name) with a
-case. pytest is not needed.
+For a test case per promise, call each check in MACHINE_CHECKS, READER_CHECKS or SOURCE_CHECKS with a MachineCase,
+ReaderCase or SourceCase. pytest is not required.
 """
 
 from rm_rec.testing.contract import Check, ContractError

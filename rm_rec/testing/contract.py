@@ -1,6 +1,6 @@
-"""What a check is, and what it says when a promise is broken."""
+"""Checks of a contract's promises, and the error that they raise."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, NoReturn, TypeVar
 
@@ -13,18 +13,18 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class ContractError(AssertionError):
-    """A promise of the contract is broken; the first line names the promise, what was seen, and for which case."""
+    """A promise of a contract is broken; the first line of the message has the case, the promise and what was seen."""
 
 
 @dataclass(frozen=True)
 class Check(Generic[Case]):
-    """One promise of a contract, held to by calling it with a case."""
+    """One promise of a contract; call it with a case to check the promise."""
 
     function: Callable[[Case], None]
 
     @property
     def name(self) -> str:
-        """Name of the check, for lists of tests."""
+        """Name of the check, for test ids."""
         return self.function.__name__
 
     @property
@@ -33,7 +33,7 @@ class Check(Generic[Case]):
         return (self.function.__doc__ or self.name).strip().splitlines()[0].rstrip(".")
 
     def __call__(self, case: Case) -> None:
-        """Raise ContractError if the case does not keep the promise, or fails while it is asked."""
+        """Raise ContractError if the case breaks the promise, or raises an error during the check."""
         try:
             self.function(case)
         except ContractError as error:
@@ -49,23 +49,23 @@ class Check(Generic[Case]):
 
 
 def by_name(functions: Iterable[Callable[[Case], None]]) -> dict[str, Check[Case]]:
-    """Return a check for each function, under the function's name."""
+    """Return a check for each function, by the function's name."""
     return {function.__name__: Check(function) for function in functions}
 
 
 def broken(seen: str) -> NoReturn:
-    """Say what was seen instead of what was promised."""
+    """Raise ContractError with what was seen instead of what was promised."""
     raise ContractError(seen)
 
 
-def expect(kept: bool | Tensor, seen: str) -> None:
-    """Say what was seen if the promise is not kept."""
-    if not bool(kept):
+def expect(condition: bool | Tensor, seen: str) -> None:
+    """Raise ContractError with what was seen, unless the condition is true."""
+    if not bool(condition):
         broken(seen)
 
 
 def expect_identical(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
-    """Hold named tensors to being equal bit by bit, of the same type."""
+    """Check that named tensors are equal bit by bit, and have the same types."""
     expect_same_names(found, expected, where)
     for name, values in expected.items():
         expect(
@@ -80,7 +80,7 @@ def expect_identical(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]
 def expect_close(
     found: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str, tolerance: float = 1e-5
 ) -> None:
-    """Hold named tensors to being equal but for rounding; integers to being equal."""
+    """Check that named tensors are equal up to a tolerance, and integers exactly."""
     expect_same_names(found, expected, where)
     for name, values in expected.items():
         expect(
@@ -89,18 +89,32 @@ def expect_close(
         )
         allowed = tolerance if values.dtype.is_floating_point else 0.0
         difference = largest_difference(found[name], values)
-        if not difference <= allowed:  # NaN is no agreement
+        if not difference <= allowed:  # true for NaN
             broken(f"{name!r} {where} differs by up to {difference:.3g}, expected at most {allowed:g}")
 
 
 def expect_same_names(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
-    """Hold named tensors to having the expected names."""
+    """Check that the names of named tensors are the expected ones."""
     expect(found.keys() == expected.keys(), f"names {where} are {sorted(found)}, expected {sorted(expected)}")
 
 
-def expect_finite(values: Tensor, what: str) -> None:
-    """Hold a tensor to having no NaN and no infinity."""
-    expect(torch.isfinite(values).all(), f"{what} holds {int((~torch.isfinite(values)).sum())} numbers of NaN or inf")
+def expect_finite(values: Tensor, name: str) -> None:
+    """Check that a tensor has no NaN and no infinite value."""
+    wrong = int((~torch.isfinite(values)).sum())
+    expect(wrong == 0, f"{wrong} of {values.numel()} values of {name} are NaN or infinite, expected none")
+
+
+def expect_attended_slices(attended: Sequence[slice], num_features: int, token_dim: int) -> None:
+    """Check that slices of an answer are inside it, do not overlap, and have the size of a token."""
+    covered: set[int] = set()
+    for vector in attended:
+        inside = vector.step is None and vector.start >= 0 and vector.stop <= num_features
+        expect(inside, f"attended has {vector}, but an answer has {num_features} numbers")
+        size = vector.stop - vector.start
+        expect(size == token_dim, f"{vector} of attended has {size} numbers, expected token_dim, {token_dim}")
+        indices = set(range(vector.start, vector.stop))
+        expect(not covered & indices, f"{vector} of attended overlaps another slice")
+        covered |= indices
 
 
 def differ(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
@@ -109,25 +123,25 @@ def differ(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
 
 
 def largest_difference(found: Tensor, expected: Tensor) -> float:
-    """Return the largest absolute difference; NaN where one is NaN."""
+    """Return the largest absolute difference; NaN if a value is NaN."""
     if not found.numel():
         return 0.0
     return float((found.detach().double() - expected.detach().double()).abs().max())
 
 
 def copy_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return named tensors that share nothing with the given ones."""
+    """Return detached copies of named tensors."""
     return {name: values.detach().clone() for name, values in tensors.items()}
 
 
 def described(settings: BaseModel) -> str:
-    """Say in what settings differ from their defaults; nothing where they do not."""
+    """Describe the settings that differ from their defaults; empty if none does."""
     changed = settings.model_dump(exclude_defaults=True)
     return f"({', '.join(f'{name}={value!r}' for name, value in changed.items())})" if changed else ""
 
 
 def draw_weights(module: M, seed: int = 0, spread: float = 0.3) -> M:
-    """Draw every weight of a module: what starts at zero must be seen to matter, or to be right in not mattering."""
+    """Draw all weights of a module at random, so that weights initialised to zero have an effect too."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in module.parameters():
@@ -140,9 +154,9 @@ def send_backward(loss: Tensor) -> None:
     loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
 
 
-def check_gradient(gradient: Tensor | None, what: str) -> Tensor:
-    """Hold a gradient to being there and finite, and return it."""
+def check_gradient(gradient: Tensor | None, name: str) -> Tensor:
+    """Check that a gradient exists and is finite, and return it."""
     if gradient is None:
-        broken(f"{what} has no gradient")
-    expect_finite(gradient, f"the gradient of {what}")
+        broken(f"{name} has no gradient")
+    expect_finite(gradient, f"the gradient of {name}")
     return gradient

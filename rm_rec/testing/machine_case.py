@@ -1,4 +1,4 @@
-"""A machine as it is checked: its settings, whether it stands behind an encoder, and the histories it is given."""
+"""The case that a machine is checked with: its settings, an encoder or none, and drawn histories."""
 
 from dataclasses import dataclass
 
@@ -12,16 +12,16 @@ from rm_rec.machines.base import MemoryMachine, State, StateTrace, last_state
 from rm_rec.testing.contract import described, draw_weights
 
 TOKEN_DIM, LENGTH = 8, 4
-# Events of each user: none, less than a segment, exactly one, many, and not a whole number of segments.
+# Numbers of events of each user: none, less than a segment, one segment, several, and not a multiple of a segment.
 RAGGED = (0, 1, 3, 4, 24, 11)
 
 
 @dataclass(frozen=True)
 class MachineCase:
-    """A machine with its settings (by default its own defaults), given events as they are or encoded.
+    """A machine with its settings (by default its own defaults), with or without an encoder before it.
 
-    Encoded, events come through a transformer within each segment, which returns garbage at padding. `max_bytes` is
-    what a user's state may take at rest at a token_dim of 32.
+    With `encoded`, events pass through a transformer within each segment, whose outputs for padding are arbitrary.
+    `max_bytes` is the largest allowed size of a user's stored state for token_dim 32.
     """
 
     machine: type[MemoryMachine]
@@ -30,16 +30,16 @@ class MachineCase:
     max_bytes: int = 2048
 
     def __str__(self) -> str:
-        behind = " behind a transformer" if self.encoded else ""
-        return f"{self.machine.__name__}{described(self.settings)}{behind}"
+        encoder = " behind a transformer" if self.encoded else ""
+        return f"{self.machine.__name__}{described(self.settings)}{encoder}"
 
     @property
     def settings(self) -> BaseModel:
-        """The settings to build it from."""
+        """Settings that the machine is built from."""
         return self.config if self.config is not None else self.machine.config_type.model_validate({})
 
     def folding(self, *, fresh: bool = False, seed: int = 0, segment_length: int = LENGTH) -> "Folding":
-        """Build the machine, with drawn weights or as it begins training."""
+        """Build the machine, with weights drawn at random or, if `fresh`, its initial weights."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             folding = Folding(self.machine(self.settings, TOKEN_DIM), self.encoded, segment_length)
@@ -47,7 +47,7 @@ class MachineCase:
 
 
 class Folding(nn.Module):
-    """A machine behind an encoder: what is done with a segment in a model."""
+    """An encoder and a machine, which fold segments as they do in a model."""
 
     def __init__(self, machine: MemoryMachine, encoded: bool, segment_length: int) -> None:
         super().__init__()
@@ -67,13 +67,13 @@ class Folding(nn.Module):
         return self.machine.scan(state, self.encoder(segments, valid), valid)
 
     def written(self, num_users: int = len(RAGGED)) -> State:
-        """Return a state that holds something else of each user."""
+        """Return states, different for each user, into which events were folded."""
         segments, valid = histories((24,) * num_users, seed=2)
         return last_state(self.scan(self.initial(num_users), segments, valid))
 
 
 def histories(lengths: tuple[int, ...] = RAGGED, seed: int = 1) -> tuple[Tensor, Tensor]:
-    """Draw segments [U, S, N, D] and which events are real [U, S, N]."""
+    """Draw segments [U, S, N, D] for these history lengths; return them and which events are valid [U, S, N]."""
     num_segments = -(-max(lengths) // LENGTH)
     generator = torch.Generator().manual_seed(seed)
     segments = torch.randn(len(lengths), num_segments, LENGTH, TOKEN_DIM, generator=generator)
@@ -82,17 +82,17 @@ def histories(lengths: tuple[int, ...] = RAGGED, seed: int = 1) -> tuple[Tensor,
 
 
 def full_histories(num_users: int, num_segments: int, length: int = LENGTH, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Draw segments without padding."""
+    """Draw segments without padding; return them and which events are valid, as `histories` does."""
     generator = torch.Generator().manual_seed(seed)
     segments = torch.randn(num_users, num_segments, length, TOKEN_DIM, generator=generator)
     return segments, torch.ones(num_users, num_segments, length, dtype=torch.bool)
 
 
-def at(trace: StateTrace, boundary: int) -> State:
-    """Return the state at a boundary of a trace."""
+def state_at(trace: StateTrace, boundary: int) -> State:
+    """Return the states at one boundary of a trace."""
     return {name: values[:, boundary] for name, values in trace.items()}
 
 
 def rows(state: State, users: Tensor | slice) -> State:
-    """Return the states, or the traces, of some users."""
+    """Return the states or traces of some users."""
     return {name: values[users] for name, values in state.items()}

@@ -1,16 +1,25 @@
-"""What every memory machine promises of writing: `initial`, `write` and `scan`."""
+"""The promises of every memory machine about writing: `initial`, `write` and `scan`."""
 
 import torch
 from torch import Tensor
 
 from rm_rec.machines.base import MemoryMachine, last_state
 from rm_rec.testing.contract import broken, copy_of, differ, expect, expect_close, expect_identical, send_backward
-from rm_rec.testing.machine_case import LENGTH, RAGGED, TOKEN_DIM, MachineCase, at, full_histories, histories, rows
+from rm_rec.testing.machine_case import (
+    LENGTH,
+    RAGGED,
+    TOKEN_DIM,
+    MachineCase,
+    full_histories,
+    histories,
+    rows,
+    state_at,
+)
 
 
 @torch.no_grad()
 def initial_is_the_same_for_all(case: MachineCase) -> None:
-    """The state of a user without a history is the same for every user and at each call."""
+    """The initial state is the same for every user and at each call."""
     folding = case.folding()
     first, second = copy_of(folding.initial(4)), folding.initial(4)
     expect_identical(second, first, "of a second call of initial")
@@ -22,7 +31,7 @@ def initial_is_the_same_for_all(case: MachineCase) -> None:
 
 @torch.no_grad()
 def segments_of_padding_change_nothing(case: MachineCase) -> None:
-    """A segment of padding alone leaves the state as it was, bit by bit."""
+    """A segment that is all padding leaves the state unchanged, bit by bit."""
     folding = case.folding()
     state = folding.written()
     segments, valid = histories()
@@ -30,7 +39,7 @@ def segments_of_padding_change_nothing(case: MachineCase) -> None:
     expect_identical(folding.write(state, segments[:, 0], nothing[:, 0]), state, "after writing padding")
     trace = folding.scan(state, segments, nothing)
     for boundary in range(segments.shape[1] + 1):
-        expect_identical(at(trace, boundary), state, f"after scanning {boundary} segments of padding")
+        expect_identical(state_at(trace, boundary), state, f"after scanning {boundary} segments of padding")
 
 
 @torch.no_grad()
@@ -49,21 +58,21 @@ def users_without_events_keep_their_state(case: MachineCase) -> None:
 
 @torch.no_grad()
 def padding_does_not_matter(case: MachineCase) -> None:
-    """What padding holds does not matter, wherever it lies."""
+    """The values of padding have no effect, wherever the padding is."""
     folding = case.folding()
     segments, valid = histories()
     valid[4, 2] = False
     valid[5, 0, :2] = False
     initial = folding.initial(len(RAGGED))
     expected = folding.scan(initial, segments, valid)
-    for garbage in (0.0, -7.0, 1e6):
-        other = folding.scan(initial, torch.where(valid[..., None], segments, garbage), valid)
-        expect_close(other, expected, f"with {garbage:g} in padding", tolerance=1e-6)
+    for value in (0.0, -7.0, 1e6):
+        other = folding.scan(initial, torch.where(valid[..., None], segments, value), valid)
+        expect_close(other, expected, f"with {value:g} in padding", tolerance=1e-6)
 
 
 @torch.no_grad()
 def the_order_of_users_does_not_matter(case: MachineCase) -> None:
-    """Users in another order have the same states."""
+    """Each user has the same state if users are in another order."""
     folding = case.folding()
     segments, valid = histories()
     state = folding.written()
@@ -74,7 +83,7 @@ def the_order_of_users_does_not_matter(case: MachineCase) -> None:
 
 @torch.no_grad()
 def a_batch_equals_its_users_one_by_one(case: MachineCase) -> None:
-    """A user's state does not depend on the users beside it."""
+    """A user's state does not depend on the other users of the batch."""
     folding = case.folding()
     segments, valid = histories()
     state = folding.written()
@@ -87,7 +96,7 @@ def a_batch_equals_its_users_one_by_one(case: MachineCase) -> None:
 
 @torch.no_grad()
 def two_calls_equal_one(case: MachineCase) -> None:
-    """Folding a history in two calls equals folding it in one."""
+    """Folding a history in two calls gives the same states as folding it in one."""
     folding = case.folding()
     segments, valid = histories()
     initial = folding.initial(len(RAGGED))
@@ -102,7 +111,7 @@ def two_calls_equal_one(case: MachineCase) -> None:
 
 @torch.no_grad()
 def scan_equals_the_loop_over_write(case: MachineCase) -> None:
-    """The states that scan returns are those of a loop over write."""
+    """`scan` returns the states of a loop over `write`."""
     folding = case.folding()
     segments, valid = histories()
     # A segment of padding between real ones, and padding before a real event.
@@ -121,34 +130,37 @@ def scan_equals_the_loop_over_write(case: MachineCase) -> None:
 
 @torch.no_grad()
 def a_trace_starts_with_the_state_that_came_in(case: MachineCase) -> None:
-    """The states that scan returns are the one that came in, then one after each segment."""
+    """`scan` returns the state before the first segment, then one after each segment."""
     folding = case.folding()
     segments, valid = histories()
     state = folding.written()
     trace = folding.scan(state, segments, valid)
-    expect_identical(at(trace, 0), state, "at the first boundary of a trace")
+    expect_identical(state_at(trace, 0), state, "at the first boundary of a trace")
     expected = (len(RAGGED), segments.shape[1] + 1)
     for name, values in trace.items():
-        expect(values.shape[:2] == expected, f"{name!r} of a trace starts with {tuple(values.shape[:2])}")
+        expect(
+            values.shape[:2] == expected,
+            f"{name!r} of a trace has shape {tuple(values.shape)}, expected {expected} first",
+        )
 
 
 @torch.no_grad()
 def writing_changes_none_of_its_inputs(case: MachineCase) -> None:
-    """Writing returns a new state, and changes none of what it is given."""
+    """`write` and `scan` return new states, and do not change their arguments."""
     folding = case.folding()
     segments, valid = histories()
     state = folding.written()
-    given = {**state, "segments": segments, "valid": valid}
-    before = copy_of(given)
+    arguments = {**state, "segments": segments, "valid": valid}
+    before = copy_of(arguments)
     folding.write(state, segments[:, 0], valid[:, 0])
-    expect_identical(given, before, "given to write")
+    expect_identical(arguments, before, "given to write")
     folding.scan(state, segments, valid)
-    expect_identical(given, before, "given to scan")
+    expect_identical(arguments, before, "given to scan")
 
 
 @torch.no_grad()
 def a_later_event_changes_no_earlier_state(case: MachineCase) -> None:
-    """An event changes the state after its segment, and none before."""
+    """An event changes the state after its segment, and no earlier state."""
     folding = case.folding()
     num_segments = 6
     changes = [(index, event) for index in range(num_segments) for event in (0, LENGTH - 1)]
@@ -172,28 +184,28 @@ def a_later_event_changes_no_earlier_state(case: MachineCase) -> None:
 
 
 def every_weight_changes_what_is_written(case: MachineCase) -> None:
-    """A machine's weights all change what is written: those that only read belong to a reader."""
+    """All weights of a machine affect what is written; weights that only affect reading belong to a reader."""
     folding = case.folding(segment_length=20)
     segments, valid = full_histories(1, 32, length=20)
     before = last_state(folding.scan(folding.initial(1), segments, valid))
     parts = [values.square().sum() for values in before.values() if values.requires_grad]
     if parts:
         send_backward(torch.stack(parts).sum())
-    learning = {name for name, weight in folding.machine.named_parameters() if _any(weight.grad)}
-    # Others may change it without a gradient: by what they choose, or as buffers.
+    with_gradient = {name for name, weight in folding.machine.named_parameters() if _any(weight.grad)}
+    # Buffers, and weights of hard choices, affect the state without a gradient: change them and compare.
     for name, weight in folding.machine.state_dict().items():
-        if name not in learning:
-            kept = weight.clone()
+        if name not in with_gradient:
+            original = weight.clone()
             with torch.no_grad():
-                weight.add_(torch.randn(kept.shape, generator=torch.Generator().manual_seed(1)))
+                weight.add_(torch.randn(original.shape, generator=torch.Generator().manual_seed(1)))
                 after = last_state(folding.scan(folding.initial(1), segments, valid))
-                weight.copy_(kept)
+                weight.copy_(original)
             expect(differ(after, before), f"the state after 640 events does not depend on {name!r}")
 
 
 @torch.no_grad()
 def a_batch_without_users_has_a_trace(case: MachineCase) -> None:
-    """No users have states too: tensors whose first axis is empty."""
+    """A batch without users gives tensors whose first axis is empty."""
     folding = case.folding()
     nobody = folding.initial(0)
     trace = folding.scan(nobody, torch.zeros(0, 3, LENGTH, TOKEN_DIM), torch.ones(0, 3, LENGTH, dtype=torch.bool))

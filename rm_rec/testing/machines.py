@@ -1,4 +1,4 @@
-"""What every memory machine promises: `check_machine`, and its checks one by one."""
+"""The promises of every memory machine: `check_machine`, and a check for each promise."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -23,16 +23,16 @@ from rm_rec.testing.machine_writing import WRITING
 
 
 def settings_are_the_machines_own(case: MachineCase) -> None:
-    """A machine is built from settings of its `config_type`, which come back the same from JSON."""
+    """A machine is built from settings of its `config_type`, and settings read from their JSON are the same."""
     kind, settings = case.machine.config_type, case.settings
     expect(isinstance(settings, kind), f"its settings are {type(settings).__name__}, its config_type {kind.__name__}")
     again = kind.model_validate_json(settings.model_dump_json())
-    expect(again == settings, f"settings {settings!s} came back from JSON as {again!s}")
+    expect(again == settings, f"settings {settings!s} are {again!s} after writing and reading JSON")
 
 
 @torch.no_grad()
 def a_state_has_the_size_its_spec_says(case: MachineCase) -> None:
-    """A state has the parts that `state_spec` says, float32, however much was written."""
+    """A state has the float32 parts that `state_spec` returns, however much was written."""
     folding = case.folding()
     spec = folding.machine.state_spec()
     for num_segments in (0, 1, 50):
@@ -43,14 +43,14 @@ def a_state_has_the_size_its_spec_says(case: MachineCase) -> None:
             expected = {name: (2, *shape) for name, shape in spec.items()}
             expect(
                 found == expected,
-                f"the state of two users after {num_segments} segments is {found}, by its spec {expected}",
+                f"the state of two users after {num_segments} segments is {found}, state_spec says {expected}",
             )
             types = {str(values.dtype) for values in state.values()}
             expect(types <= {"torch.float32"}, f"parts of the state are {sorted(types)}, expected torch.float32")
 
 
 def a_state_is_small(case: MachineCase) -> None:
-    """A user's state takes at most 2 KB at rest (or `max_bytes`) at a token_dim of 32, with exact parts in float32."""
+    """A user's stored state takes at most 2 KB (or `max_bytes`) for token_dim 32, with exact parts as float32."""
     machine = case.machine(case.settings, 32)
     spec = machine.state_spec()
     unknown = set(machine.exact_parts) - set(spec)
@@ -61,7 +61,7 @@ def a_state_is_small(case: MachineCase) -> None:
 
 @torch.no_grad()
 def what_grows_with_the_history_is_kept_exactly(case: MachineCase) -> None:
-    """A part that grows with the history is among `exact_parts`: in float16, a sum or a count would stand still."""
+    """A part that grows with the history is in `exact_parts`: in float16, a large sum or count stops growing."""
     folding = case.folding()
     segments, valid = full_histories(1, 120)
     trace = folding.scan(folding.initial(1), segments + 1.0, valid)
@@ -73,7 +73,7 @@ def what_grows_with_the_history_is_kept_exactly(case: MachineCase) -> None:
 
 @torch.no_grad()
 def saving_and_loading_is_exact(case: MachineCase) -> None:
-    """Weights and states that were saved and loaded fold and begin exactly as before."""
+    """After saving and loading weights and states, initial states and folding are exactly the same."""
     folding, again = case.folding(), case.folding(seed=5)
     segments, valid = histories()
     state = folding.written()
@@ -87,22 +87,22 @@ def saving_and_loading_is_exact(case: MachineCase) -> None:
 
 @torch.no_grad()
 def reading_changes_nothing(case: MachineCase) -> None:
-    """Showing the slots changes nothing of the state, and shows the same again."""
+    """Reading the slots does not change the state, and a second reading gives the same slots."""
     folding = case.folding()
     state = folding.written()
     before = copy_of(state)
-    shown = [folding.machine.slots(state) for _ in range(2)]
-    first, second = ({"keys": slots.keys, "values": slots.values, "valid": slots.valid} for slots in shown)
-    kept = copy_of(first)
+    readings = [folding.machine.slots(state) for _ in range(2)]
+    first, second = ({"keys": slots.keys, "values": slots.values, "valid": slots.valid} for slots in readings)
+    expected = copy_of(first)
     folding.machine.slots(state)
     expect_identical(state, before, "of a state that was read")
-    expect_identical(first, kept, "of slots after another reading")
-    expect_identical(second, kept, "of slots at a second reading")
+    expect_identical(first, expected, "of slots after another reading")
+    expect_identical(second, expected, "of slots at a second reading")
 
 
 @torch.no_grad()
 def slots_have_the_size_that_readers_are_built_for(case: MachineCase) -> None:
-    """Slots are finite, of `slot_dim`, and some are valid once something was written."""
+    """Slots are finite and have `slot_dim` numbers, and some are valid after a write."""
     folding = case.folding()
     dim = folding.machine.slot_dim
     for when, state in (("initial", folding.initial(2)), ("written", folding.written(2))):
@@ -122,7 +122,7 @@ def slots_have_the_size_that_readers_are_built_for(case: MachineCase) -> None:
 
 @torch.no_grad()
 def slots_differ_from_each_other(case: MachineCase) -> None:
-    """No two slots are equal, before training and at any length of history: equal slots would stay equal."""
+    """No two slots are equal before training, at any history length: equal slots would stay equal."""
     folding = case.folding(fresh=True)
     for num_segments in (0, 1, 12):
         slots = folding.machine.slots(last_state(folding.scan(folding.initial(2), *full_histories(2, num_segments))))
@@ -138,7 +138,7 @@ def gradients_are_finite_after_2000_events(case: MachineCase) -> None:
 
 
 def gradients_are_finite_when_training_starts(case: MachineCase) -> None:
-    """Gradients through 2,000 events are finite with the weights that training starts from."""
+    """Gradients through 2,000 events are finite with the initial weights."""
     _check_gradients(case.folding(fresh=True, segment_length=20))
 
 
@@ -160,7 +160,7 @@ def _check_gradients(folding: Folding) -> None:
 
 
 def a_penalty_is_one_finite_number(case: MachineCase) -> None:
-    """What training adds to the loss is None or one finite number, for a batch without users too."""
+    """The penalty is None or one finite number, also for a batch without users."""
     folding = case.folding()
     for num_users in (0, 2):
         for state in (folding.initial(num_users), folding.written(num_users or 1)):
@@ -188,10 +188,10 @@ MACHINE_CHECKS: Final[Mapping[str, Check[MachineCase]]] = by_name(
 
 
 def check_machine(machine: type[MemoryMachine], config: BaseModel | None = None, *, max_bytes: int = 2048) -> None:
-    """Hold a machine to everything that machines promise, alone and behind an encoder.
+    """Check everything that machines promise, with and without an encoder before the machine.
 
-    It is built as `machine(config, token_dim)`, with its default settings if none are given; the token_dim is 8, and
-    32 to count the bytes. Raises ContractError for the first promise that is broken.
+    The machine is built as `machine(config, token_dim)`, with its default settings if none are given; token_dim is 8,
+    and 32 to count the bytes of a state. Raises ContractError for the first promise that is broken.
 
     >>> from rm_rec.machines.mean_pool import MeanPoolMachine
     >>> check_machine(MeanPoolMachine)

@@ -1,4 +1,4 @@
-"""A reader as it is checked: its settings, the size of slots, and what it is asked."""
+"""The case that a reader is checked with: its settings, the size of slots, and drawn queries and memories."""
 
 from dataclasses import dataclass
 
@@ -13,12 +13,12 @@ from rm_rec.testing.contract import described, draw_weights
 TOKEN_DIM, BLOCKS, QUERIES, SLOTS = 8, 5, 3, 12
 SLOT_PARTS = ("keys", "values", "valid", "log_weight")
 SLOT_DIMS = (TOKEN_DIM, TOKEN_DIM - 2, TOKEN_DIM + 1)
-EMPTY, LONELY = 3, 4  # blocks whose memory has no valid slot, and one
+EMPTY, LONELY = 3, 4  # indices of the blocks whose memories have no valid slot, and only one
 
 
 @dataclass(frozen=True)
 class ReaderCase:
-    """A reader with its settings (by default its own defaults), for slots of some size."""
+    """A reader with its settings (by default its own defaults), for slots of size `slot_dim`."""
 
     reader: type[Reader]
     config: BaseModel | None = None
@@ -29,15 +29,15 @@ class ReaderCase:
 
     @property
     def settings(self) -> BaseModel:
-        """The settings to build it from."""
+        """Settings that the reader is built from."""
         return self.config if self.config is not None else self.reader.config_type.model_validate({})
 
     def build(self, seed: int = 0) -> Reader:
-        """Build the reader, with drawn weights."""
+        """Build the reader, with weights drawn at random."""
         return draw_weights(self.reader(self.settings, TOKEN_DIM, self.slot_dim), seed, spread=0.5).eval()
 
     def asked(self) -> "Asked":
-        """Draw what it is asked, and the memories."""
+        """Draw queries and memories."""
         generator = torch.Generator().manual_seed(0)
         keys, values = torch.randn(2, BLOCKS, SLOTS, self.slot_dim, generator=generator).unbind(0)
         queries, recent = torch.randn(2, BLOCKS, QUERIES, TOKEN_DIM, generator=generator).unbind(0)
@@ -50,24 +50,24 @@ class ReaderCase:
 
 @dataclass(frozen=True)
 class Asked:
-    """Queries, the memories that they are asked of, and what the window answered them."""
+    """The inputs of a reader: queries, slots, and the window's answers to the queries."""
 
     queries: Tensor
     slots: Slots
     recent: Tensor | None
 
     def of(self, reader: Reader) -> dict[str, Tensor]:
-        """Return a reader's answers."""
+        """Return a reader's answers to these inputs."""
         return {"answer": reader(self.queries, self.slots, self.recent)}
 
     def blocks(self, rows: slice | Tensor) -> "Asked":
-        """Ask some blocks alone."""
+        """Return the inputs of some blocks."""
         keys, values, valid, weight = (self.tensors()[name][rows] for name in SLOT_PARTS)
         recent = None if self.recent is None else self.recent[rows]
         return Asked(self.queries[rows], Slots(keys, values, valid, weight), recent)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that a reader is given, by name."""
+        """Return all input tensors by name."""
         weight, recent = self.slots.log_weight, self.recent
         assert weight is not None
         assert recent is not None

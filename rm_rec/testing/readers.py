@@ -1,4 +1,4 @@
-"""What every reader promises: `check_reader`, and its checks one by one."""
+"""The promises of every reader: `check_reader`, and a check for each promise."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,6 +18,7 @@ from rm_rec.testing.contract import (
     copy_of,
     differ,
     expect,
+    expect_attended_slices,
     expect_close,
     expect_finite,
     expect_identical,
@@ -43,48 +44,40 @@ def an_answer_has_its_size(case: ReaderCase) -> None:
     keys, values, valid = (part[:, 2:3] for part in (asked.slots.keys, asked.slots.values, asked.slots.valid))
     one_slot = replace(asked, slots=Slots(keys, values, valid))
     one_query = Asked(asked.queries[:, :1], asked.slots, None)
-    for what, given in {"12 slots": asked, "one slot": one_slot, "one query a block": one_query}.items():
-        found, expected = tuple(given.of(reader)["answer"].shape), (*given.queries.shape[:2], reader.num_features)
-        expect(found == expected, f"an answer from {what} has shape {found}, expected {expected}")
+    for name, inputs in {"12 slots": asked, "one slot": one_slot, "one query per block": one_query}.items():
+        found, expected = tuple(inputs.of(reader)["answer"].shape), (*inputs.queries.shape[:2], reader.num_features)
+        expect(found == expected, f"an answer for {name} has shape {found}, expected {expected}")
 
 
 def attended_are_vectors_of_the_tokens_space(case: ReaderCase) -> None:
-    """The places that `attended` names lie within an answer, apart, each as long as a token."""
-    reader = case.build()
-    taken: set[int] = set()
-    for place in reader.attended:
-        inside = place.step is None and place.start >= 0 and place.stop <= reader.num_features
-        expect(inside, f"attended names {place}, an answer has {reader.num_features} numbers")
-        length = place.stop - place.start
-        expect(length == TOKEN_DIM, f"attended names {length} numbers, expected token_dim, {TOKEN_DIM}")
-        numbers = set(range(place.start, place.stop))
-        expect(not taken & numbers, f"{place} overlaps another place of attended")
-        taken |= numbers
+    """The slices in `attended` are inside an answer, do not overlap, and have the size of a token."""
+    expect_attended_slices(case.build().attended, case.build().num_features, TOKEN_DIM)
 
 
 @torch.no_grad()
 def a_memory_without_a_valid_slot_answers_zero(case: ReaderCase) -> None:
-    """A memory with no valid slot answers zero; one with a valid slot does not."""
+    """Without a valid slot the answer is zero; with a valid slot it is not."""
     reader, asked = case.build(), case.asked()
-    alike = replace(asked, slots=replace(asked.slots, log_weight=None))
-    for given in (asked, replace(asked, recent=None), alike):
-        answer = given.of(reader)["answer"]
-        expect(not answer[EMPTY].any(), f"the answer goes up to {float(answer[EMPTY].abs().max()):.3g}")
+    unweighted = replace(asked, slots=replace(asked.slots, log_weight=None))
+    for inputs in (asked, replace(asked, recent=None), unweighted):
+        answer = inputs.of(reader)["answer"]
+        largest = float(answer[EMPTY].abs().max())
+        expect(largest == 0, f"without a valid slot, the answer's largest value is {largest:.3g}, expected 0")
         others = torch.cat([answer[:EMPTY], answer[EMPTY + 1 :]])
-        expect(others.any(dim=-1).all(), "a memory with a valid slot answers zero")
+        expect(others.any(dim=-1).all(), "the answer is zero with a valid slot")
 
 
 @torch.no_grad()
 def invalid_slots_do_not_matter(case: ReaderCase) -> None:
-    """What a slot that is not valid holds does not matter, nor its weight."""
+    """The values and weights of slots that are not valid have no effect."""
     reader, asked = case.build(), case.asked()
-    there = asked.slots.valid
+    valid = asked.slots.valid
     expected = asked.of(reader)
-    for garbage in (0.0, -7.0, 1e6):
-        keys, values = (torch.where(there[..., None], x, garbage) for x in (asked.slots.keys, asked.slots.values))
-        weight = torch.where(there, asked.tensors()["log_weight"], garbage)
-        other = replace(asked, slots=Slots(keys, values, there, weight))
-        expect_close(other.of(reader), expected, f"with {garbage:g} in slots that are not valid")
+    for value in (0.0, -7.0, 1e6):
+        keys, values = (torch.where(valid[..., None], x, value) for x in (asked.slots.keys, asked.slots.values))
+        weight = torch.where(valid, asked.tensors()["log_weight"], value)
+        other = replace(asked, slots=Slots(keys, values, valid, weight))
+        expect_close(other.of(reader), expected, f"with {value:g} in slots that are not valid")
 
 
 @torch.no_grad()
@@ -115,18 +108,18 @@ def slots_keys_and_values_are_read(case: ReaderCase) -> None:
 
 @torch.no_grad()
 def log_weight_is_added_to_a_slots_logit(case: ReaderCase) -> None:
-    """`log_weight` says how much a slot counts: at -1e9 it is as good as not there, and None is 0 for all."""
+    """`log_weight` is added to logits: a slot with -1e9 has no effect, and None is the same as zeros."""
     reader, asked = case.build(), case.asked().blocks(slice(0, EMPTY))
     weight, valid = asked.tensors()["log_weight"], asked.slots.valid
     for slot in range(SLOTS):
-        gone, without = weight.clone(), valid.clone()
-        gone[:, slot], without[:, slot] = -1e9, False
-        expected = replace(asked, slots=replace(asked.slots, valid=without)).of(reader)
-        found = replace(asked, slots=replace(asked.slots, log_weight=gone)).of(reader)
+        suppressed, invalid = weight.clone(), valid.clone()
+        suppressed[:, slot], invalid[:, slot] = -1e9, False
+        expected = replace(asked, slots=replace(asked.slots, valid=invalid)).of(reader)
+        found = replace(asked, slots=replace(asked.slots, log_weight=suppressed)).of(reader)
         expect_close(found, expected, "with a slot of log_weight -1e9")
-    alike = replace(asked, slots=replace(asked.slots, log_weight=torch.zeros_like(weight))).of(reader)
+    zeros = replace(asked, slots=replace(asked.slots, log_weight=torch.zeros_like(weight))).of(reader)
     none = replace(asked, slots=replace(asked.slots, log_weight=None)).of(reader)
-    expect_close(none, alike, "without log_weight")
+    expect_close(none, zeros, "without log_weight")
     raised = replace(asked, slots=replace(asked.slots, log_weight=weight + 5.0 * torch.eye(SLOTS)[4])).of(reader)
     changed = differ(raised, asked.of(reader))
     expect(changed, "a larger log_weight of one slot changes no answer")
@@ -134,7 +127,7 @@ def log_weight_is_added_to_a_slots_logit(case: ReaderCase) -> None:
 
 @torch.no_grad()
 def blocks_do_not_influence_each_other(case: ReaderCase) -> None:
-    """A block's answer does not depend on the blocks beside it, nor on their order."""
+    """A block's answer does not depend on the other blocks, nor on their order."""
     reader, asked = case.build(), case.asked()
     together = asked.of(reader)["answer"]
     for block in range(BLOCKS):
@@ -146,7 +139,7 @@ def blocks_do_not_influence_each_other(case: ReaderCase) -> None:
 
 @torch.no_grad()
 def queries_do_not_influence_each_other(case: ReaderCase) -> None:
-    """A query's answer does not depend on the queries beside it in its block."""
+    """A query's answer does not depend on the other queries of its block."""
     reader, asked = case.build(), case.asked()
     together = asked.of(reader)["answer"]
     assert asked.recent is not None
@@ -158,23 +151,23 @@ def queries_do_not_influence_each_other(case: ReaderCase) -> None:
 
 @torch.no_grad()
 def reading_changes_nothing(case: ReaderCase) -> None:
-    """Reading changes none of what it is given, and gives the same again."""
+    """Reading does not change its arguments, and a second reading gives the same answer."""
     reader, asked = case.build(), case.asked()
-    given, before = asked.tensors(), copy_of(asked.tensors())
+    arguments, before = asked.tensors(), copy_of(asked.tensors())
     first = copy_of(asked.of(reader))
-    expect_identical(given, before, "given to the reader")
+    expect_identical(arguments, before, "given to the reader")
     expect_identical(asked.of(reader), first, "of a second reading")
 
 
 @torch.no_grad()
 def recent_may_be_missing(case: ReaderCase) -> None:
-    """Without a recent trajectory there is a finite answer too."""
+    """Without `recent`, answers are finite too."""
     expect_finite(replace(case.asked(), recent=None).of(case.build())["answer"], "the answer without `recent`")
 
 
 @torch.no_grad()
 def saving_and_loading_is_exact(case: ReaderCase) -> None:
-    """A reader whose weights were saved and loaded answers exactly as before."""
+    """After saving and loading weights, answers are exactly the same."""
     reader, again, asked = case.build(), case.build(seed=5), case.asked()
     again.load_state_dict(load(save({name: values.contiguous() for name, values in reader.state_dict().items()})))
     expect_identical(asked.of(again), asked.of(reader), "with loaded weights")
@@ -186,18 +179,17 @@ def gradients_are_finite(case: ReaderCase) -> None:
 
 
 def extreme_values_are_finite(case: ReaderCase) -> None:
-    """Answers and gradients are finite for queries and slots a thousand times as large, or zero, or all alike."""
+    """Answers and gradients are finite for inputs that are a thousand times as large, zero, or all equal."""
     asked = case.asked()
     tensors = {name: values for name, values in asked.tensors().items() if name != "valid"}
-    # What a number is multiplied by, and what is added then.
-    for what, (factor, plus) in {
+    for name, (factor, offset) in {
         "a thousand times as large": (1000.0, 0.0),
         "zero": (0.0, 0.0),
-        "all alike": (0.0, 1.0),
+        "all equal": (0.0, 1.0),
     }.items():
-        other = {name: factor * values + plus for name, values in tensors.items()}
+        other = {key: factor * values + offset for key, values in tensors.items()}
         slots = Slots(other["keys"], other["values"], asked.slots.valid, other["log_weight"])
-        _check_gradients(case, Asked(other["queries"], slots, other["recent"]), f" of values that are {what}")
+        _check_gradients(case, Asked(other["queries"], slots, other["recent"]), f" for inputs that are {name}")
 
 
 def _check_gradients(case: ReaderCase, asked: Asked, where: str = "") -> None:
@@ -219,7 +211,7 @@ def _check_gradients(case: ReaderCase, asked: Asked, where: str = "") -> None:
 
 
 def a_penalty_is_a_number_for_each_query(case: ReaderCase) -> None:
-    """`penalty` is a finite number for each query where `needs_labels` says so, and None elsewhere."""
+    """`penalty` returns a finite number for each query if `needs_labels` is True, and None otherwise."""
     reader, asked = case.build(), case.asked()
     for clicked in (torch.ones(BLOCKS, QUERIES, dtype=torch.bool), torch.zeros(BLOCKS, QUERIES, dtype=torch.bool)):
         penalty = reader.penalty(asked.queries, asked.slots, clicked)
@@ -227,9 +219,11 @@ def a_penalty_is_a_number_for_each_query(case: ReaderCase) -> None:
             expect(not reader.needs_labels, "penalty is None, but needs_labels is True")
             continue
         if not reader.needs_labels:
-            broken("there is a penalty, but needs_labels is False: training would never ask for it")
+            broken("penalty is not None, but needs_labels is False: training would never call it")
         shape = tuple(penalty.shape)
-        expect(shape == (BLOCKS, QUERIES), f"penalty has shape {shape}, expected {(BLOCKS, QUERIES)}: a number a query")
+        expect(
+            shape == (BLOCKS, QUERIES), f"penalty has shape {shape}, expected {(BLOCKS, QUERIES)}: one number per query"
+        )
         expect_finite(penalty, "penalty")
         weights = [weight for weight in reader.parameters() if weight.requires_grad]
         for gradient in torch.autograd.grad(penalty.sum(), weights, allow_unused=True):
@@ -259,10 +253,10 @@ READER_CHECKS: Final[Mapping[str, Check[ReaderCase]]] = by_name(
 
 
 def check_reader(reader: type[Reader], config: BaseModel | None = None) -> None:
-    """Hold a reader to everything that readers promise, for slots as large as tokens, smaller and larger.
+    """Check everything that readers promise, for slots of the size of tokens, smaller and larger.
 
-    It is built as `reader(config, token_dim, slot_dim)`, with its default settings if none are given; the token_dim is
-    8. Raises ContractError for the first promise that is broken.
+    The reader is built as `reader(config, token_dim, slot_dim)`, with its default settings if none are given; token_dim
+    is 8. Raises ContractError for the first promise that is broken.
 
     >>> from rm_rec.readers.attention import SlotAttention
     >>> check_reader(SlotAttention)

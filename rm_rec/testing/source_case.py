@@ -1,4 +1,4 @@
-"""A source of answers as it is checked, beside a window in a `UserMemory`, and what it is given and asked."""
+"""The case that an answer source is checked with: a `UserMemory` with the source and a window, and drawn inputs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,11 +23,11 @@ Plant = Callable[[AnswerSource, Queries, int], None]
 
 @dataclass(frozen=True)
 class SourceCase:
-    """What makes a source of a token_dim and a segment length, and what it needs.
+    """A function that makes a source, given token_dim and segment length, and what the checks need to know of it.
 
-    The keys that it names are drawn below `num_ids`. It stands in a memory whose window is the tail and
-    `window_segments` full segments. For a source that reads rows of other users, `plant(source, queries, time)` adds
-    such rows, of that time, about the targets of the queries.
+    The keys that the source reads are drawn below `num_ids`. The memory's window has the tail and `window_segments`
+    full segments. For a source with data that all users share, `plant(source, queries, time)` adds such data, with this
+    time, about the targets of the queries.
     """
 
     make: Make
@@ -39,11 +39,11 @@ class SourceCase:
         return type(self.make(TOKEN_DIM, LENGTH)).__name__
 
     def source(self, seed: int = 0, segment_length: int = LENGTH) -> AnswerSource:
-        """Make the source, with drawn weights."""
+        """Make the source, with weights drawn at random."""
         return draw_weights(self.make(TOKEN_DIM, segment_length), seed).eval()
 
     def memory(self, seed: int = 0, segment_length: int = LENGTH, bptt_segments: int = 512) -> "Memory":
-        """Put the source in a memory with a window, and drawn weights."""
+        """Make a memory of the source and a window, with weights drawn at random."""
         config = MemoryConfig(
             token_dim=TOKEN_DIM,
             segment_length=segment_length,
@@ -58,7 +58,7 @@ class SourceCase:
         return Memory(memory.eval(), source)
 
     def histories(self, lengths: tuple[int, ...] = RAGGED, seed: int = 1) -> Histories:
-        """Draw histories of those lengths; between two events of a user there is time for a query."""
+        """Draw histories of these lengths; times leave room for a query between any two events of a user."""
         generator = torch.Generator().manual_seed(seed)
         count = sum(lengths)
         steps = torch.randint(2, 50, (count,), generator=generator)
@@ -70,12 +70,12 @@ class SourceCase:
         )
 
     def queries(self, histories: Histories, user: Tensor, num_earlier: Tensor, seed: int = 2) -> Queries:
-        """Draw queries of users, each between the last event that it sees and the next; half ask about what was met."""
+        """Draw queries, each later than the last event it sees and before the next; half have keys of an event."""
         generator = torch.Generator().manual_seed(seed)
         length = histories.lengths[user]
-        met = (torch.rand(len(user), generator=generator) < 0.5) & (length > 0)
+        has_event = (torch.rand(len(user), generator=generator) < 0.5) & (length > 0)
         within = torch.randint(1 << 40, (len(user),), generator=generator) % length.clamp(min=1)
-        of_event = torch.where(met, histories.first[user] + within, 0)
+        event = torch.where(has_event, histories.first[user] + within, 0)
         keys = self._keys(len(user), generator)
         last = (histories.first[user] + num_earlier - 1).clamp(min=0)
         time = torch.where(num_earlier > 0, histories.time[last] + 1, 999)
@@ -84,11 +84,11 @@ class SourceCase:
             user=user,
             time=time,
             num_earlier=num_earlier,
-            keys={name: torch.where(met, histories.keys[name][of_event], v) for name, v in keys.items()},
+            keys={name: torch.where(has_event, histories.keys[name][event], v) for name, v in keys.items()},
         )
 
     def everywhere(self, histories: Histories) -> Queries:
-        """Draw a query of each user after each number of its events, in a mixed order."""
+        """Draw a query for each user at each number of earlier events, in random order."""
         moments = histories.lengths + 1
         user = torch.arange(histories.num_users).repeat_interleave(moments)
         num_earlier = torch.arange(len(user)) - (moments.cumsum(0) - moments).repeat_interleave(moments)
@@ -96,7 +96,7 @@ class SourceCase:
         return self.queries(histories, user[order], num_earlier[order])
 
     def segments(self, source: AnswerSource, histories: Histories) -> Segments:
-        """Lay out the segments of histories that are to be folded."""
+        """Return the segments of histories that are to be folded."""
         timeline = Timeline.from_start(Cut(LENGTH, self.window_segments), histories, source.keys)
         (segments,) = timeline.to_fold(None, at_once=10_000)
         return segments
@@ -108,22 +108,22 @@ class SourceCase:
 
 @dataclass(frozen=True)
 class Memory:
-    """A memory, and the source in it that is checked."""
+    """A memory with the source that is checked."""
 
     whole: UserMemory
     source: AnswerSource
 
     def own(self, answers: Tensor) -> dict[str, Tensor]:
-        """Return the source's part of answers."""
+        """Return the source's features of the memory's answers."""
         return {"answer": answers[:, self.whole.window.num_features :]}
 
     def answers(self, histories: Histories, queries: Queries) -> dict[str, Tensor]:
-        """Return the source's answers from whole histories."""
+        """Return the source's answers to queries, from whole histories."""
         return self.own(self.whole(histories, queries))
 
 
 def of_users(histories: Histories, users: Tensor, start: Tensor | None = None, end: Tensor | None = None) -> Histories:
-    """Return the histories of some users, from one event of each to before another."""
+    """Return the histories of some users, each from event `start` to before event `end`."""
     start = torch.zeros_like(users) if start is None else start
     end = histories.lengths[users] if end is None else end
     spans = zip((histories.first[users] + start).tolist(), (histories.first[users] + end).tolist(), strict=True)
@@ -138,7 +138,7 @@ def of_users(histories: Histories, users: Tensor, start: Tensor | None = None, e
 
 
 def of_queries(queries: Queries, row: Tensor) -> Queries:
-    """Return some of the queries, in the order given."""
+    """Select queries by index, in the order of `row`."""
     assert queries.num_earlier is not None
     return Queries(
         tokens=queries.tokens[row],
@@ -150,7 +150,7 @@ def of_queries(queries: Queries, row: Tensor) -> Queries:
 
 
 def changed(histories: Histories, event: Tensor, num_ids: int) -> Histories:
-    """Return histories with other vectors and keys, and later times, of some of the events [E]."""
+    """Return histories in which the marked events [E] have other vectors and keys, and later times."""
     assert histories.tokens is not None
     return replace(
         histories,

@@ -1,4 +1,4 @@
-"""What every source of answers promises: `check_source`, and its checks one by one."""
+"""The promises of every answer source: `check_source`, and a check for each promise."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,6 +16,7 @@ from rm_rec.testing.contract import (
     check_gradient,
     copy_of,
     expect,
+    expect_attended_slices,
     expect_close,
     expect_finite,
     send_backward,
@@ -37,7 +38,7 @@ from rm_rec.testing.source_state import STATE
 
 @torch.no_grad()
 def an_answer_has_its_size(case: SourceCase) -> None:
-    """An answer has `num_features` finite numbers for each query, of a user without events too."""
+    """An answer has `num_features` finite numbers for each query, also for a user without events."""
     memory, histories = case.memory(), case.histories()
     queries = case.everywhere(histories)
     answer = memory.answers(histories, queries)["answer"]
@@ -48,35 +49,26 @@ def an_answer_has_its_size(case: SourceCase) -> None:
 
 
 def attended_are_vectors_of_the_tokens_space(case: SourceCase) -> None:
-    """The places that `attended` names lie within an answer, apart, each as long as a token."""
-    source = case.source()
-    taken: set[int] = set()
-    for place in source.attended:
-        inside = place.step is None and place.start >= 0 and place.stop <= source.num_features
-        expect(inside, f"attended names {place}, an answer has {source.num_features} numbers")
-        length = place.stop - place.start
-        expect(length == TOKEN_DIM, f"attended names {length} numbers, expected token_dim, {TOKEN_DIM}")
-        numbers = set(range(place.start, place.stop))
-        expect(not taken & numbers, f"{place} overlaps another place of attended")
-        taken |= numbers
+    """The slices in `attended` are inside an answer, do not overlap, and have the size of a token."""
+    expect_attended_slices(case.source().attended, case.source().num_features, TOKEN_DIM)
 
 
 @torch.no_grad()
 def an_answer_depends_on_the_history(case: SourceCase) -> None:
-    """An answer depends on the user's events, unless the source reads rows of other users."""
+    """An answer depends on the user's events, unless the source has data that all users share."""
     memory, histories = case.memory(), case.histories((27,))
     queries = case.everywhere(histories)
     other = changed(histories, torch.ones(27, dtype=torch.bool), case.num_ids)
-    first, second = (memory.answers(each, _as_late(queries)) for each in (histories, other))
+    first, second = (memory.answers(each, _at_the_end(queries)) for each in (histories, other))
     same = torch.equal(first["answer"], second["answer"])
     expect(case.plant is not None or not same, "another history of 27 events has the same answers")
 
 
 @torch.no_grad()
 def nothing_later_than_the_query_is_seen(case: SourceCase) -> None:
-    """Events at or after a query's time change nothing of its answer, whatever they hold."""
+    """Events at or after a query's time do not affect its answer."""
     memory, length = case.memory(), 27
-    # One copy of the user for each event from which on all are changed, asked at all moments before.
+    # One copy of the user for each event; this event and all later ones are changed, and queries are before it.
     copies = of_users(case.histories((length,)), torch.zeros(length + 1, dtype=torch.int64))
     within = torch.arange(length).repeat(length + 1)
     other = changed(copies, within >= torch.arange(length + 1).repeat_interleave(length), case.num_ids)
@@ -88,12 +80,12 @@ def nothing_later_than_the_query_is_seen(case: SourceCase) -> None:
 
 @torch.no_grad()
 def a_memory_answers_what_the_history_would(case: SourceCase) -> None:
-    """A memory of a state and a window answers as the whole history does, after any number of events."""
+    """A memory gives the same answers as the whole history, after any number of events."""
     histories = case.histories((27,))
     queries = case.queries(histories, torch.zeros(28, dtype=torch.int64), torch.arange(28))
     grown = of_users(histories, torch.zeros(28, dtype=torch.int64), end=torch.arange(28))
     served = replace(queries, user=torch.arange(28), num_earlier=None)
-    for at_once in (2, 512):  # segments that the history is gone through at once
+    for at_once in (2, 512):  # segments per stretch
         memory = case.memory(bptt_segments=at_once)
         kept = memory.whole.fold(memory.whole.initial(28), grown)
         found, expected = memory.own(memory.whole.answer(kept, served)), memory.answers(histories, queries)
@@ -102,7 +94,7 @@ def a_memory_answers_what_the_history_would(case: SourceCase) -> None:
 
 @torch.no_grad()
 def users_and_queries_do_not_influence_each_other(case: SourceCase) -> None:
-    """An answer does not depend on the other queries and users beside it, nor on their order."""
+    """An answer does not depend on other queries and users, nor on their order."""
     memory, histories = case.memory(), case.histories()
     queries = case.everywhere(histories)
     together = memory.answers(histories, queries)["answer"]
@@ -123,7 +115,7 @@ def users_and_queries_do_not_influence_each_other(case: SourceCase) -> None:
 
 @torch.no_grad()
 def answering_changes_nothing(case: SourceCase) -> None:
-    """Answering changes nothing of a memory, and gives the same again."""
+    """Answering does not change a memory, and a second call gives the same answers."""
     memory, histories = case.memory(), case.histories()
     kept = memory.whole.fold(memory.whole.initial(len(RAGGED)), histories)
     before = copy_of(kept.tensors())
@@ -135,24 +127,24 @@ def answering_changes_nothing(case: SourceCase) -> None:
 
 @torch.no_grad()
 def the_keys_it_names_reach_it(case: SourceCase) -> None:
-    """Each of its `keys`, of an event or of a target, changes some answer."""
+    """Each key in `keys`, of an event or of a target, affects some answer."""
     memory, histories = case.memory(), case.histories()
     queries = case.everywhere(histories)
     if case.plant is not None:
         case.plant(memory.source, queries, 1)
     expected = memory.answers(histories, queries)["answer"]
     for name in memory.source.keys:
-        of_events = {**histories.keys, name: (histories.keys[name] + 1) % case.num_ids}
-        of_targets = {**queries.keys, name: (queries.keys[name] + 1) % case.num_ids}
-        events = memory.answers(replace(histories, keys=of_events), queries)["answer"]
-        targets = memory.answers(histories, replace(queries, keys=of_targets))["answer"]
-        same = torch.equal(events, expected) and torch.equal(targets, expected)
+        event_keys = {**histories.keys, name: (histories.keys[name] + 1) % case.num_ids}
+        target_keys = {**queries.keys, name: (queries.keys[name] + 1) % case.num_ids}
+        other_events = memory.answers(replace(histories, keys=event_keys), queries)["answer"]
+        other_targets = memory.answers(histories, replace(queries, keys=target_keys))["answer"]
+        same = torch.equal(other_events, expected) and torch.equal(other_targets, expected)
         expect(not same, f"no answer depends on the key {name!r}: leave it out of `keys`")
 
 
 @torch.no_grad()
 def boundaries_matter_only_where_it_says(case: SourceCase) -> None:
-    """Where `needs_boundaries` is False, queries of one user have their answers in one block."""
+    """If `needs_boundaries` is False, queries of one user get the same answers when they are all in one block."""
     source, histories = case.source(), case.histories()
     if source.needs_boundaries:
         return
@@ -169,7 +161,7 @@ def boundaries_matter_only_where_it_says(case: SourceCase) -> None:
 
 @torch.no_grad()
 def rows_of_others_are_earlier_than_the_query(case: SourceCase) -> None:
-    """What a source reads of other users is earlier than the query: later rows, or as late, change no answer."""
+    """Data that all users share affects only later queries: not those at the same time, nor earlier ones."""
     if case.plant is None:
         return
     memory, histories = case.memory(), case.histories((5,))
@@ -181,8 +173,8 @@ def rows_of_others_are_earlier_than_the_query(case: SourceCase) -> None:
     after = memory.answers(histories, queries)["answer"]
     for query, when in enumerate(("earlier than", "as late as")):
         same = torch.equal(after[query], before[query])
-        expect(same, f"a row of another user changed the answer of a query {when} it")
-    expect(not torch.equal(after[2], before[2]), "a planted row changed no answer of a later query: plant another")
+        expect(same, f"data of another user changed the answer of a query {when} it")
+    expect(not torch.equal(after[2], before[2]), "planted data changed no answer of a later query: plant other data")
 
 
 def gradients_are_finite_after_2000_events(case: SourceCase) -> None:
@@ -192,12 +184,12 @@ def gradients_are_finite_after_2000_events(case: SourceCase) -> None:
     queries = case.queries(histories, torch.tensor([0, 1, 1]), torch.tensor([2000, 1200, 1190]))
     assert histories.tokens is not None
     events, targets = histories.tokens.requires_grad_(), queries.tokens.requires_grad_()
-    # Not leaves themselves, whose gradients would be sparse.
-    given = replace(histories, tokens=1.0 * events), replace(queries, tokens=1.0 * targets)
-    answer = memory.answers(*given)["answer"]
+    # Not the leaves themselves, whose gradients would be sparse.
+    arguments = replace(histories, tokens=1.0 * events), replace(queries, tokens=1.0 * targets)
+    answer = memory.answers(*arguments)["answer"]
     expect_finite(answer, "an answer after 2,000 events")
     if not answer.requires_grad:
-        return  # nothing of it is learned
+        return  # the source has nothing to learn
     send_backward(answer.square().sum())
     named: dict[str, Tensor] = {"the events": events, "the targets": targets}
     for name, values in (named | dict(memory.source.named_parameters())).items():
@@ -206,7 +198,7 @@ def gradients_are_finite_after_2000_events(case: SourceCase) -> None:
 
 
 def a_penalty_is_one_finite_number(case: SourceCase) -> None:
-    """What training adds to the loss of a stretch is None or one finite number."""
+    """The penalty of a stretch is None or one finite number."""
     memory, histories = case.memory(bptt_segments=2), case.histories()
     queries = case.everywhere(histories)
     for stretch in memory.whole.stretches(histories, queries):
@@ -218,7 +210,7 @@ def a_penalty_is_one_finite_number(case: SourceCase) -> None:
                 expect_finite(penalty, "the penalty")
 
 
-def _as_late(queries: Queries) -> Queries:
+def _at_the_end(queries: Queries) -> Queries:
     return replace(queries, time=torch.full_like(queries.time, 10_000_000))
 
 
@@ -242,12 +234,12 @@ SOURCE_CHECKS: Final[Mapping[str, Check[SourceCase]]] = by_name(
 
 
 def check_source(make: Make, *, num_ids: int = 50, window_segments: int = 1, plant: Plant | None = None) -> None:
-    """Hold a source of answers to everything that sources promise, beside the window of a `UserMemory`.
+    """Check everything that answer sources promise, in a `UserMemory` with a window.
 
-    `make(token_dim, segment_length)` returns the source. The keys that it names are drawn below `num_ids`; the memory's
-    window is the tail and `window_segments` full segments. A source that reads rows of other users needs
-    `plant(source, queries, time)`, which adds such rows, of that time, about the targets of the queries: they may
-    change the answers of later queries alone. Raises ContractError for the first promise that is broken.
+    `make(token_dim, segment_length)` returns the source. The keys that it reads are drawn below `num_ids`; the memory's
+    window has the tail and `window_segments` full segments. A source with data that all users share needs
+    `plant(source, queries, time)`, which adds such data, with this time, about the targets of the queries: it may
+    affect the answers of later queries only. Raises ContractError for the first promise that is broken.
 
     >>> from rm_rec.config import RecentSegments
     >>> from rm_rec.sources.window import WindowSource

@@ -108,7 +108,7 @@ def same_memories(memory: UserMemory, ours: MemoryState, theirs: MemoryState) ->
     for name, values in theirs.state.items():
         close(ours.state[name], values)
     assert torch.equal(ours.num_events, theirs.num_events)
-    real = torch.arange(memory.cut.places) < memory.cut.window_length(ours.num_events)[:, None]
+    real = torch.arange(memory.cut.window_positions) < memory.cut.window_length(ours.num_events)[:, None]
     assert torch.equal(ours.window_time[real], theirs.window_time[real])
     assert torch.equal(ours.window_gap[real], theirs.window_gap[real])
     assert ours.window.keys() == theirs.window.keys()

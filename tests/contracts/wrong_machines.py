@@ -226,10 +226,12 @@ WRONG_MACHINES: dict[str, list[tuple[MachineCase, str]]] = {
     "slots_have_the_size_that_readers_are_built_for": [
         (MachineCase(OtherSlotDim), "expected"),
         (MachineCase(NothingToRead), "no slot of a user is valid"),
-        (MachineCase(DividesByNothing), "keys of the initial state holds 16 numbers of NaN or inf"),
+        (MachineCase(DividesByNothing), "16 of 32 values of keys of the initial state are NaN or infinite"),
     ],
     "slots_differ_from_each_other": [(MachineCase(Twins), "two slots are 0 apart after 0 segments")],
     "gradients_are_finite_after_2000_events": [(MachineCase(Detached), "element 0 of tensors does not require grad")],
-    "gradients_are_finite_when_training_starts": [(MachineCase(RootOfAZero), "the gradient of weight 'weight' holds")],
+    "gradients_are_finite_when_training_starts": [
+        (MachineCase(RootOfAZero), "values of the gradient of weight 'weight' are NaN")
+    ],
     "a_penalty_is_one_finite_number": [(MachineCase(PenaltyOfEachUser), "shape (0,), expected one number")],
 }

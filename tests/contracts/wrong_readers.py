@@ -138,8 +138,8 @@ WRONG_READERS: dict[str, list[tuple[type[Reader], str]]] = {
     "an_answer_has_its_size": [(OneNumberMore, "shape (5, 3, 9), expected (5, 3, 10)")],
     "attended_are_vectors_of_the_tokens_space": [(Overlapping, "overlaps"), (BeyondTheAnswer, "has 9 numbers")],
     "a_memory_without_a_valid_slot_answers_zero": [
-        (AnswersNothing, "the answer goes up to 1"),
-        (Silent, "a memory with a valid slot answers zero"),
+        (AnswersNothing, "the answer's largest value is 1"),
+        (Silent, "the answer is zero with a valid slot"),
     ],
     "invalid_slots_do_not_matter": [(ReadsInvalidSlots, "with 0 in slots that are not valid")],
     "the_order_of_slots_does_not_matter": [(KnowsPlaces, "in another order")],
@@ -150,8 +150,10 @@ WRONG_READERS: dict[str, list[tuple[type[Reader], str]]] = {
     "reading_changes_nothing": [(ReadsInPlace, "'queries' given to the reader")],
     "recent_may_be_missing": [(NeedsRecent, "TypeError was raised")],
     "saving_and_loading_is_exact": [(UnsavedWeight, "with loaded weights")],
-    "gradients_are_finite": [(RootOfAZero, "NaN or inf")],
-    "extreme_values_are_finite": [(Exponential, "the answer of values that are a thousand times as large holds")],
+    "gradients_are_finite": [(RootOfAZero, "are NaN or infinite")],
+    "extreme_values_are_finite": [
+        (Exponential, "values of the answer for inputs that are a thousand times as large are NaN")
+    ],
     "a_penalty_is_a_number_for_each_query": [
         (OnePenalty, "shape (), expected (5, 3)"),
         (UnaskedPenalty, "needs_labels is False"),

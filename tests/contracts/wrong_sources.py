@@ -211,8 +211,8 @@ WRONG_SOURCES: dict[str, list[tuple[SourceCase, str]]] = {
     "boundaries_matter_only_where_it_says": [(case(NoBoundaries), "of all queries of a user in one block")],
     "rows_of_others_are_earlier_than_the_query": [
         (EVERYONES, "of a query as late as it"),
-        (NOTHING_PLANTED, "plant another"),
+        (NOTHING_PLANTED, "plant other data"),
     ],
-    "gradients_are_finite_after_2000_events": [(case(RootOfAZero), "the gradient of weight holds 1 numbers of NaN")],
+    "gradients_are_finite_after_2000_events": [(case(RootOfAZero), "1 of 1 values of the gradient of weight are NaN")],
     "a_penalty_is_one_finite_number": [(case(PenaltyOfEachQuery), "expected one number")],
 }

@@ -148,7 +148,7 @@ REFUSED = {
         arguments=("--rehearsal.num_heads", "3"),
     ),
     "rehearsal without a part": Case(
-        ("recollection_weight and familiarity_weight are both 0: to train without, set it to null",),
+        ("recollection_weight and familiarity_weight are both 0: set rehearsal to null to train without",),
         arguments=("--rehearsal.recollection_weight", "0", "--rehearsal.familiarity_weight", "0"),
     ),
     "missing config file": Case(

@@ -5,15 +5,15 @@ import math
 import numpy as np
 import torch
 
-from rm_rec.config.machines import AssociativeMemory, MeanPool, RehearsalMemory
+from rm_rec.config.machines import AssociativeMemory, MeanPool, SlotGruMemory
 from rm_rec.machines.associative import AssociativeMachine
 from rm_rec.machines.mean_pool import MeanPoolMachine
-from rm_rec.machines.rehearsal import RehearsalMachine
+from rm_rec.machines.slot_gru import SlotGruMachine
 from tests.parity.small_histories import DIM, USERS, histories, numpy_of, real_events, sigmoid
 from tests.support.fakes import scrambled
 
 
-def rehearsal_write(machine: RehearsalMachine, slots: np.ndarray, events: list[np.ndarray]) -> np.ndarray:
+def slot_gru_write(machine: SlotGruMachine, slots: np.ndarray, events: list[np.ndarray]) -> np.ndarray:
     """Slot-to-item attention, then m_k <- m_k + w_k (GRU(l_k, m_k) - m_k) with w_k = total / (total + exp(null_k))."""
     if not events:
         return slots
@@ -38,15 +38,15 @@ def rehearsal_write(machine: RehearsalMachine, slots: np.ndarray, events: list[n
 
 
 @torch.no_grad()
-def test_the_rehearsal_machine_is_its_formula() -> None:
-    machine = scrambled(RehearsalMachine(RehearsalMemory(num_slots=4, slot_dim=6), DIM))
+def test_the_slot_gru_machine_is_its_formula() -> None:
+    machine = scrambled(SlotGruMachine(SlotGruMemory(num_slots=4, slot_dim=6), DIM))
     segments, valid = histories(torch.float32)
     trace = machine.scan(machine.initial(USERS), segments, valid)["slots"].numpy()
     for user in range(USERS):
         slots = numpy_of(machine.start)
         for segment in range(4):
             np.testing.assert_allclose(trace[user, segment], slots, atol=1e-6)
-            slots = rehearsal_write(machine, slots, real_events(segments, valid, user, segment))
+            slots = slot_gru_write(machine, slots, real_events(segments, valid, user, segment))
         np.testing.assert_allclose(trace[user, 4], slots, atol=1e-6)
 
 
@@ -85,7 +85,7 @@ def test_the_associative_machine_is_its_formula() -> None:
 def test_the_gate_is_pytorchs_gru_cell() -> None:
     """An independent reference for the gates' order: nn.GRUCell stacks reset, update, new."""
     dim = 6
-    machine = scrambled(RehearsalMachine(RehearsalMemory(num_slots=4, slot_dim=dim), DIM))
+    machine = scrambled(SlotGruMachine(SlotGruMemory(num_slots=4, slot_dim=dim), DIM))
     machine.null.fill_(-1e4)  # every event counts whole
     cell = torch.nn.GRUCell(dim, dim)
     ours = torch.cat([torch.arange(dim, 2 * dim), torch.arange(dim), torch.arange(2 * dim, 3 * dim)])
@@ -105,7 +105,7 @@ def test_keep_bias_is_how_much_a_slot_holds_on_at_the_start() -> None:
     held = []
     for keep_bias in (-4.0, 0.0, 4.0):
         torch.manual_seed(0)
-        machine = RehearsalMachine(RehearsalMemory(num_slots=4, slot_dim=6, keep_bias=keep_bias), DIM)
+        machine = SlotGruMachine(SlotGruMemory(num_slots=4, slot_dim=6, keep_bias=keep_bias), DIM)
         segments, valid = histories(torch.float32)
         trace = machine.scan(machine.initial(USERS), segments, valid)["slots"]
         held.append(float((trace[3, -1] - trace[3, 0]).detach().norm()))
@@ -114,7 +114,7 @@ def test_keep_bias_is_how_much_a_slot_holds_on_at_the_start() -> None:
 
 @torch.no_grad()
 def test_a_slot_for_which_a_segment_has_nothing_stays_as_it_was() -> None:
-    machine = scrambled(RehearsalMachine(RehearsalMemory(num_slots=4, slot_dim=6), DIM))
+    machine = scrambled(SlotGruMachine(SlotGruMemory(num_slots=4, slot_dim=6), DIM))
     machine.null[0] = 1e4
     segments, valid = histories(torch.float32)
     state = machine.initial(USERS)

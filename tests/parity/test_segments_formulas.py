@@ -79,7 +79,7 @@ class Night:
 
     def memory(self) -> MemoryState:
         """What is kept of the users before tonight, written event by event; behind a window's end lies rubbish."""
-        time, gap, number = (torch.full((len(self.before), self.cut.places), -7) for _ in range(3))
+        time, gap, number = (torch.full((len(self.before), self.cut.window_positions), -7) for _ in range(3))
         for user, num_events in enumerate(self.before):
             for place, event in enumerate(self.kept(user, num_events)):
                 time[user, place], gap[user, place] = self.time(user, event), self.gap(user, event)
@@ -180,7 +180,7 @@ def test_a_stretch_has_each_event_in_its_place_and_each_query_at_its_boundary(
                 )
         for row, query in enumerate(part.query.tolist()):
             user, num_seen = asks[query]
-            block, place = divmod(int(blocks.layout.place[row]), blocks.tokens.shape[1])
+            block, place = divmod(int(blocks.layout.position[row]), blocks.tokens.shape[1])
             boundary = num_seen // length - folded[user]
             assert part.start <= boundary < end
             assert (int(blocks.user[block]), int(blocks.boundary[block])) == (user, boundary - part.start)
@@ -252,7 +252,7 @@ def test_what_is_kept_after_a_night_is_the_window_of_all_events(night: Night) ->
             assert int(after.window_gap[user, place]) == night.gap(user, event)
             assert int(after.window["number"][user, place]) == night.number(user, event)
             assert int(after.window[TOKENS][user, place, 0]) == night.number(user, event)
-    assert after.window_time.shape[1] == after.window[TOKENS].shape[1] == night.cut.places
+    assert after.window_time.shape[1] == after.window[TOKENS].shape[1] == night.cut.window_positions
 
 
 @given(NIGHTS)
@@ -285,10 +285,10 @@ def test_grouped_queries_are_each_in_one_place_beside_their_like(queries: list[t
     layout = blocks.layout
     num_places = layout.query.numel()
     assert len(blocks) == len(blocks.user) == len(blocks.boundary) == len(layout.query)
-    assert len(set(layout.place.tolist())) == len(queries)
-    assert all(0 <= place < num_places for place in layout.place.tolist())
+    assert len(set(layout.position.tolist())) == len(queries)
+    assert all(0 <= place < num_places for place in layout.position.tolist())
     used = set()
-    for query, place in enumerate(layout.place.tolist()):
+    for query, place in enumerate(layout.position.tolist()):
         assert int(layout.query.flatten()[place]) == query
         block, slot = divmod(place, layout.query.shape[1])
         used.add(block)

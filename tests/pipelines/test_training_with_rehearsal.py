@@ -36,13 +36,13 @@ BATCH = user_batch([27, 16, 9, 0], [[27, 11, 3], [16, 8], [5], [0]], features=SP
 WITH = rehearsal_config(sampler="student", warm_up_steps=3)
 
 
-def learner(kind: str = "rehearsal", rehearsal: RehearsalConfig | None = WITH, token_dropout: float = 0.0) -> Learner:
+def learner(kind: str = "slot_gru", rehearsal: RehearsalConfig | None = WITH, token_dropout: float = 0.0) -> Learner:
     torch.manual_seed(0)
     model = ClickModel(model_config(machine=kind, bptt_segments=2, token_dropout=token_dropout), SPACE)
     return Learner(model, rehearsal)
 
 
-def stepped(seed: int, kind: str = "rehearsal", rehearsal: RehearsalConfig | None = WITH) -> tuple[Learner, Outcome]:
+def stepped(seed: int, kind: str = "slot_gru", rehearsal: RehearsalConfig | None = WITH) -> tuple[Learner, Outcome]:
     """A learner without dropout after three steps; what is drawn elsewhere does not matter."""
     made = learner(kind, rehearsal)
     optimizer = build_optimizer(made, OptimizerConfig())

@@ -17,13 +17,13 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("no tying of that name", {"reader": {"kind": "multi_hop", "tying": "knot"}}, "tying"),
     ("no margin", {"reader": {"kind": "supporting_facts", "margin": 0.0}}, "margin"),
     ("no question", {"reader": {"kind": "hierarchical", "num_queries": 0}}, "num_queries"),
-    ("no machine of that kind", {"machine": {"kind": "elephant"}}, "elephant.*rehearsal"),
+    ("no machine of that kind", {"machine": {"kind": "elephant"}}, "elephant.*slot_gru"),
     ("no window of that kind", {"window": {"kind": "door"}}, "door.*last_events"),
     ("no encoder of that kind", {"encoder": {"kind": "egg"}}, "egg.*transformer"),
     ("no reader of that kind", {"reader": {"kind": "book"}}, "book.*attention"),
     ("another kind's key", {"machine": {"kind": "mean_pool", "num_slots": 3}}, "num_slots"),
     ("unknown key", {"segment_size": 3}, "segment_size"),
-    ("no slot", {"machine": {"kind": "rehearsal", "num_slots": 0}}, "num_slots"),
+    ("no slot", {"machine": {"kind": "slot_gru", "num_slots": 0}}, "num_slots"),
     ("no dimension", {"token_dim": 0}, "token_dim"),
     ("no event", {"segment_length": 0}, "segment_length"),
     ("no write", {"bptt_segments": 0}, "bptt_segments"),
@@ -66,7 +66,7 @@ def test_a_config_is_frozen() -> None:
 
 
 SPACES: list[tuple[str, dict[str, Any], str]] = [
-    ("without a table", {"events": ("item", "shop")}, r"features without a number of rows: \['shop'\]"),
+    ("without a table", {"events": ("item", "shop")}, r"features \['shop'\] are used but have no number of rows"),
     ("without events", {"events": ()}, "at least one feature each"),
     ("without targets", {"targets": ()}, "at least one feature each"),
     ("an empty table", {"rows": {"item": 0}}, "rows.*greater than or equal to 1"),
@@ -76,7 +76,7 @@ SPACES: list[tuple[str, dict[str, Any], str]] = [
         r"named \['time_gap'\]",
     ),
     ("a name with a dot", {"rows": {"item": 3, "a.b": 3}, "events": ("item", "a.b")}, r"named \['a.b'\]"),
-    ("a table for nothing", {"rows": {"item": 3, "shop": 3}}, r"nothing uses: \['shop'\]"),
+    ("a table for nothing", {"rows": {"item": 3, "shop": 3}}, r"rows names \['shop'\], which no"),
     ("negative width", {"num_context_dense": -1}, "num_context_dense"),
 ]
 

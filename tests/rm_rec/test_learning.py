@@ -82,14 +82,14 @@ def test_what_happened_long_ago_is_remembered() -> None:
     found = {
         machine["kind"]: auc(fit(planted_config(machine), lambda step: planted(64, step), steps=200), held_out)
         for machine in (
-            {"kind": "rehearsal", "num_slots": 4, "slot_dim": 16},
+            {"kind": "slot_gru", "num_slots": 4, "slot_dim": 16},
             {"kind": "associative", "num_slots": 4, "slot_dim": 16},
             {"kind": "mean_pool"},
             {"kind": "none"},
         )
     }
     assert found["none"] < 0.55, "the window does not reach back"
-    for kind in ("rehearsal", "associative"):
+    for kind in ("slot_gru", "associative"):
         assert found[kind] > 0.95, found
         assert found[kind] > found["mean_pool"] + 0.1, found
 

@@ -187,7 +187,7 @@ def test_a_key_that_a_source_reads_is_asked_for_by_name() -> None:
     memory, past = counting_memory(), Past(LENGTHS)
     events, asked, kept = past.upto(), past.every_moment(), memory.initial(5)
     nameless = replace(events, keys={"unread": events.keys["unread"]})
-    message = "histories have no key 'item', which a source of answers reads; found ['unread']"
+    message = "histories have no key 'item', which an answer source reads; found ['unread']"
     for call in (
         lambda: memory(nameless, asked),
         lambda: memory(nameless, asked, kept),
@@ -196,7 +196,7 @@ def test_a_key_that_a_source_reads_is_asked_for_by_name() -> None:
     ):
         with pytest.raises(BatchError, match=re.escape(message)):
             call()
-    message = "queries have no key 'item', which a source of answers reads; found []"
+    message = "queries have no key 'item', which an answer source reads; found []"
     silent = replace(asked, keys={})
     for call in (
         lambda: memory(events, silent),
@@ -248,7 +248,7 @@ def test_events_embedded_anew_are_as_good_as_events_whose_vectors_were_kept(coun
     torch.testing.assert_close(memory.answer(vectors, later), expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(memory.answer(keyed, later, embedder), expected, atol=1e-5, rtol=0)
     assert embedder.calls == 3
-    with pytest.raises(BatchError, match="the memories keep keys of events and no vectors: say by `embed` how"):
+    with pytest.raises(BatchError, match="the memories have keys of events but no vectors: give `embed`"):
         memory.answer(keyed, later)
     # Memories of nobody's events have nothing to embed.
     assert torch.isfinite(memory.answer(memory.initial(5, ("item", "unread")), later)).all()

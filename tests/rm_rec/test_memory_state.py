@@ -111,7 +111,7 @@ def test_folding_night_by_night_is_folding_once(data: st.DataObject) -> None:
         once = folded(model, batch, [batch.event_lengths])
         often = folded(model, batch, list(upto))
     kept = model.memory.cut.window_length(once.num_events)
-    real = torch.arange(model.memory.cut.places) < kept[:, None]
+    real = torch.arange(model.memory.cut.window_positions) < kept[:, None]
     assert torch.equal(once.num_events, often.num_events)
     assert torch.equal(once.last_time[once.num_events > 0], often.last_time[once.num_events > 0])
     for name, values in once.state.items():
@@ -129,8 +129,10 @@ def test_what_is_kept_does_not_grow_and_its_end_means_nothing(model: ClickModel)
     memories = folded(model, batch, [batch.event_lengths])
     empty = model.no_memories(2)
     assert {n: v.shape for n, v in memories.state.items()} == {n: v.shape for n, v in empty.state.items()}
-    assert memories.window_time.shape == empty.window_time.shape == (2, model.memory.cut.places)
-    hidden = torch.arange(model.memory.cut.places) >= model.memory.cut.window_length(memories.num_events)[:, None]
+    assert memories.window_time.shape == empty.window_time.shape == (2, model.memory.cut.window_positions)
+    hidden = (
+        torch.arange(model.memory.cut.window_positions) >= model.memory.cut.window_length(memories.num_events)[:, None]
+    )
     assert bool(hidden.any())
     other = replace(
         memories,
@@ -185,7 +187,7 @@ def one_event(time: int, **keys: Tensor) -> Histories:
 def test_events_that_are_late_are_refused_and_as_late_is_not_late() -> None:
     model = click_model()
     memories = model.fold(model.no_memories(2), one_event(100, **features(1)))
-    message = "first new event of user 1 is of 99, but its memory holds one of 100; fold events in the order of time"
+    message = r"first new event of user 1 has time 99, earlier than the last event in its memory \(100\); fold events"
     with pytest.raises(BatchError, match=message):
         model.fold(memories, one_event(99, **features(1)))
     assert model.fold(memories, one_event(100, **features(1))).num_events.tolist() == [0, 2]
@@ -250,6 +252,6 @@ def test_a_window_of_the_whole_history_is_no_memory() -> None:
 
 def test_places_and_lengths_of_windows() -> None:
     cut = Cut(segment_length=4, window_segments=2)
-    assert (cut.window_events, cut.places) == (11, 12)
+    assert (cut.window_events, cut.window_positions) == (11, 12)
     assert cut.window_length(torch.tensor([0, 3, 4, 11, 12, 1003])).tolist() == [0, 3, 4, 11, 8, 11]
     assert cut.num_full(torch.tensor([0, 3, 4, 11, 12, 1003])).tolist() == [0, 0, 1, 2, 2, 2]

@@ -142,7 +142,7 @@ def test_an_object_whose_class_cannot_be_found_again_is_refused() -> None:
     for settings in (Nameless(), Richer()):
         name = type(settings).__name__
         with pytest.raises(
-            ValidationError, match=f"{name} has kind '{settings.kind}', which is not the place of a class"
+            ValidationError, match=f"{name} has kind '{settings.kind}', which is not the path of a class"
         ):
             MemoryConfig(machine=settings)
     assert Built.config_type().kind == ""

@@ -24,7 +24,7 @@ READERS: dict[str, dict[str, Any]] = {
 }
 # Sizes under which every weight has a gradient, and every event of a short history is still seen, after some segments.
 SMALL_MACHINES: dict[str, dict[str, Any]] = {
-    "rehearsal": {"num_slots": 3, "slot_dim": 6},
+    "slot_gru": {"num_slots": 3, "slot_dim": 6},
     "associative": {"num_slots": 3, "slot_dim": 6},
     "learned_queries": {"num_slots": 3, "slot_dim": 6},
     "expire_span": {"max_span": 16, "ramp": 32},

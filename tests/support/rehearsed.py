@@ -39,7 +39,7 @@ def rehearsal_config(**settings: Any) -> RehearsalConfig:
 
 def distinct_model(**settings: Any) -> ClickModel:
     """A model whose events have one feature, of as many values as a batch has events."""
-    return click_model(model_config(**{"machine": "rehearsal"} | settings), DISTINCT)
+    return click_model(model_config(**{"machine": "slot_gru"} | settings), DISTINCT)
 
 
 def distinct_batch(event_lengths: Sequence[int], num_earlier: Sequence[Sequence[int]], seed: int = 0) -> UserBatch:

@@ -10,7 +10,7 @@ from tests.support.fakes import click_model, model_config, ragged_batch
 
 
 def test_a_step_leaves_what_writes_and_moves_all_else() -> None:
-    model = click_model(model_config(machine="rehearsal", encoder="transformer"))
+    model = click_model(model_config(machine="slot_gru", encoder="transformer"))
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     freeze_writer(model, "it")
     learner = Learner(model, None)

@@ -18,7 +18,7 @@ from tests.support.rehearsed import begun, of_the_next_user, random, rehearsal_c
 PLACES, OWN = 4, 6  # of a fragment; items that can be at each place
 SPACE = FeatureSpace(rows={"item": PLACES * OWN}, events=("item",), targets=("item",))
 SIZES: dict[str, dict[str, float]] = {
-    kind: {"num_slots": 4, "slot_dim": 16} for kind in ("rehearsal", "associative", "learned_queries")
+    kind: {"num_slots": 4, "slot_dim": 16} for kind in ("slot_gru", "associative", "learned_queries")
 }
 SIZES["count_sketch"] = {"num_buckets": 64}
 SIZES["hpmn"] = {"keep_bias": 1.0}  # by default its gates keep too much to take in a history of eight events

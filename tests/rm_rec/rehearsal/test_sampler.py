@@ -252,7 +252,7 @@ def test_a_users_empty_places_weigh_nothing_and_all_gradients_are_finite(kind: s
 
 
 @pytest.mark.parametrize("kind", LEARNT)
-@pytest.mark.parametrize("machine", ["none", "rehearsal"])
+@pytest.mark.parametrize("machine", ["none", "slot_gru"])
 def test_what_teaches_the_sampler_does_not_change_the_model(kind: str, machine: str) -> None:
     model = distinct_model(machine=machine)
     config = rehearsal_config(sampler=kind, recollection_weight=1e-30, familiarity_weight=0.0)
