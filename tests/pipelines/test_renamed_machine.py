@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.end_to_end.small_runs import ROOT, run_forked
 
-from feature_store.errors import DataError
 from pipelines.cli import load_settings, resolved
 from pipelines.compare_machines import CompareMachines
 from pipelines.comparison.run_grid import RunGrid
+from pipelines.errors import RunError
 from pipelines.models.artifact import load_model
 from pipelines.models.memory_space import space_id
 from pipelines.runs.run_folder import RUN, claimed, deciding, result_of
@@ -22,6 +21,7 @@ from rm_rec.config import MemoryConfig
 from rm_rec.config import base as config_base
 from rm_rec.config.machines import SlotGruMemory
 from rm_rec.errors import RenamedWarning
+from tests.support.small_runs import ROOT, run_forked
 
 KEPT = ROOT / "tests" / "data" / "version_0_1"
 RUN_OF_0_1: dict[str, Any] = json.loads((KEPT / "run.json").read_text())
@@ -103,7 +103,7 @@ def test_another_machine_is_another_run_and_told_by_the_present_name(tmp_path: P
     (tmp_path / "checkpoint").mkdir()
     settings = training("--data.log", "log", "--rehearsal", "null", "--model.machine.kind", "rum")
     with (
-        pytest.raises(DataError, match=r"model\.machine\.kind is slot_gru there, rum here"),
+        pytest.raises(RunError, match=r"model\.machine\.kind is slot_gru there, rum here"),
         claimed(tmp_path, resolved(settings)),
     ):
         pass
