@@ -96,10 +96,17 @@ def _job(folder: str, module: str, argv: list[str], kill: Kill | None, largest_f
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     if module == "pipelines.compare_machines":
-        fork_server()  # which the comparison's training runs come from
+        _preload_for_its_runs()
     from pipelines.cli.job import run_job
 
     run_job(importlib.import_module(module).main)
+
+
+def _preload_for_its_runs() -> None:
+    """Let the server of a comparison's training runs, once it is needed, import what ours has."""
+    os.environ["PYTHONPATH"] = str(ROOT)
+    forkserver.set_forkserver_preload(["tests.support.preloaded"])
+    forkserver.set_forkserver_preload = lambda names: None  # type: ignore[assignment]  # the comparison's own, later
 
 
 def _arm(kill: Kill) -> None:
