@@ -61,10 +61,10 @@ class NtmMemory(MachineSettings):
     num_slots: int = Field(31, ge=1, le=1024)
     """Number of memory rows per user."""
     slot_dim: int = Field(32, ge=1, le=1024)
-    """Size of a row. A state has num_slots x (slot_dim + 1) numbers (+ 2 if controller_reads): 31 x 33 are 2,046 bytes
-    in float16."""
+    """Size of a row. A state has num_slots x (slot_dim + 1) numbers, or num_slots x (slot_dim + 2) with
+    controller_reads: 31 x 33 are 2,046 bytes in float16."""
     controller_dim: int = Field(32, ge=1, le=1024)
-    """Hidden size of the recurrent controller."""
+    """Hidden size of the feed-forward controller."""
     controller_reads: bool = False
     """Feed the vector read at the last event to the controller, as in the paper: half as fast, without a gain in click
     AUC where we tried it."""
@@ -84,7 +84,7 @@ class DncMemory(MachineSettings):
     """Size of a row. A state has num_slots x (slot_dim + 2 + read_heads) numbers: 29 x 35 are 2,030 bytes in
     float16."""
     controller_dim: int = Field(32, ge=1, le=1024)
-    """Hidden size of the recurrent controller."""
+    """Hidden size of the feed-forward controller."""
     controller_reads: bool = False
     """Feed the vectors read at the last event to the controller, as in the paper: slower."""
     read_heads: int = Field(1, ge=1, le=8)

@@ -49,9 +49,13 @@ class MemoryConfig(Settings):
     bptt_segments: int = Field(32, ge=1)
     """Largest number of segments that gradients pass through: more learn longer dependencies, and need more memory."""
     encoder: Encoder = NoEncoder()
+    """How a segment's events are transformed before they are folded."""
     machine: Machine = AssociativeMemory()
+    """How segments are folded into a state of fixed size."""
     reader: Reader = AttentionReader()
+    """How a target reads the slots of a state."""
     window: Window = RecentSegments()
+    """Which recent events are kept as raw events beside the state, and attended to."""
     sources: dict[SourceName, Source] = Field(default_factory=dict)
     """Further sources of answers beside window and slots, each under a name of your choice."""
 

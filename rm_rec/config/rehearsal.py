@@ -67,6 +67,7 @@ class RehearsalConfig(Settings):
     warm_up_steps: int = Field(300, ge=0)
     """Number of training steps over which both weights rise from 0; with 0, clicks are learned far more slowly."""
     sampler: Sampler = UniformSampler()
+    """How fragments are drawn."""
 
     @model_validator(mode="after")
     def _has_a_part(self) -> "RehearsalConfig":

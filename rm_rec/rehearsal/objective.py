@@ -102,7 +102,7 @@ class RehearsalObjective(nn.Module):
 
         `content` has the vectors of events that recollection predicts, by default the histories' tokens. `label` (1 for
         a click) is required by a sampler with a teacher. `generator` draws fragments and masks. Raises BatchError if
-        vectors or labels are missing, or have another number of rows than the histories' events.
+        vectors or required labels are missing, or if `content` has another number of rows than there are events.
         """
         content = histories.tokens if content is None else content
         if content is None:
