@@ -15,18 +15,26 @@ import torch
 from matplotlib.figure import Figure
 
 import feature_store.stores.redis  # noqa: F401
+import tests.support.small_runs  # noqa: F401 - what they begin with
 from pipelines import build_memory, evaluate, make_log, memories, promote, retention, score_batch, train_ctr  # noqa: F401
 
 torch.set_num_threads(1)
 
 
-class _Echo(mlflow.pyfunc.PythonModel):
-    def predict(self, context: object, model_input: list[str]) -> list[str]:
+_ECHO = """
+import mlflow
+
+class Echo(mlflow.pyfunc.PythonModel):
+    def predict(self, context, model_input):
         return model_input
 
+mlflow.models.set_model(Echo())
+"""
 
-with tempfile.TemporaryDirectory() as folder:
-    mlflow.pyfunc.save_model(str(Path(folder) / "model"), python_model=_Echo(), pip_requirements=["numpy"])
+with tempfile.TemporaryDirectory() as _folder:
+    _script = Path(_folder) / "echo.py"
+    _script.write_text(_ECHO)
+    mlflow.pyfunc.save_model(str(Path(_folder) / "model"), python_model=str(_script), pip_requirements=["numpy"])
 
 _figure = Figure()
 _figure.subplots().set_title("fonts are found once")

@@ -1,5 +1,6 @@
 """Settings under which a training run is made of little but starting up, and ways to run jobs and to kill them."""
 
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -12,8 +13,6 @@ from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any, Literal
-
-import pytest
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "pipelines" / "recipes"
@@ -63,8 +62,7 @@ def fork_server() -> ForkServerContext:
     """Start the server of processes that have all jobs imported; what others ask it to preload comes too late."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.support.preloaded"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))  # wherever the current folder is
+    with contextlib.chdir(ROOT):  # which it imports from
         forkserver.ensure_running()
     return context
 
