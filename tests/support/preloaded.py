@@ -25,7 +25,7 @@ _ECHO = """
 import mlflow
 
 class Echo(mlflow.pyfunc.PythonModel):
-    def predict(self, context, model_input):
+    def predict(self, context, model_input: list[str]):
         return model_input
 
 mlflow.models.set_model(Echo())
