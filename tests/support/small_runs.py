@@ -1,6 +1,5 @@
 """Settings under which a training run is made of little but starting up, and ways to run jobs and to kill them."""
 
-import contextlib
 import importlib
 import multiprocessing
 import os
@@ -13,6 +12,7 @@ from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import patch
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "pipelines" / "recipes"
@@ -62,7 +62,8 @@ def fork_server() -> ForkServerContext:
     """Start the server of processes that have all jobs imported; what others ask it to preload comes too late."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.support.preloaded"])
-    with contextlib.chdir(ROOT):  # which it imports from
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with patch.dict(os.environ, PYTHONPATH=path):  # this checkout's packages, wherever the current folder is
         forkserver.ensure_running()
     return context
 
