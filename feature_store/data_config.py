@@ -162,8 +162,8 @@ class VocabularySizes(Settings):
     """How ids are mapped to rows of embedding tables; frequencies are counted on training events only."""
 
     min_count: int = Field(2, ge=1)
-    """Least number of training events with which an id gets a row of its own. Rarer ids share the out-of-vocabulary
-    rows, which are trained on them."""
+    """Least number of occurrences in training with which an id gets a row of its own. Rarer ids share the
+    out-of-vocabulary rows, which are trained on them."""
     max_rows: int = Field(2_000_000, ge=1)
     """Largest number of ids of each feature that get a row of their own, the most frequent ones."""
     oov_rows: int = Field(8, ge=1)
