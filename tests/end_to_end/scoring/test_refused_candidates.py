@@ -22,7 +22,7 @@ WRONG: dict[str, tuple[Callable[[pa.Table], pa.Table], str]] = {
     "no context": (lambda t: t.drop_columns(["price"]), "no column 'price'"),
     "users of text": (
         lambda t: changed(t, "user_id", t["user_id"].cast(pa.string())),
-        "its users are int64, these are",
+        "its user ids are int64, the given ones are",
     ),
     "users of floats": (lambda t: changed(t, "user_id", t["user_id"].cast(pa.float64())), "'user_id' holds floats"),
     "items of text": (lambda t: changed(t, "item_id", t["item_id"].cast(pa.string())), "was trained on integers"),
