@@ -7,7 +7,7 @@ SETUP := $(VENV)/.ready
 CORES := -n logical --maxprocesses 4 --dist loadfile
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help setup train test test-all lint ui clean
+.PHONY: help setup train test test-all mutation lint ui clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -32,6 +32,9 @@ test: $(SETUP)  ## the tests, without the slow ones
 
 test-all: $(SETUP)  ## every test
 	$(RUN) -m pytest -q $(CORES) -m 'slow or not slow'
+
+mutation: $(SETUP)  ## would the tests notice? small changes to the code, one at a time; long, and resumable
+	$(RUN) -m tests.mutation
 
 lint: $(SETUP)  ## style, types, and which package may import which
 	$(RUN) -m ruff check .
