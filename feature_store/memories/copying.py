@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from contextlib import suppress
 
 from feature_store.errors import DataError
 from feature_store.memories.addresses import find_kind
@@ -14,8 +15,9 @@ from feature_store.memories.users import bucket_of
 def copy(source: MemoryStore, target_address: str, dtype: Dtype | None = None) -> MemoryStore:
     """Write all memories, the journal and the tombstones of a store to a new one, and open that.
 
-    The new store gets its name when it is whole: a copy that was killed is begun again by the same call. One bucket is
-    in memory at a time. With `dtype`, states are kept in that precision, but for parts with a type of their own.
+    The new store gets its name when it is whole: a copy that was killed is begun again by the same call, and one that
+    was refused leaves nothing behind. One bucket is in memory at a time. With `dtype`, states are kept in that
+    precision, but for parts with a type of their own.
 
     Raises:
         DataError: there is something at the target; a build of the source is under way, or it changed meanwhile; a
@@ -31,15 +33,21 @@ def copy(source: MemoryStore, target_address: str, dtype: Dtype | None = None) -
     kind.refuse_taken(place)
     draft = kind.draft_of(place)
     kind.discard(draft)
-    with kind.create(draft, facts) as target, target.writer() as writer:
-        writer.bury(tombstones)
-        for bucket, memories in _by_bucket(source):
-            writer.write(bucket, _convert(memories, facts.memory), journal)
-        writer.finish(journal)
-    if (source.journal(), source.tombstones()) != (journal, tombstones):
-        kind.discard(draft)
-        raise DataError(f"{source.address}: it was written to while it was copied; copy it again")
-    kind.settle(draft, place)
+    made = kind.create(draft, facts)
+    try:
+        with made as target, target.writer() as writer:
+            writer.bury(tombstones)
+            for bucket, memories in _by_bucket(source):
+                writer.write(bucket, _convert(memories, facts.memory), journal)
+            writer.finish(journal)
+        if (source.journal(), source.tombstones()) != (journal, tombstones):
+            raise DataError(f"{source.address}: it was written to while it was copied; copy it again")
+        kind.settle(draft, place)
+    except BaseException:
+        # The draft may be as large as the source. Why the copy was refused says more than why it could not be removed.
+        with suppress(DataError):
+            kind.discard(draft)
+        raise
     return kind(place)
 
 

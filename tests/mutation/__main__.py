@@ -99,7 +99,7 @@ def _base(out: Path) -> Path:
     if not (seal.exists() and seal.read_text() == now and base.exists()):
         shutil.rmtree(base, ignore_errors=True)
         copy_project(ROOT, base)
-        every_test = Tests("imports", base, ("--collect-only", "tests"), 600, compiles=True)
+        every_test = Tests("imports", base, ("tests",), 600, compiles=True, options=("--collect-only",))
         list(run_all(iter([every_test]), workers=1))
         seal.write_text(now)
     return base

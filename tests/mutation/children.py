@@ -28,6 +28,8 @@ _HEAVY = (
 _PYTEST = ("-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--hypothesis-seed=0", "--tb=line")
 _POLL_SECONDS = 0.1
 
+PASSED = (0, 5)  # pytest's exit status where no test failed, and where there was none to run
+
 Work = TypeVar("Work")
 
 
@@ -42,7 +44,7 @@ class Ended:
     @property
     def passed(self) -> bool:
         """Whether all tests passed; a file all of whose tests are skipped or deselected passes."""
-        return self.status in (0, 5)
+        return self.status in PASSED
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Tests(Generic[Work]):
     root: Path
     files: tuple[str, ...]
     limit: float
-    to_first_failure: bool = True
+    options: tuple[str, ...] = ("-x",)
     compiles: bool = False
     """Whether bytecode is kept: of a copy that others are made of, not of one that is changed."""
     environment: tuple[tuple[str, str], ...] = ()
@@ -123,8 +125,11 @@ def _run_tests(tests: Tests[Work]) -> NoReturn:
         import pytest
 
         options = [*_PYTEST, "--rootdir", str(tests.root), "-c", str(tests.root / "pyproject.toml")]
-        options += ["--basetemp", str(temporary / "pytest"), *(["-x"] if tests.to_first_failure else [])]
-        status = int(pytest.main([*options, *tests.files]))
+        options += ["--basetemp", str(temporary / "pytest"), *tests.options]
+        # One file after the other: what the first one notices, no other has to be imported for.
+        for file in tests.files:
+            if (status := int(pytest.main([*options, file]))) not in PASSED:
+                break
         if after is not None:
             after()
     except BaseException:  # noqa: BLE001  # whatever it is, this process must not go on as its parent would

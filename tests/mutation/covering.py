@@ -112,7 +112,7 @@ def _run(copy: Path, folder: Path, names: list[str], workers: int) -> Iterator[_
             settings = data / "settings"
             settings.write_text(_SETTINGS.format(data=data / "lines", include=include))
             variables = (("COVERAGE_PROCESS_START", str(settings)),)
-            yield Tests(name, copy, (name,), _LIMIT_SECONDS, False, True, variables, _measure)
+            yield Tests(name, copy, (name,), _LIMIT_SECONDS, (), True, variables, _measure)
 
     for name, ended in run_all(queue(), workers):
         data = folder / f"data-{names.index(name)}"
