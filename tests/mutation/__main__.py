@@ -2,6 +2,7 @@
 
     python -m tests.mutation                                   # a sample; a killed run goes on where it was
     python -m tests.mutation --again survived --seconds 300    # those that survived, with more of the tests
+    python -m tests.mutation --without end_to_end              # a first pass, with the quick tests alone
     python -m tests.mutation --report report.md                # what is known so far, as Markdown
 
 A mutant is killed where a test fails, or where the tests use far more time than they need. One that survives is a hole
@@ -18,6 +19,7 @@ than most tests, and no mutant is matched with its tests. Neither draws a sample
 
 import argparse
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +37,7 @@ ROOT = Path(__file__).parents[2]
 def main() -> int:
     """Try the mutants that are not tried yet, and report."""
     arguments = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which ends the children too
     out: Path = arguments.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     results = out / "results.jsonl"
@@ -45,7 +48,7 @@ def main() -> int:
     if missing and not arguments.report:
         import_heavy_packages()
         base = _base(out)
-        coverage = find_coverage(base, out, arguments.workers, anew=arguments.cover_anew, say=_say)
+        coverage = find_coverage(base, out, arguments.workers, arguments.without, anew=arguments.cover_anew, say=_say)
         for done, result in enumerate(_tried(missing, coverage, base, out, arguments), 1):
             ends.add_result(results, result)
             _say(f"{done}/{len(missing)} {result.outcome} {result.module}:{result.line} {result.kind}: {result.said}")
@@ -112,6 +115,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="which sample is drawn (%(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="mutants at a time (%(default)s)")
     parser.add_argument("--seconds", type=float, default=40, help="process time of a mutant's tests (%(default)s)")
+    parser.add_argument(
+        "--without", nargs="*", default=(), help="leave out files of tests with one of these in the path"
+    )
     parser.add_argument("--only", default="", help="only mutants with this in MODULE:LINE")
     parser.add_argument("--again", choices=ends.OUTCOMES, nargs="*", default=(), help="try those of this outcome again")
     parser.add_argument("--cover-anew", action="store_true", help="find anew which tests execute which lines")

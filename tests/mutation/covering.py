@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -72,7 +72,9 @@ class Coverage:
         return sorted(covering, key=order)
 
 
-def find_coverage(copy: Path, folder: Path, workers: int, *, anew: bool, say: Callable[[str], None]) -> Coverage:
+def find_coverage(
+    copy: Path, folder: Path, workers: int, without: Sequence[str], *, anew: bool, say: Callable[[str], None]
+) -> Coverage:
     """Read what is known of each file of tests, and run those of which nothing is known, or that changed since."""
     cache = folder / "coverage.json"
     tests = {str(path.relative_to(copy)): path for path in test_files(copy)}
@@ -84,7 +86,8 @@ def find_coverage(copy: Path, folder: Path, workers: int, *, anew: bool, say: Ca
             known = {name: TestFile(**found) for name, found in kept["files"].items()}
     contents = {name: digest(copy, [path]) for name, path in tests.items()}
     known = {name: found for name, found in known.items() if contents.get(name) == found.content}
-    missing = [name for name in tests if name not in known]
+    wanted = [name for name in tests if not any(word in name for word in without)]
+    missing = [name for name in wanted if name not in known]
     if missing:
         say(f"{len(missing)} files of tests are run under coverage")
     if missing:
@@ -94,7 +97,7 @@ def find_coverage(copy: Path, folder: Path, workers: int, *, anew: bool, say: Ca
             text = json.dumps({"format": _FORMAT, "code": code, "files": {n: asdict(f) for n, f in known.items()}})
             cache.with_suffix(".draft").write_text(text)
             cache.with_suffix(".draft").replace(cache)
-    return Coverage(known)
+    return Coverage({name: known[name] for name in wanted})
 
 
 def _run(copy: Path, folder: Path, names: list[str], workers: int) -> Iterator[_Found]:
