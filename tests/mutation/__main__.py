@@ -26,7 +26,7 @@ from pathlib import Path
 
 from tests.mutation import results as ends
 from tests.mutation.checkouts import copy_project, digest, modules, replace_file, support_files, test_files
-from tests.mutation.children import Tests, import_heavy_packages, run_all
+from tests.mutation.children import NOT_RUN, Ended, Tests, import_heavy_packages, run_all
 from tests.mutation.covering import Coverage, find_coverage
 from tests.mutation.mutators import Mutant
 from tests.mutation.sample import sample
@@ -80,8 +80,15 @@ def _tried(
     for (mutant, copy), ended in run_all(queue(), arguments.workers):
         shutil.rmtree(copy, ignore_errors=True)
         files, left_out = chosen[mutant.key]
-        outcome = ends.TIMED_OUT if ended.status is None else ends.SURVIVED if ended.passed else ends.KILLED
-        yield ends.Result.of(mutant, outcome, ended.last_line, ended.seconds, files, left_out)
+        yield ends.Result.of(mutant, _outcome(ended), ended.last_line, ended.seconds, files, left_out)
+
+
+def _outcome(ended: Ended) -> str:
+    if ended.status is None:
+        return ends.TIMED_OUT
+    if ended.status == NOT_RUN:
+        return ends.BROKEN
+    return ends.SURVIVED if ended.passed else ends.KILLED
 
 
 def _chosen(mutant: Mutant, coverage: Coverage, seconds: float) -> tuple[list[str], int]:

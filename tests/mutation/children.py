@@ -6,10 +6,12 @@ parent imports nothing of the project itself, so that each child imports the cop
 
 import importlib
 import os
+import shlex
 import shutil
 import signal
 import sys
 import time
+import tomllib
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -29,6 +31,8 @@ _PYTEST = ("-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--hypothesis-se
 _POLL_SECONDS = 0.1
 
 PASSED = (0, 5)  # pytest's exit status where no test failed, and where there was none to run
+
+NOT_RUN = 99  # a child's own exit status, where pytest could not be run
 
 Work = TypeVar("Work")
 
@@ -107,7 +111,7 @@ def _start(tests: Tests[Work]) -> _Child[Work]:
 
 
 def _run_tests(tests: Tests[Work]) -> NoReturn:
-    status = 99
+    status = NOT_RUN
     try:
         os.setsid()
         # Temporary files of a killed child go with its copy.
@@ -128,16 +132,26 @@ def _run_tests(tests: Tests[Work]) -> NoReturn:
         options += ["--basetemp", str(temporary / "pytest"), *tests.options]
         # One file after the other: what the first one notices, no other has to be imported for.
         for file in tests.files:
-            if (status := int(pytest.main([*options, file]))) not in PASSED:
+            code = int(pytest.main([*options, file]))
+            if code not in PASSED:
                 break
+            options += _checked_already(tests.root)
         if after is not None:
             after()
+        status = code
     except BaseException:  # noqa: BLE001  # whatever it is, this process must not go on as its parent would
         traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def _checked_already(root: Path) -> list[str]:
+    """Return the options under which pytest does not ask a second time for the checks of shapes, which go on."""
+    with (root / "pyproject.toml").open("rb") as file:
+        options = shlex.split(tomllib.load(file)["tool"]["pytest"]["ini_options"]["addopts"])
+    return ["-o", "addopts=" + shlex.join(one for one in options if not one.startswith("--jaxtyping-packages"))]
 
 
 def _leave_this_checkout(root: Path) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from tests.mutation.mutators import Mutant
 
-KILLED, SURVIVED, TIMED_OUT, EQUIVALENT = "killed", "survived", "timed out", "equivalent"
-OUTCOMES = (KILLED, TIMED_OUT, SURVIVED, EQUIVALENT)
+KILLED, TIMED_OUT, SURVIVED, EQUIVALENT, BROKEN = "killed", "timed out", "survived", "equivalent", "not run"
+OUTCOMES = (KILLED, TIMED_OUT, SURVIVED, EQUIVALENT, BROKEN)
+
+_LISTED = ((SURVIVED, "Survivors"), (EQUIVALENT, "Equivalent"), (TIMED_OUT, "Timed out"), (BROKEN, "Not run"))
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def report(results: Iterable[Result], equivalents: dict[tuple[str, str, str], st
     judged = [(_judged(result, equivalents), result) for result in results]
     lines = [*_table("package", judged, lambda result: result.module.partition("/")[0]), ""]
     lines += [*_table("kind of change", judged, lambda result: result.kind)]
-    for outcome, title in ((SURVIVED, "Survivors"), (EQUIVALENT, "Equivalent"), (TIMED_OUT, "Timed out")):
+    for outcome, title in _LISTED:
         those = sorted((r for o, r in judged if o == outcome), key=lambda result: (result.module, result.line))
         if not those:
             continue
@@ -94,11 +96,15 @@ def _tests(result: Result) -> str:
 
 def _table(title: str, judged: list[tuple[str, Result]], group: Callable[[Result], str]) -> list[str]:
     groups = sorted({group(result) for _, result in judged})
-    lines = [f"| {title} | mutants | {' | '.join(OUTCOMES)} | killed, of those not equivalent |", "|---" * 7 + "|"]
+    lines = [
+        f"| {title} | mutants | {' | '.join(OUTCOMES)} | killed, of those not equivalent |",
+        "|---" * (len(OUTCOMES) + 3) + "|",
+    ]
     for name in [*groups, "all"]:
         outcomes = [outcome for outcome, result in judged if name in ("all", group(result))]
         counts = [outcomes.count(outcome) for outcome in OUTCOMES]
-        real = len(outcomes) - counts[-1]
-        share = f"{(counts[0] + counts[1]) / real:.0%}" if real else ""
+        killed = outcomes.count(KILLED) + outcomes.count(TIMED_OUT)
+        real = killed + outcomes.count(SURVIVED)
+        share = f"{killed / real:.0%}" if real else ""
         lines.append(f"| {name} | {len(outcomes)} | {' | '.join(map(str, counts))} | {share} |")
     return lines
