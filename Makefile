@@ -8,7 +8,7 @@ SETUP := $(VENV)/.ready
 CORES := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help setup train test test-all coverage lint wheel ui clean
+.PHONY: help setup train test test-all coverage mutation lint wheel ui clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -39,6 +39,9 @@ coverage: $(SETUP)  ## run the tests and list the lines that none reaches (slowe
 	$(VENV)/bin/coverage run -m pytest -q $(CORES)
 	$(VENV)/bin/coverage combine --quiet
 	$(VENV)/bin/coverage report
+
+mutation: $(SETUP)  ## change the code in small ways, one at a time, and count the changes that the tests notice (long, resumable)
+	$(RUN) -m tests.mutation
 
 lint: $(SETUP)  ## check style, types, and imports between packages
 	$(RUN) -m ruff check .

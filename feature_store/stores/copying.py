@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from contextlib import suppress
 
 from feature_store.errors import DataError
 from feature_store.stores.addresses import find_kind
@@ -9,13 +10,15 @@ from feature_store.stores.memory_schema import Dtype, MemorySchema
 from feature_store.stores.record import Memories, make_memories
 from feature_store.stores.store import MemoryStore
 from feature_store.stores.users import bucket_of
+from rm_rec.errors import RmRecError
 
 
 def copy(source: MemoryStore, target_address: str, dtype: Dtype | None = None) -> MemoryStore:
     """Copy all memories, the journal and the tombstones of a store to a new store, and open that.
 
-    The new store appears at its address when it is complete; after a crash the same call starts the copy again. One
-    bucket is in memory at a time. With `dtype`, floats are stored in that precision, except parts with their own type.
+    The new store appears at its address when it is complete; after a crash the same call starts the copy again, and a
+    copy that fails leaves nothing behind. One bucket is in memory at a time. With `dtype`, floats are stored in that
+    precision, except parts with their own type.
 
     Raises:
         DataError: there is something at the target; a build of the source is under way, or the source changed during
@@ -31,15 +34,21 @@ def copy(source: MemoryStore, target_address: str, dtype: Dtype | None = None) -
     kind.check_free(location)
     draft = kind.draft_location(location)
     kind.remove(draft)
-    with kind.create(draft, facts) as target, target.writer() as writer:
-        writer.add_tombstones(tombstones)
-        for bucket, memories in _by_bucket(source):
-            writer.write(bucket, _convert(memories, facts.memory), journal)
-        writer.finish(journal)
-    if (source.journal(), source.tombstones()) != (journal, tombstones):
-        kind.remove(draft)
-        raise DataError(f"{source.address}: it was written to during the copy; copy it again")
-    kind.publish(draft, location)
+    new_store = kind.create(draft, facts)
+    try:
+        with new_store as target, target.writer() as writer:
+            writer.add_tombstones(tombstones)
+            for bucket, memories in _by_bucket(source):
+                writer.write(bucket, _convert(memories, facts.memory), journal)
+            writer.finish(journal)
+        if (source.journal(), source.tombstones()) != (journal, tombstones):
+            raise DataError(f"{source.address}: it was written to during the copy; copy it again")
+        kind.publish(draft, location)
+    except BaseException:
+        # The draft may be as large as the source. If it cannot be removed, the first error still says more.
+        with suppress(RmRecError):
+            kind.remove(draft)
+        raise
     return kind(location)
 
 

@@ -11,6 +11,7 @@ from typing import Self, final
 
 import numpy as np
 import pyarrow as pa
+import redis
 from numpy.typing import NDArray
 
 from feature_store.errors import DataError
@@ -97,7 +98,12 @@ class RedisStore(MemoryStore):
             pipeline.multi()
             for old, new in existing:
                 pipeline.rename(old, new)
-            pipeline.execute()
+            try:
+                pipeline.execute()
+            except redis.WatchError as error:
+                if isinstance(error.__context__, redis.ConnectionError | redis.TimeoutError):
+                    raise
+                raise _not_free(target) from None
 
     @classmethod
     def remove(cls, location: str) -> None:

@@ -8,6 +8,7 @@ from rm_rec.config.machines import DncMemory
 from rm_rec.machines.dnc import DncMachine
 from tests.parity.small_histories import (
     DIM,
+    SEGMENTS,
     USERS,
     agree,
     by_content,
@@ -107,6 +108,26 @@ def test_the_machine_is_its_formula(reads: bool, links: bool, read_heads: int) -
     assert torch.equal(slots.keys, trace["memory"][:, -1])
     assert torch.equal(slots.values, trace["memory"][:, -1])
     assert slots.valid.all()
+
+
+@torch.no_grad()
+def test_what_is_read_before_anything_is_written() -> None:
+    """A reader sees the learned rows; the controller sees nothing, so that the first event alone steers its heads."""
+    machine = machine_of(reads=True, links=True, read_heads=2)
+    state = machine.initial(USERS)
+    slots = machine.slots(state)
+    for rows in (slots.keys, slots.values):
+        assert torch.equal(rows, machine.start.expand(USERS, SLOTS, ROW))
+    assert machine.start.abs().min() > 0
+    deaf = machine_of(reads=True, links=True, read_heads=2)
+    deaf.load_state_dict(machine.state_dict())
+    assert deaf.from_read is not None
+    deaf.from_read.weight.zero_()
+    segments, _ = histories()
+    every = torch.ones(USERS, SEGMENTS, 1, dtype=torch.bool)
+    heard, alone = (one.scan(state, segments[:, :, :1], every)["memory"] for one in (machine, deaf))
+    assert torch.equal(heard[:, 1], alone[:, 1])
+    assert (heard[:, 2] - alone[:, 2]).abs().amax(dim=(1, 2)).min() > 1e-3
 
 
 @torch.no_grad()

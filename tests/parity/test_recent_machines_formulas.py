@@ -117,6 +117,22 @@ def test_no_gradient_passes_through_the_cache() -> None:
     assert segments.grad[:, 2].abs().sum(dim=2).all()
 
 
+def test_each_cached_event_of_the_last_segment_carries_its_own_gradient() -> None:
+    """Also the first one, which later events of its segment attend to: of the sum of all rows nothing would be seen."""
+    machine = scrambled(TransformerXLMachine(TransformerXL(cache_length=4, num_heads=2, num_layers=2), DIM_XL))
+    segments = torch.randn(1, 3, 3, DIM_XL, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    trace = machine.scan(machine.initial(1), segments, torch.ones(1, 3, 3, dtype=torch.bool))
+    for boundary in range(1, 4):
+        for level, rows in enumerate(trace["hidden"][0, boundary]):
+            for row, hidden in enumerate(rows):
+                (gradient,) = torch.autograd.grad(hidden.square().sum(), segments, retain_graph=True)
+                reached = {tuple(place) for place in gradient[0].abs().sum(dim=-1).nonzero().tolist()}
+                # Of four rows the first is of the segment before: it carries none. In the tokens each event is alone.
+                own = (boundary - 1, row - 1)
+                before = {own} if level == 0 else {(boundary - 1, event) for event in range(row)}
+                assert reached == (before if row else set()), (boundary, level, row)
+
+
 def test_the_cache_begins_as_the_last_tokens() -> None:
     machine = TransformerXLMachine(TransformerXL(cache_length=4, num_heads=2), DIM_XL)
     segments = torch.randn(1, 3, 3, DIM_XL, generator=torch.Generator().manual_seed(0))

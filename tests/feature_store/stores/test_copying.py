@@ -3,7 +3,8 @@
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,18 @@ def source(place: Place) -> Any:
             writer.delete(5)
             writer.delete(1000)
         yield store
+
+
+@pytest.fixture
+def is_left(kind: str, address: str, request: pytest.FixtureRequest) -> Iterator[Callable[[], bool]]:
+    """Whether there is anything of a copy that has not got its name."""
+    if kind == "redis":
+        name = address.rpartition("=")[2]
+        with redis.Redis(port=request.getfixturevalue("redis_port")) as server:
+            yield lambda: bool(server.keys(f"rm-rec:{name}.copying:*"))
+    else:
+        folder = Path(address.partition(":")[2]).parent
+        yield lambda: any("copying" in path.name or "creating" in path.name for path in folder.iterdir())
 
 
 @pytest.mark.parametrize("target", STORES)
@@ -99,6 +112,44 @@ def test_what_is_there_already_is_kept(source: MemoryStore, address: str) -> Non
         copy(source, address)
     with open_store(address) as store:
         assert by_user(store.read_all()) == written
+
+
+def test_a_target_made_meanwhile_is_kept(
+    source: MemoryStore, address: str, monkeypatch: pytest.MonkeyPatch, is_left: Callable[[], bool]
+) -> None:
+    real, written = type(source).read_all, []
+
+    def late(store: MemoryStore) -> Any:
+        yield from real(store)
+        monkeypatch.undo()
+        assert is_left()
+        with create_store(address, FACTS) as made:
+            written.append(fill(made, seed=9))
+
+    monkeypatch.setattr(type(source), "read_all", late)
+    with pytest.raises(DataError, match="here already"):
+        copy(source, address)
+    assert not is_left()
+    with open_store(address) as store:
+        assert [by_user(store.read_all())] == written
+
+
+def test_a_refused_copy_leaves_nothing(
+    source: MemoryStore, address: str, monkeypatch: pytest.MonkeyPatch, is_left: Callable[[], bool]
+) -> None:
+    real = type(source).read_all
+
+    def damaged(store: MemoryStore) -> Any:
+        yield next(iter(real(store)))
+        assert is_left()
+        raise DataError("the memory of user 7 is damaged")
+
+    monkeypatch.setattr(type(source), "read_all", damaged)
+    with pytest.raises(DataError, match="user 7 is damaged"):
+        copy(source, address)
+    assert not is_left()
+    with pytest.raises(DataError, match="no memories here"):
+        open_store(address)
 
 
 def test_a_store_without_users(address: str, place: Place) -> None:

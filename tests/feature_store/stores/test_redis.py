@@ -132,6 +132,26 @@ def test_a_lock_taken_between_look_and_commit_is_noticed(
     assert by_user(store.read_all()) == written
 
 
+def test_a_target_made_between_look_and_rename_is_kept(
+    store: MemoryStore, address: str, place: Callable[..., str], server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft, target = fill(store), place("redis", "target")
+    real, written = redis.client.Pipeline.multi, []
+
+    def late(pipeline: Any) -> None:
+        monkeypatch.undo()
+        with create_store(target, FACTS) as made:
+            written.append(fill(made, seed=9))
+        real(pipeline)
+
+    monkeypatch.setattr(redis.client.Pipeline, "multi", late)
+    with pytest.raises(DataError, match=r"name=.*: there is a store here already; open it, or choose another name"):
+        RedisStore.publish(address, target)
+    with open_store(target) as kept:
+        assert [by_user(kept.read_all())] == written
+    assert by_user(store.read_all()) == draft
+
+
 def test_the_lock_is_renewed_and_of_a_killed_writer_ends(
     store: MemoryStore, address: str, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

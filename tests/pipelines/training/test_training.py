@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
@@ -21,6 +22,41 @@ def test_batches_of_a_small_log_are_smaller(events: int, expected: int, tmp_path
     learner = Learner(ClickModel(model_config(), FEATURES), RehearsalConfig())
     fit = Fit(learner, data, OptimizerConfig(), TrainingConfig(), tmp_path, fingerprint="")
     assert fit.batch_events == expected
+
+
+def test_a_checkpoint_is_written_when_so_many_minutes_are_over_and_after_each_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch takes 30 seconds, and a minute is more than over after three."""
+    saved: list[tuple[int, int]] = []
+    clock = iter(range(0, 10_000, 30))
+    batch: Any = SimpleNamespace(label=torch.zeros(2), to=lambda device: batch)
+    table = pa.table({"label": [0.0, 1.0], "prediction": [0.1, 0.9]})
+    for name, stand_in in {
+        "time": SimpleNamespace(monotonic=lambda: now),
+        "iterate_batches": lambda *_: ((None, batch) for _ in range(7)),
+        "training_step": lambda *_: step(),
+        "predict": lambda *_: table,
+        "save_checkpoint": lambda folder, learner, optimizer, state: saved.append(
+            (len(state.epochs), state.batches_done)
+        ),
+    }.items():
+        monkeypatch.setattr(f"pipelines.training.fit.{name}", stand_in)
+    now = next(clock)
+
+    def step() -> Any:
+        nonlocal now
+        now = next(clock)
+        return SimpleNamespace(click_loss=1.0, rehearsal={})
+
+    data: Any = SimpleNamespace(
+        num_training_events=100, num_impressions=lambda _: 14, epoch=lambda *_: [(None, torch.Generator())]
+    )
+    training = TrainingConfig(epochs=2, checkpoint_minutes=1.0)
+    learner = Learner(ClickModel(model_config(), FEATURES), None)
+    monkeypatch.setattr("pipelines.training.fit.best_weights", lambda _: learner.state_dict())
+    Fit(learner, data, OptimizerConfig(), training, tmp_path, fingerprint="").run(lambda epoch: None)
+    assert saved == [(0, 3), (0, 6), (1, 0), (1, 3), (1, 6), (2, 0)]
 
 
 def test_a_machines_penalty_is_trained_on_once_a_batch_however_it_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:

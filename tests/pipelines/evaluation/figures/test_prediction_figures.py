@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
@@ -83,6 +84,9 @@ def test_comparison_writes_each_value_and_leaves_out_the_undefined() -> None:
     assert [text.get_text() for text in axes.texts] == ["0.7000", "0.4500"]
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([0.2, -0.05])
     assert axes.get_xlim()[0] <= 0.45
+    (whiskers,) = [one for one in axes.containers if isinstance(one, ErrorbarContainer)]
+    segments = [segment for bars in whiskers.lines[2] for segment in bars.get_segments()]
+    np.testing.assert_allclose(segments, [[[0.65, 0], [0.75, 0]], [[0.45, 1], [0.45, 1]]])
 
 
 def test_nothing_is_kept_by_pyplot(reported: Report) -> None:

@@ -60,13 +60,13 @@ def test_recollection_of_two_models_has_their_ages_in_order() -> None:
 @pytest.mark.parametrize("known_age", [True, False])
 def test_auc_marks_where_the_window_ends_and_sets_never_apart(known_age: bool) -> None:
     never = AgePoint(80, Estimate(0.5, 0.4, 0.6))
-    by_age = {**curve(age0=0.8, age1=0.7, age2=0.6), **curve(rows=49, age3_4=0.99)}
+    by_age = {**curve(age0=0.8, age1=0.7), **curve(rows=50, age2=0.6), **curve(rows=49, age3_4=0.99)}
     ranking = RankingByAge(known_age, by_age, never, curve(age0=0.9, age1=0.9) if known_age else None)
     figure = auc_by_age({"mine": ranking}, 32, window_segments=1)
     saved(figure)
     top, counts = figure.axes
     assert [label.get_text() for label in counts.get_xticklabels()] == ["0", "1", "2", "3-4", "never"]
-    assert [text.get_text() for text in counts.texts] == ["200", "200", "200", "49", "80"]
+    assert [text.get_text() for text in counts.texts] == ["200", "200", "50", "49", "80"]
     assert points(figure, "mine") == [(0, 0.8), (1, 0.7), (2, 0.6)]  # 49 rows are too few for a point
     expected = ["mine", *(["best possible"] if known_age else []), "to its right, only the memory has the event"]
     assert legend(figure) == expected
