@@ -193,7 +193,7 @@ def test_before_anything_is_trained_it_says_so(folder: Path, arguments: list[str
         (("--candidates", "rum,window_only"), "window_only is named twice"),
         (("--candidates", "rum,mine/rum.yaml"), "rum is named twice"),
         (("--learning_rates", "0.003,0.0030000001"), "0.003 is named twice"),
-        (("--candidates", "rum,mine/rum+wide.yaml"), "'rum+wide' names a folder and figures: letters, digits, "),
+        (("--candidates", "rum,mine/rum+wide.yaml"), "'rum+wide' names a folder and figures: use letters, "),
         (("--logs_of_best", "quickstart"), "quickstart is named twice"),
         (("--candidates", "rum,ntm+rehearsal"), "ntm+rehearsal: give ntm in candidates, and in rehearsed too"),
         (("--rehearsed", "nmt"), "rehearsed: nmt is no candidate; expected some of window_only, rum"),

@@ -27,7 +27,7 @@ MOMENTS = {
     "while the held-out impressions are scored": Kill("pipelines.train_ctr:predict", call=2),
     "the model is in MLflow without its files": Kill("pipelines.registry.registration:write_mlflow_model"),
     "the model is in MLflow but not registered": Kill("pipelines.registry.registration:_log", when="after"),
-    "the model is registered but metrics.json is not written": Kill("pipelines.runs.run_folder:write_json"),
+    "the model is registered but metrics.json is not written": Kill("pipelines.train_ctr:write_json"),
 }
 # A checkpoint after each batch. Dropout, so that the random state counts.
 ARGUMENTS = ("--training.epochs", "3", "--training.checkpoint_minutes", "1e-9", "--model.head.dropout", "0.2")

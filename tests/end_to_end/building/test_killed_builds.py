@@ -187,7 +187,7 @@ def test_a_build_goes_on_with_its_own_files_and_settings(model: Path, tmp_path: 
     line = one_line(run_forked(tmp_path, "pipelines.build_memory", *arguments(model, address, other_log, out)))
     assert f"{other_log}: build " in line
     assert "which was interrupted, needs a.parquet" in line
-    assert line.endswith("which is not here; name the log that build began with")
+    assert line.endswith("which is not here; name the log that this build began with")
     assert journal(address) == begun
     # How it is read may change, and where.
     build(
