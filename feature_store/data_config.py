@@ -177,7 +177,9 @@ class DataConfig(Settings):
     """Files of the log: one Parquet file, a folder of them (hive-partitioned or not), or a glob."""
     columns: Columns = Columns()
     impressions: Impressions = NextEvent()
+    """Which rows are impressions, and which of them are clicks."""
     split: Split = SplitByPosition()
+    """How impressions are divided into training, validation and test."""
     vocabulary: VocabularySizes = VocabularySizes()
     bad_rows: Literal["error", "set_aside"] = "error"
     """What to do with bad rows (a null id, a null, NaN or negative time, a null label, a dense value that is not

@@ -38,7 +38,10 @@ class EvaluateConfig(Settings):
     predictions: tuple[str, ...] = ()
     """Parquet file or folder of predictions; give the option again to compare others with the first."""
     model: str | None = None
-    """Folder of a trained model, to score `data` with instead of reading --predictions."""
+    """Trained model that scores `data`, instead of reading --predictions: its folder, its run's folder, or an address
+    in MLflow such as models:/NAME@ALIAS."""
+    tracking_uri: str = "sqlite:///mlflow.db"
+    """MLflow tracking URI of a model in MLflow."""
     allow_package: tuple[PackageName, ...] = ()
     """Packages outside rm-rec whose code the model may run, for a `kind` such as acme.machines:Fading."""
     data: DataConfig | None = None
@@ -78,10 +81,16 @@ def main(argv: list[str]) -> int:
     )
     console = result_console()
     if config.model is not None and config.data is not None and config.out is not None:
+        from pipelines.models.model_files import find_model
         from pipelines.training.score_log import score_log  # takes seconds to import, and only --model needs it
 
         scored = score_log(
-            Path(config.model), config.data, config.split, Path(config.out), console.print, config.allow_package
+            find_model(config.model, config.tracking_uri),
+            config.data,
+            config.split,
+            Path(config.out),
+            console.print,
+            config.allow_package,
         )
         config = config.model_copy(update={"predictions": (str(scored),)})
     several = len(config.predictions) > 1

@@ -197,7 +197,7 @@ def _decide(
     elif settings.baseline is not None:
         rival = of_folder(settings.baseline, settings.tracking_uri, settings.allow_package)
     models = (contender,) if rival is None else (contender, rival)
-    weights = {model.weights for model in models}
+    weights = {model.weights_sha256 for model in models}
     checks = (
         *not_rolled_back(candidate, allowed=settings.allow_rolled_back),
         memories_built(contender, candidate, settings.memories, data.log, allowed=settings.allow_unbuilt),

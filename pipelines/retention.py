@@ -1,9 +1,10 @@
 """Measure how far back a trained model's memory reaches: recollection and click AUC by age, in segments.
 
 python -m pipelines.retention --run runs/mine
+python -m pipelines.retention --run runs/din_50
 python -m pipelines.retention --run runs/mine --compare_with runs/din_50
 
-The run is what `pipelines.train_ctr` left in its --out folder; nothing of it is changed.
+The run is the --out folder of `pipelines.train_ctr`; its model and predictions are not changed.
 """
 
 from collections.abc import Mapping
@@ -35,23 +36,23 @@ PROG = "python -m pipelines.retention"
 
 
 class MeasureRetention(Settings):
-    """Which run is measured, and how."""
+    """The run to measure, and how."""
 
     run: str
     """Folder of a finished training run: the --out of train_ctr."""
     compare_with: str | None = None
-    """Folder of another run of the same log, measured already with the same settings, to draw beside this one."""
+    """Folder of another run of the same log whose curves are drawn too; run it through this job first."""
     retention: RetentionConfig = RetentionConfig()
     resamples: int = Field(200, ge=0, le=100_000)
-    """Number of times that users are resampled for the intervals; 0 leaves intervals out."""
+    """Number of bootstrap resamples of the users for the intervals; 0 leaves intervals out."""
     device: str = "cpu"
-    """Device to compute on: cpu, cuda, cuda:1, ..."""
+    """Device to compute on: cpu, cuda, cuda:1 and so on."""
     threads: int = Field(0, ge=0)
-    """Number of CPU threads of torch; 0 leaves the choice to torch."""
+    """Number of CPU threads; 0 is PyTorch's default."""
     tracking_uri: str | None = "sqlite:///mlflow.db"
-    """MLflow's tracking address, where curves and figures are added to the training run; null: to the folder alone."""
+    """MLflow tracking URI; curves and figures are added to the training run there. null: write to the folder only."""
     allow_package: tuple[PackageName, ...] = ()
-    """Packages of other people whose code the model may use, as a `kind` such as acme.machines:Fading names it."""
+    """Packages outside rm-rec whose code the model may run, for a `kind` such as acme.machines:Fading."""
 
 
 def main(argv: list[str]) -> int:
@@ -61,7 +62,11 @@ def main(argv: list[str]) -> int:
         argv,
         prog=PROG,
         description="Measure how far back a trained model's memory reaches: recollection and click AUC by age.",
-        examples=(f"{PROG} --run runs/mine", f"{PROG} --run runs/mine --compare_with runs/din_50"),
+        examples=(
+            f"{PROG} --run runs/mine",
+            f"{PROG} --run runs/din_50",
+            f"{PROG} --run runs/mine --compare_with runs/din_50",
+        ),
     )
     out = Path(settings.run)
     run_settings, metrics = finished_run(out)

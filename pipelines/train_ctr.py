@@ -57,10 +57,10 @@ class TrainCtr(Settings):
     data: DataConfig
     start_from: str | None = Field(None, alias="from")
     """Trained model to start from instead of random weights: a folder, models:/NAME@ALIAS or runs:/RUN_ID/model. Its
-    columns, features, vocabulary and model settings are kept."""
+    columns, impressions, vocabulary and model settings are kept; give all others, such as data.split, again."""
     freeze_writer: bool = False
-    """Train only the parts that read memories and freeze those that write them, so that memories built already stay
-    valid. Needs --from."""
+    """Train only reader, window attention, click head and context, so that existing memories stay valid; embeddings of
+    events, encoder and machine are frozen, and rehearsal is off. Needs --from."""
     model: ModelConfig = ModelConfig()
     allow_package: tuple[PackageName, ...] = ()
     """Packages outside rm-rec whose code the model may run, for a `kind` such as acme.machines:Fading."""

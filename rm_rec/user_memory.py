@@ -1,7 +1,8 @@
 """UserMemory: a memory of each user, as a module that any ranking model can have.
 
 It takes vectors of events and returns an answer for each target: in training from whole histories, in serving from
-stored memories. Suffixes: U user, Q query, D dim.
+stored memories. To fold events is to update the state with them. Suffixes: U user, B block of queries (not batch),
+Q query of a block, D dim.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -34,11 +35,15 @@ WINDOW, SLOTS = "window", "slots"  # names of the two sources that every config 
 
 @dataclass(frozen=True)
 class StretchAnswers:
-    """The memory's answers to the queries of one stretch of some histories, with what auxiliary losses need."""
+    """The memory's answers to the queries of one stretch, with what auxiliary losses need.
+
+    A stretch is consecutive segments that are processed together, with gradient. A boundary is the point after a full
+    segment. The axis `part` is the queries that read a state or window of the stretch.
+    """
 
     answers: Float[Tensor, "part features"]
-    query: Tensor  # [part] indices of the queries
-    user: Tensor  # [part] indices of the queries' users
+    query: Tensor  # [part] indices, into the given queries, of those answered here
+    user: Tensor  # [part] indices of their users
     targets: Float[Tensor, "part dim"]  # vectors of the queries' targets
     blocks: QueryBlocks
     trace: StateTrace  # states of all sources at each boundary of the stretch
@@ -145,8 +150,8 @@ class UserMemory(nn.Module):
     def initial(self, num_users: int, keys: tuple[str, ...] = ()) -> MemoryState:
         """Return the memories of users with no history; raises ConfigError if the window is the whole history.
 
-        `keys` names further keys that windows keep of each event, beside those that some source reads: give the keys
-        that `embed` needs if `fold` and `answer` are called with it.
+        Keys are named integers of each event, such as embedding rows. Windows keep those that some source reads, and
+        those named in `keys`: name all that your `embed` function reads, if you pass one to `fold` and `answer`.
         """
         all_keys = tuple(dict.fromkeys((*self.keys_read, *keys)))
         return no_events(self._initial(num_users), num_users, self.cut, all_keys, self.window.age_bias.device)
@@ -154,9 +159,10 @@ class UserMemory(nn.Module):
     def forward(
         self, histories: Histories, queries: Queries, state: MemoryState | None = None
     ) -> Float[Tensor, "query features"]:
-        """Answer each query from the events that it sees of the histories, which continue `state` if it is given.
+        """Return one vector for each query, computed from its user's earlier events.
 
-        Gradients pass through at most `bptt_segments` writes. The graph of all stretches is kept for the backward pass:
+        `state`, if given, has the events before those in `histories`. Gradients pass through at most the last
+        `bptt_segments` segments. The graph of all stretches is kept for the backward pass:
         to bound memory use, iterate over `stretches`. Raises BatchError if histories, queries and state do not agree.
         """
         parts = list(self.stretches(histories, queries, state))
@@ -167,7 +173,7 @@ class UserMemory(nn.Module):
     def stretches(
         self, histories: Histories, queries: Queries, state: MemoryState | None = None
     ) -> Iterator[StretchAnswers]:
-        """Answer as `forward` does, in stretches of at most `bptt_segments` writes.
+        """Answer as `forward` does, in stretches of at most `bptt_segments` segments to fold.
 
         The state is passed from stretch to stretch without gradient. So neither memory use nor the depth of gradients
         grows with the length of histories, if the backward pass of each stretch's loss runs before the next stretch is

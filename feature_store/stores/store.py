@@ -48,6 +48,7 @@ class Build(Settings):
     """The files that one build consumed, and its counts."""
 
     id: str
+    """Hash of the files and of the settings that the result depends on."""
     files: tuple[SourceFile, ...] = ()
     events: int = 0
     users: int = 0
@@ -67,7 +68,7 @@ class UnderWay(Settings):
     build: Build
     """The build, with its counts so far."""
     step: int
-    """Number of its steps that are committed."""
+    """Number of buckets that are committed; a resumed build starts with this bucket."""
 
 
 class Journal(Settings):
@@ -120,16 +121,20 @@ class StoreWriter(ABC):
         self._write(bucket, memories, journal)
 
     def finish(self, journal: Journal) -> None:
-        """End a build, which the journal lists as finished; from now on every reader sees what it wrote."""
+        """End a build, which the journal lists as finished; now at the latest every reader sees its memories."""
         self._check_open()
         if journal.under_way is not None:
             raise DataError(
-                f"{self.store.address}: build {journal.under_way.build.id} is under way in the journal; finish it first"
+                f"{self.store.address}: build {journal.under_way.build.id} is still under way in the given "
+                "journal; add it to `builds` and set `under_way` to None"
             )
         self._finish(journal)
 
     def delete(self, user: int | str) -> bool:
-        """Delete a user's memory for good, by storing a tombstone too; return whether there was a memory."""
+        """Delete a user's memory, and return whether there was one.
+
+        A tombstone, a hash of the user's id, is stored so that later builds skip the user.
+        """
         self._check_open()
         return self._delete(typed(pa.array([user]), self.store.facts.memory.user_type, self.store.address))
 
@@ -198,7 +203,9 @@ class MemoryStore(ABC):
         """Remove a store, if there is one; raises LockedError if it is being written."""
 
     def get(self, users: pa.Array | pa.ChunkedArray) -> tuple[Memories, NDArray[np.bool_]]:
-        """Return the memories of those users who have one, in the given order, and whether each user has one [users].
+        """Return the memories of those users who have one, in the given order, and whether each given user has one.
+
+        The latter is a boolean array [users], False for a null id.
 
         Raises:
             DataError: the ids have another type, or a record is damaged; the message names its user.

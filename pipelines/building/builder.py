@@ -43,7 +43,10 @@ class MemoryBuilder:
         self.out, self.notify = out, notify
 
     def run(self, writer: StoreWriter, build: Build, *, rebuild_late: bool, batch_events: int) -> Build:
-        """Do a build, or the rest of it, and return it with its counts; raises DataError if the log lacks a file."""
+        """Run a build and return it with its counts; raises DataError if the log lacks a file.
+
+        If a build is under way in the store's journal, that one is resumed, and `build` is ignored.
+        """
         journal = self.store.journal()
         first = 0
         if journal.under_way is not None:
@@ -90,8 +93,9 @@ class MemoryBuilder:
         missing = [file.name for file in files if file.sha256 not in hashes]
         if missing:
             raise DataError(
-                f"{self.source.path}: {missing[0]}, consumed earlier, is not here, and an event came late: its user's "
-                "memory is rebuilt from the whole log. Name a log with all files, or use --late set-aside"
+                f"{self.source.path}: {missing[0]}, consumed earlier, is not here; it is needed because an event came "
+                "late and its user's memory is rebuilt from the whole log. Name a log with all files, or use --late "
+                "set-aside"
             )
         selected = {file.sha256 for file in files}
         return prepare(

@@ -91,6 +91,9 @@ def help_text(
     files = "a YAML file, or the name of a recipe that comes with rm-rec: " + ", ".join(recipes)
     again = "Settings; can be given several times, a later file overrides an earlier one."
     lines += ["Options:", *_entry("--config", files, again), *_entry("--help", "", "Show this help.")]
+    lines += _wrapped(
+        "Hyphens and underscores in names of options are the same; an option without a value is true.", "  "
+    )
     plain = {name: info for name, info in keys_of(model).items() if not _holds_blocks(info)}
     for name, info in plain.items():
         lines += _field(f"--{name}", info, "  ")

@@ -33,24 +33,25 @@ from rm_rec.evaluation.by_age import (
 from rm_rec.model import ClickModel
 from rm_rec.rehearsal.probe import NUM_MASKED, Questions, RecollectionProbe, draw_questions, join, last_questions
 
-DECIDING_AGE = "deciding_age"  # what the synthetic log calls it
-# The probe is the same for all models, so that what it finds compares.
-_NUM_CANDIDATES = 99  # beside the right one
-_FRAGMENTS_TAUGHT, _FRAGMENTS_A_USER = 20_000, 8  # at most, of what it learns from
+DECIDING_AGE = "deciding_age"  # the column's name in the synthetic log
+# The probe's settings are the same for all models, so that results can be compared.
+_NUM_CANDIDATES = 99  # negatives for each masked event
+_FRAGMENTS_TAUGHT, _FRAGMENTS_A_USER = 20_000, 8  # largest numbers of training fragments
 _FRAGMENTS_A_STEP, _LEARNING_RATE = 128, 3e-3
-_BATCH_EVENTS, _FRAGMENTS_AT_ONCE = 4096, 512  # in memory
+_BATCH_EVENTS, _FRAGMENTS_AT_ONCE = 4096, 512  # bounds of memory use
 
 
 class RetentionConfig(Settings):
-    """How recollection and click AUC are measured by age. Two runs compare only if all of these are equal."""
+    """How recollection and click AUC are measured by age. Two runs can be compared only if these settings, the log, the
+    data settings and model.segment_length are equal."""
 
     probe_steps: int = Field(300, ge=1)
     """Training steps of the decoder that reads the finished memory; the memory itself is not trained."""
     events_asked: int = Field(50_000, ge=1)
-    """Approximate number of masked events that the decoder has to recollect, of users drawn at random."""
+    """Approximate number of masked events that the decoder is tested on, of randomly drawn users."""
     age_column: str = Field(DECIDING_AGE, min_length=1)
-    """Column of the predictions that says how many events ago the event was that decides the click (0: none does).
-    Where the default column is missing, an impression's age is that of its user's last event on the same item."""
+    """Column of predictions.parquet with the age, in events, of the event that decides the click (0: no event does); it
+    is converted to segments. If the default column is missing, the age is that of the user's last event on the item."""
     age_bins: tuple[Annotated[int, Field(ge=0)], ...] = Field(AGE_BINS, min_length=1)
     """Smallest age of each bin, in segments, increasing."""
     seed: int = Field(0, ge=0)

@@ -45,7 +45,7 @@ class Contender:
     """All keys of its training run's config."""
 
     @property
-    def weights(self) -> str:
+    def weights_sha256(self) -> str:
         """Return the hash of its weights."""
         return self.trained.card.weights_sha256
 
@@ -117,7 +117,7 @@ def train_mean_pool(
     recipe = out / f"{folder.name}.yaml"
     out.mkdir(parents=True, exist_ok=True)
     write_text(recipe, yaml.safe_dump(settings, sort_keys=False))
-    notify(f"no champion yet: the candidate has to beat mean_pool, trained with the same settings in {folder}")
+    notify(f"no champion yet: training a mean_pool model in {folder}, with the candidate's other settings, to compare")
     train_ctr.main(["--config", str(recipe), "--config", str(_MEAN_POOL), "--out", str(folder)])
     return of_folder(str(folder), tracking_uri, allowed_packages)
 
@@ -132,7 +132,8 @@ def score_both(
 ) -> tuple[pa.Table, pa.Table]:
     """Return both models' predictions of the same held-out impressions, champion first, in the same order of rows.
 
-    `data` is the candidate's data config: both models predict its impressions and sampled negatives, each with its own
+    `champion` is the registered champion or, if there is none, the baseline. `data` is the candidate's data config:
+    both models predict its impressions and sampled negatives, each with its own
     features and vocabulary.
 
     Raises:
@@ -148,7 +149,7 @@ def score_both(
     aligned = align(before, after, PredictionColumns())
     if isinstance(aligned, str):
         raise DataError(
-            f"{champion.name} and {candidate.name} do not see the same impressions of {data.log}: {aligned}; "
+            f"{champion.name} and {candidate.name} were not scored on the same impressions of {data.log}: {aligned}; "
             "they cannot be compared"
         )
     for name, table in zip(("champion", "candidate"), aligned, strict=True):

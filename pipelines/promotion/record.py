@@ -59,7 +59,7 @@ class Decision:
             "verdict": "passed" if self.passed else "refused",
             "refused_by": "; ".join(check.name for check in self.checks if not check.holds),
             **{
-                f"{role}_weights_sha256": contender.weights
+                f"{role}_weights_sha256": contender.weights_sha256
                 for role, contender in zip(("candidate", "champion"), self.contenders, strict=False)
             },
         }

@@ -45,7 +45,7 @@ class MemoryConfig(Settings):
     token_dim: int = Field(32, ge=1, le=1024)
     """Size of an event's and a target's vector."""
     segment_length: int = Field(32, ge=1, le=4096)
-    """Number of events in a segment, which are folded into the state together (N)."""
+    """Number of events in a segment, which are folded into the state together."""
     bptt_segments: int = Field(32, ge=1)
     """Largest number of segments that gradients pass through: more learn longer dependencies, and need more memory."""
     encoder: Encoder = NoEncoder()
@@ -71,7 +71,7 @@ class MemoryConfig(Settings):
 
 
 class ModelConfig(MemoryConfig):
-    """Settings of `ClickModel`, except for its features.
+    """The click model: encoder, memory machine, reader, recent window and click head.
 
     >>> ModelConfig(segment_length=16, token_dropout=0.0).head.hidden_dims
     (64, 32)

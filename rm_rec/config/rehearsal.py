@@ -57,9 +57,9 @@ class RehearsalConfig(Settings):
     replace_ratio: float = Field(0.5, gt=0.0, le=1.0)
     """Fraction of a mixed fragment's unmasked events that are replaced by another user's."""
     candidates: Literal["fragment", "batch", "sampled"] = "batch"
-    """Wrong candidates for a masked event: its fragment's other masked events, the batch's, or sampled events."""
+    """Negatives for a masked event: its fragment's other masked events, those of the batch, or sampled events."""
     num_candidates: int = Field(256, ge=1)
-    """Largest number of wrong candidates of kind batch or sampled: more make the task harder."""
+    """Largest number of negatives of kind batch or sampled: more make the task harder."""
     num_layers: int = Field(1, ge=1, le=8)
     """Number of transformer layers of the decoder."""
     num_heads: int = Field(4, ge=1)

@@ -1,6 +1,7 @@
 """RehearsalObjective: the auxiliary loss that asks a memory for fragments of the events it has folded.
 
-Suffixes: F fragment, B event of a fragment, M masked event of a fragment, D dim.
+Suffixes: U user, F drawn fragment, G fragment of a user's history, B event of a fragment (not batch), M masked event,
+R replaced event, D dim.
 """
 
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from rm_rec.user_memory import StretchAnswers, UserMemory
 
 @dataclass(frozen=True)
 class RehearsalLoss:
-    """The loss that rehearsal adds for one stretch, and figures to log: the loss and accuracy of each part."""
+    """The loss that rehearsal adds for one stretch, and metrics to log: the loss and accuracy of each part."""
 
     loss: Float[Tensor, ""]
     figures: dict[str, float]
@@ -55,6 +56,7 @@ class RehearsalObjective(nn.Module):
     >>> from rm_rec import MemoryConfig
     >>> memory = UserMemory(MemoryConfig(token_dim=8, segment_length=4))
     >>> rehearsal = RehearsalObjective(RehearsalConfig(fragment_length=4), memory)
+    >>> optimizer = torch.optim.Adam([*memory.parameters(), *rehearsal.parameters()])
     >>> events = Histories.padded(torch.randn(2, 12, 8), torch.arange(24).view(2, 12))
     >>> queries = Queries(tokens=torch.randn(2, 8), user=torch.tensor([0, 1]), time=torch.tensor([99, 99]))
     >>> of_batch = rehearsal.begin(memory, events, queries)
@@ -63,6 +65,7 @@ class RehearsalObjective(nn.Module):
     ...     rehearsed = of_batch.loss(stretch)
     ...     if rehearsed is not None:
     ...         loss = loss + rehearsed.loss
+    ...     loss.backward()
     """
 
     def __init__(self, config: RehearsalConfig, memory: UserMemory) -> None:
@@ -123,7 +126,7 @@ class RehearsalObjective(nn.Module):
 
 
 class Rehearsal:
-    """The rehearsal of one batch."""
+    """Computes the rehearsal loss of one batch, stretch by stretch; made by `RehearsalObjective.begin`."""
 
     def __init__(
         self,
@@ -218,7 +221,7 @@ class Rehearsal:
         return take(self.content, position_FB), self.event_key[position_FB]
 
     def _candidates(self, true_FMD: Tensor, true_key_FM: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the wrong candidates' vectors [F or 1, C, D] and keys."""
+        """Return the negatives' vectors [F or 1, C, D] and keys; those with the masked event's key do not count."""
         if self.config.candidates == "fragment":
             return true_FMD, true_key_FM
         if self.config.candidates == "batch":

@@ -85,7 +85,7 @@ def test_without_the_old_files_nobody_is_built_anew_and_the_build_may_go_on(
     second = write(table, tmp_path / "second.parquet")
     argv = arguments(model, address, second, tmp_path / "out", "--late", "rebuild-user")
     line = one_line(run_forked(tmp_path, "pipelines.build_memory", *argv))
-    assert "first.parquet, consumed earlier, is not here, and an event came late" in line
+    assert "first.parquet, consumed earlier, is not here; it is needed because an event came late" in line
     assert line.endswith("Name a log with all files, or use --late set-aside")
     assert len(contents(address)) > 10
     build(model, address, second, tmp_path / "out", "--dtype", "float32")
