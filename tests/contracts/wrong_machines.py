@@ -154,6 +154,12 @@ class NothingToRead(MeanPoolMachine):
         return replace(slots, valid=torch.zeros_like(slots.valid))
 
 
+class OneUserAlone(MeanPoolMachine):
+    def slots(self, state: State) -> Slots:
+        slots = super().slots(state)
+        return replace(slots, valid=slots.valid & (torch.arange(len(slots.valid)) == 0)[:, None])
+
+
 class DividesByNothing(MeanPoolMachine):
     def slots(self, state: State) -> Slots:
         mean = (state["sum"] / state["count"][:, None])[:, None]
@@ -226,6 +232,7 @@ WRONG_MACHINES: dict[str, list[tuple[MachineCase, str]]] = {
     "slots_have_the_size_that_readers_are_built_for": [
         (MachineCase(OtherSlotDim), "expected"),
         (MachineCase(NothingToRead), "no slot of a user is valid"),
+        (MachineCase(OneUserAlone), "no slot of a user is valid"),
         (MachineCase(DividesByNothing), "16 of 16 values of keys of the initial state are NaN or infinite"),
     ],
     "slots_differ_from_each_other": [(MachineCase(Twins), "two slots are 0 apart after 0 segments")],

@@ -1,7 +1,7 @@
 """Do the tests notice? Changes the code in small ways, one at a time, and runs the tests that execute the changed line.
 
     python -m tests.mutation                                   # a sample; a killed run goes on where it was
-    python -m tests.mutation --again survived --seconds 300    # those that survived, with more of the tests
+    python -m tests.mutation --again survived --seconds 300    # those that survived, with further tests
     python -m tests.mutation --without end_to_end              # a first pass, with the quick tests alone
     python -m tests.mutation --report report.md                # what is known so far, as Markdown
 
@@ -22,6 +22,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.mutation import results as ends
@@ -63,13 +64,18 @@ def main() -> int:
 def _tried(
     mutants: list[Mutant], coverage: Coverage, base: Path, out: Path, arguments: argparse.Namespace
 ) -> Iterator[ends.Result]:
-    chosen = {mutant.key: _chosen(mutant, coverage, arguments.seconds) for mutant in mutants}
-    yield from (ends.Result.of(m, ends.SURVIVED, "no test runs it", 0, [], 0) for m in mutants if not chosen[m.key][0])
+    known = ends.read_results(out / "results.jsonl")
+    chosen = {mutant.key: _chosen(mutant, known.get(mutant.key), coverage, arguments.seconds) for mutant in mutants}
+
+    def result(mutant: Mutant, outcome: str, said: str, seconds: float = 0.0) -> ends.Result:
+        choice, before = chosen[mutant.key], known.get(mutant.key)
+        ran = choice.passed | {name: coverage.files[name].content for name in choice.files}
+        spent = before.seconds if before is not None and choice.passed else 0.0
+        return ends.Result.of(mutant, outcome, said, spent + seconds, ran, choice.left_out)
 
     def queue() -> Iterator[Tests[tuple[Mutant, Path]]]:
         for number, mutant in enumerate(mutants):
-            files, _ = chosen[mutant.key]
-            if files:
+            if files := chosen[mutant.key].files:
                 copy = out / f"mutant-{number}"
                 shutil.rmtree(copy, ignore_errors=True)
                 copy_project(base, copy)
@@ -77,10 +83,12 @@ def _tried(
                 limit = 15 + 2 * sum(coverage.files[name].seconds for name in files)
                 yield Tests((mutant, copy), copy, tuple(files), limit)
 
+    for mutant in mutants:
+        if not chosen[mutant.key].files:
+            yield result(mutant, ends.SURVIVED, "no further test runs it")
     for (mutant, copy), ended in run_all(queue(), arguments.workers):
         shutil.rmtree(copy, ignore_errors=True)
-        files, left_out = chosen[mutant.key]
-        yield ends.Result.of(mutant, _outcome(ended), ended.last_line, ended.seconds, files, left_out)
+        yield result(mutant, _outcome(ended), ended.last_line, ended.seconds)
 
 
 def _outcome(ended: Ended) -> str:
@@ -91,15 +99,24 @@ def _outcome(ended: Ended) -> str:
     return ends.SURVIVED if ended.passed else ends.KILLED
 
 
-def _chosen(mutant: Mutant, coverage: Coverage, seconds: float) -> tuple[list[str], int]:
-    """Choose a mutant's files of tests, one at least and so many seconds of them at most; count those left out."""
+@dataclass(frozen=True)
+class _Choice:
+    files: list[str]
+    passed: dict[str, str]
+    left_out: int
+
+
+def _chosen(mutant: Mutant, known: ends.Result | None, coverage: Coverage, seconds: float) -> _Choice:
+    """Choose a mutant's files of tests, one at least and so many seconds of them at most, but for those that passed."""
     covering = coverage.covering(mutant.module, mutant.at.first, mutant.at.last)
-    chosen: list[str] = []
+    ran = known.ran if known is not None and known.outcome == ends.SURVIVED else {}
+    passed = {name: ran[name] for name in covering if coverage.files[name].content == ran.get(name)}
+    files: list[str] = []
     for name in covering:
-        if chosen and sum(coverage.files[other].seconds for other in [*chosen, name]) > seconds:
-            continue
-        chosen.append(name)
-    return chosen, len(covering) - len(chosen)
+        spent = sum(coverage.files[other].seconds for other in files)
+        if name not in passed and (not files or spent + coverage.files[name].seconds <= seconds):
+            files.append(name)
+    return _Choice(files, passed, len(covering) - len(passed) - len(files))
 
 
 def _base(out: Path) -> Path:

@@ -40,6 +40,7 @@ class TestFile:
     """What one file of tests takes, and the lines of each module that it executes."""
 
     content: str
+    """Hash of the file and of all that it may import: what it found holds as long as this is the same."""
     seconds: float
     passed: bool
     said: str
@@ -82,9 +83,9 @@ def find_coverage(
     known: dict[str, TestFile] = {}
     if cache.exists() and not anew:
         kept = json.loads(cache.read_text())
-        if kept["format"] == _FORMAT and kept["code"] == code:
+        if kept["format"] == _FORMAT:
             known = {name: TestFile(**found) for name, found in kept["files"].items()}
-    contents = {name: digest(copy, [path]) for name, path in tests.items()}
+    contents = {name: f"{code}-{digest(copy, [path])}" for name, path in tests.items()}
     known = {name: found for name, found in known.items() if contents.get(name) == found.content}
     wanted = [name for name in tests if not any(word in name for word in without)]
     missing = [name for name in wanted if name not in known]
@@ -94,7 +95,7 @@ def find_coverage(
         for name, ended, lines in _without_failures(copy, _run(copy, folder, missing, workers)):
             known[name] = TestFile(contents[name], round(ended.seconds, 2), ended.passed, ended.last_line, lines)
             say(f"  {name}: {ended.seconds:.1f} s{'' if ended.passed else ', left out: ' + ended.last_line}")
-            text = json.dumps({"format": _FORMAT, "code": code, "files": {n: asdict(f) for n, f in known.items()}})
+            text = json.dumps({"format": _FORMAT, "files": {n: asdict(f) for n, f in known.items()}})
             cache.with_suffix(".draft").write_text(text)
             cache.with_suffix(".draft").replace(cache)
     return Coverage({name: known[name] for name in wanted})

@@ -16,7 +16,11 @@ _LISTED = ((SURVIVED, "Survivors"), (EQUIVALENT, "Equivalent"), (TIMED_OUT, "Tim
 
 @dataclass(frozen=True)
 class Result:
-    """A mutant's end. `said` is pytest's last word; `left_out`, how many files of tests there was no time for."""
+    """A mutant's end.
+
+    `said` is pytest's last word; `ran`, the files of tests that were run, with what they were; `left_out`, how many
+    more execute the line, for which there was no time.
+    """
 
     key: str
     module: str
@@ -27,11 +31,11 @@ class Result:
     outcome: str
     said: str
     seconds: float
-    ran: list[str]
+    ran: dict[str, str]
     left_out: int
 
     @staticmethod
-    def of(mutant: Mutant, outcome: str, said: str, seconds: float, ran: list[str], left_out: int) -> "Result":
+    def of(mutant: Mutant, outcome: str, said: str, seconds: float, ran: dict[str, str], left_out: int) -> "Result":
         """Describe a mutant and its end."""
         where = (mutant.key, mutant.module, mutant.at.line, mutant.kind, mutant.before, mutant.after)
         return Result(*where, outcome, said, round(seconds, 1), ran, left_out)

@@ -112,7 +112,7 @@ def test_the_report_counts_equivalent_mutants_apart() -> None:
     swapped = [mutant for mutant in mutants if mutant.kind == "comparison"]
     ends = (KILLED, SURVIVED, SURVIVED)
     pairs = zip(swapped, ends, strict=True)
-    results = [Result.of(mutant, end, "", 1.0, ["tests/test_a.py"], 0) for mutant, end in pairs]
+    results = [Result.of(mutant, end, "", 1.0, {"tests/test_a.py": "0"}, 0) for mutant, end in pairs]
     text = report(results, {("piece.py", "h(a < b)", "h(a <= b)"): "b is no number."})
     assert "| rm_rec | 3 | 1 | 0 | 1 | 1 | 0 | 50% |" in text
     survivors, equivalent = text.split("## Equivalent")

@@ -58,6 +58,24 @@ def made(request: pytest.FixtureRequest) -> tuple[str, Learner, Outcome]:
     return request.param, *stepped(5, request.param)
 
 
+def test_network_and_rehearsal_are_clipped_each_by_itself_and_embeddings_never() -> None:
+    def gradients(clip_norm: float) -> list[Tensor]:
+        made = learner()
+        training_step(made.train(), build_optimizer(made, OptimizerConfig()), BATCH, clip_norm, random(0))
+        assert made.rehearsal is not None
+        weights = dict(made.model.named_parameters())
+        network = [weight for name, weight in weights.items() if not name.startswith("embedding.")]
+        parts = (network, made.rehearsal.parameters(), made.model.embedding.parameters())
+        found = ([weight.grad.flatten() for weight in part if weight.grad is not None] for part in parts)
+        return [torch.cat(each) for each in found]
+
+    clipped, whole = gradients(1e-3), gradients(1e9)
+    for part in (0, 1):
+        assert whole[part].norm() > 1e-2
+        torch.testing.assert_close(clipped[part], whole[part] * (1e-3 / whole[part].norm()), rtol=1e-3, atol=1e-9)
+    assert torch.equal(clipped[2], whole[2])
+
+
 def weights_of(module: torch.nn.Module) -> dict[str, Tensor]:
     return {name: values.clone() for name, values in module.state_dict().items()}
 

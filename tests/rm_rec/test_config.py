@@ -42,6 +42,13 @@ def test_a_config_out_of_bounds_is_refused(settings: dict[str, Any], message: st
         ModelConfig.model_validate(settings)
 
 
+def test_a_period_may_be_as_long_as_events_are_counted() -> None:
+    machine = {"kind": "hpmn", "num_layers": 5, "growth": 64}
+    assert ModelConfig.model_validate({"machine": machine}).machine.num_layers == 5  # type: ignore[union-attr]
+    with pytest.raises(ValidationError, match=r"every 64\^5 events"):
+        ModelConfig.model_validate({"machine": machine | {"num_layers": 6}})
+
+
 def test_the_plugins_config_is_held_to_the_same() -> None:
     with pytest.raises(ValidationError, match=r"reader.num_heads is 5, which does not divide token_dim 32"):
         MemoryConfig.model_validate({"reader": {"kind": "attention", "num_heads": 5}})

@@ -88,6 +88,18 @@ def test_the_file_is_compressed_as_measured(address: str, folder: Path) -> None:
     assert "RLE_DICTIONARY" in encodings["window_time.list.element"]
 
 
+def test_users_are_found_in_whichever_part_of_a_file_they_lie(
+    address: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("feature_store.memories.parquet_files.ROW_GROUP", 2)
+    with create_store(address, FACTS) as store:
+        written = fill(store)
+        assert pq.read_metadata(file_of(folder, 5)).num_row_groups > 2
+        for user in USERS.to_pylist():
+            assert by_user([store.get(pa.array([user]))[0]]) == {user: written[user]}
+        assert by_user(store.scan()) == written
+
+
 def test_what_a_build_did_not_touch_is_linked_not_copied(address: str, folder: Path) -> None:
     with create_store(address, FACTS) as store:
         fill(store)
