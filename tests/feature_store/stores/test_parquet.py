@@ -91,7 +91,7 @@ def test_the_file_is_compressed_as_measured(address: str, folder: Path) -> None:
 def test_users_are_found_in_whichever_part_of_a_file_they_lie(
     address: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("feature_store.memories.parquet_files.ROW_GROUP", 2)
+    monkeypatch.setattr("feature_store.stores.parquet_files.ROW_GROUP", 2)
     with create_store(address, FACTS) as store:
         written = fill(store)
         assert pq.read_metadata(file_of(folder, 5)).num_row_groups > 2
