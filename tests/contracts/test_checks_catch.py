@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from rm_rec.machines.mean_pool import MeanPool, MeanPoolMachine
 from rm_rec.readers.attention import AttentionReader
 from rm_rec.testing import (
     MACHINE_CHECKS,
@@ -13,6 +14,7 @@ from rm_rec.testing import (
     SOURCE_CHECKS,
     Check,
     ContractError,
+    MachineCase,
     ReaderCase,
     check_machine,
     check_reader,
@@ -79,6 +81,15 @@ def test_the_settings_and_the_size_are_the_callers() -> None:
         check_machine(large.machine, large.config)
     with pytest.raises(ContractError, match=r"^Silent\(num_heads=2\) of slots of 8 numbers breaks"):
         check_reader(WRONG_READERS["a_memory_without_a_valid_slot_answers_zero"][1][0], AttentionReader(num_heads=2))
+
+
+def test_a_machine_is_checked_alone_and_behind_an_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not MachineCase(MeanPoolMachine).encoded
+    met: list[MachineCase] = []
+    monkeypatch.setattr("rm_rec.testing.machines.MACHINE_CHECKS", {"met": met.append})
+    settings = MeanPool()
+    check_machine(MeanPoolMachine, settings, max_bytes=99)
+    assert met == [MachineCase(MeanPoolMachine, settings, encoded, 99) for encoded in (False, True)]
 
 
 def test_no_test_runner_is_needed() -> None:

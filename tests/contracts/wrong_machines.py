@@ -92,6 +92,12 @@ class WritesOtherwise(MeanPoolMachine):
         return after | {"count": after["count"] + valid.sum(dim=1)}
 
 
+class StopsAtAnEmptySegment(Changed):
+    def scan(self, state: State, segments: Tensor, valid: Tensor) -> StateTrace:
+        begun = valid.any(dim=2).cumprod(dim=1).bool()
+        return super().scan(state, segments, valid & begun[..., None])
+
+
 class ForgetsTheFirst(Changed):
     def change(self, total: Tensor, segments: Tensor) -> Tensor:
         return total.masked_fill((torch.arange(total.shape[1]) == 0)[:, None], 0.0)
@@ -217,7 +223,10 @@ WRONG_MACHINES: dict[str, list[tuple[MachineCase, str]]] = {
     "the_order_of_users_does_not_matter": [(MachineCase(KnowsPositions), "in another order")],
     "a_batch_equals_its_users_one_by_one": [(MachineCase(MixesUsers), "of a user of 0 events alone")],
     "two_calls_equal_one": [(MachineCase(StartsAnew), "cut after 1 segments")],
-    "scan_equals_the_loop_over_write": [(MachineCase(WritesOtherwise), "of scan, from the initial state")],
+    "scan_equals_the_loop_over_write": [
+        (MachineCase(WritesOtherwise), "of scan, from the initial state"),
+        (MachineCase(StopsAtAnEmptySegment), "of scan, from the initial state"),
+    ],
     "a_trace_starts_with_the_state_that_came_in": [(MachineCase(ForgetsTheFirst), "first boundary")],
     "writing_changes_none_of_its_inputs": [(MachineCase(WritesInPlace), "'segments' given to write")],
     "a_later_event_changes_no_earlier_state": [

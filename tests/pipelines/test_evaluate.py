@@ -79,6 +79,13 @@ def test_one_model_end_to_end(save: Save, tmp_path: Path) -> None:
         assert (out / image).read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_same_folder_may_be_written_again(save: Save, tmp_path: Path) -> None:
+    path, out = save(table()), tmp_path / "deep" / "out"
+    for resamples in ("0", "5"):
+        assert main(["--predictions", path, "--out", str(out), "--metrics.resamples", resamples]) == 0
+    assert json.loads((out / "metrics.json").read_text())["config"]["metrics"]["resamples"] == 5
+
+
 def test_two_models_are_compared_whatever_the_order_of_rows(
     save: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
