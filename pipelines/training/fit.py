@@ -13,9 +13,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from feature_store.data_config import SPLITS
-from feature_store.errors import DataError
 from feature_store.sequences.user_sequences import UserSequences
 from pipelines.cli.job import Progress
+from pipelines.errors import SettingsError
 from pipelines.training.batches import iterate_batches
 from pipelines.training.checkpoint import Epoch, FitState, best_weights, load_checkpoint, save_checkpoint
 from pipelines.training.data import TRAIN, VALIDATION, LogData
@@ -213,12 +213,12 @@ class Fit:
 
 
 def device_of(name: str, setting: str) -> torch.device:
-    """Return a device by its name; DataError, naming the setting, where it cannot be used."""
+    """Return a device by its name; SettingsError, naming the setting, where it cannot be used."""
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
-        raise DataError(f"{setting} {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        raise SettingsError(f"{setting} {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return device
 
 
