@@ -1,4 +1,4 @@
-"""How far back a trained model's memory reaches: what a probe recollects, and click AUC, by age in segments.
+"""Retention of a trained model: recollection by a probe, and click AUC, by the age of events in segments.
 
 The model is looked at and not changed; measuring again, with the same settings, gives the same numbers.
 """
@@ -66,7 +66,7 @@ class RetentionConfig(Settings):
 
 @dataclass(frozen=True)
 class Retention:
-    """What was measured of one run."""
+    """The retention of one run."""
 
     fingerprint: str
     """Fingerprint of the run."""
@@ -114,7 +114,7 @@ def conditions(config: RetentionConfig, data: LogData, segment_length: int) -> d
 
 
 def _recollection(config: RetentionConfig, resamples: int, data: LogData, model: ClickModel) -> Recollection | None:
-    """Teach probes on the histories of training, then ask the states that the last validation impressions read."""
+    """Train probes on histories of the training split, and test them on the states of the last validation impressions."""
     if model.memory.slots is None:
         return None
     device = next(model.parameters()).device
@@ -173,7 +173,7 @@ def _trained_probe(
 def _collect(
     data: LogData, split: int, seed: tuple[int, int], ask: Callable[[UserBatch], Questions], num_fragments: float
 ) -> Questions | None:
-    """Ask users of a split, in random order, until there are enough fragments; None if no user has any."""
+    """Collect fragments of users of a split, in random order, until there are enough; None if no user has any."""
     generator = np.random.default_rng(seed)
     parts: list[Questions] = []
     for sequences in data.buckets():
@@ -188,7 +188,7 @@ def _collect(
 def _ask(
     config: RetentionConfig, model: ClickModel, probe: RecollectionProbe, questions: Questions
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return which masked events were picked out, and their ages; the same events are masked each time."""
+    """Return whether each masked event was picked out, and its age; the same events are masked each time."""
     random = torch.Generator(questions.user.device).manual_seed(config.seed)
     picked, ages = [], []
     for rows in torch.split(torch.arange(len(questions), device=questions.user.device), _FRAGMENTS_AT_ONCE):
@@ -200,7 +200,7 @@ def _ask(
 
 
 def _candidates(questions: Questions, random: torch.Generator) -> dict[str, torch.Tensor]:
-    """Draw what masked events are to be told from: events of any fragment, each as likely."""
+    """Sample negatives for masked events, uniformly from the events of all fragments."""
     events = {name: ids.flatten() for name, ids in questions.events.items()}
     num_events = questions.age.numel()
     rows = torch.randint(num_events, (_NUM_CANDIDATES,), generator=random, device=questions.user.device)
@@ -243,7 +243,7 @@ def events_since_items(data: LogData, predictions: pa.Table) -> Ids:
         found.append(events_since_item(data.prepared, bucket, sequences, impressions))
     theirs = predictions[PredictionColumns().user].combine_chunks()
     codes = pa.concat_arrays([theirs, *users]).dictionary_encode().indices.to_numpy()
-    # Predictions lie by batch, sequences by bucket; within a user both are in the order of the impressions.
+    # Predictions are ordered by batch, sequences by bucket; within a user both are in the order of the impressions.
     of_predictions, of_sequences = (np.argsort(part, kind="stable") for part in np.split(codes, [len(theirs)]))
     assert np.array_equal(codes[: len(theirs)][of_predictions], codes[len(theirs) :][of_sequences])
     events_ago = np.empty(len(theirs), np.int64)

@@ -24,7 +24,7 @@ _Points = dict[str, AgePoint | None]
 
 
 def read_retention(folder: Path) -> Retention | None:
-    """Return what was measured of a folder's run; None where nothing was, or the file is damaged."""
+    """Return the retention of a folder's run; None if it was not measured or the file is damaged."""
     try:
         return TypeAdapter(Retention).validate_json((folder / RETENTION).read_bytes())
     except (OSError, ValidationError):
@@ -69,40 +69,42 @@ def keep(out: Path, ours: Retention, other: Retention | None, *, tracked: bool) 
 
 
 def figures(out: Path, ours: Retention, other: Retention | None) -> dict[str, Figure]:
-    """Draw the curves of one run, or of two, by the name of the file each figure is kept in."""
+    """Return figures of one run's curves, or of two runs', by file name."""
     measured = _by_name(out, ours, other)
     length = ours.conditions["model.segment_length"]
-    recollections = {name: found.recollection for name, found in measured.items() if found.recollection is not None}
+    recollections = {name: one.recollection for name, one in measured.items() if one.recollection is not None}
     drawn: dict[str, Figure] = {}
     if recollections:
         drawn["retention_recollection.png"] = recollection_by_age(recollections, length)
-    rankings = {name: found.ranking for name, found in measured.items()}
+    rankings = {name: one.ranking for name, one in measured.items()}
     drawn["retention_auc.png"] = auc_by_age(rankings, length, ours.window_segments)
     return drawn
 
 
 def print_retention(console: Console, out: Path, ours: Retention, other: Retention | None) -> None:
-    """Print a row for each bin of ages: how many were asked, and what came out."""
+    """Print a row for each bin of ages: numbers of events and impressions, recollection and AUC."""
     measured = _by_name(out, ours, other)
     table = Table(
         title=f"Retention by age, in segments of {ours.conditions['model.segment_length']} events", title_justify="left"
     )
-    recollections = {name: found.recollection for name, found in measured.items() if found.recollection is not None}
-    what = "impressions" if ours.ranking.known_age else "clicks"
-    columns = ["age", *(["events asked"] if recollections else []), *(f"{name} recollects" for name in recollections)]
-    for column in [*columns, what, *(f"{name} AUC" for name in measured)]:
+    recollections = {name: one.recollection for name, one in measured.items() if one.recollection is not None}
+    rows_label = "impressions" if ours.ranking.known_age else "clicks"
+    columns = ["age", *(["masked events"] if recollections else []), *(f"{name} recollects" for name in recollections)]
+    for column in [*columns, rows_label, *(f"{name} AUC" for name in measured)]:
         table.add_column(column, justify="right", overflow="fold")
     asked: list[_Points] = [{**r.memory.by_age, "all": r.memory.overall} for r in recollections.values()]
     alone: list[_Points] = [{**r.alone.by_age, "all": r.alone.overall} for r in recollections.values()]
-    ranked: list[_Points] = [{**found.ranking.by_age, "never": found.ranking.never} for found in measured.values()]
+    ranked: list[_Points] = [{**one.ranking.by_age, "never": one.ranking.never} for one in measured.values()]
     ages = sorted({age for curve in [*asked, *ranked] for age in curve} - {"all", "never"}, key=shortest_of)
     for age in [*ages, *(["never"] if any(curve["never"] for curve in ranked) else []), *(["all"] if asked else [])]:
         cells = [_rows(asked, age)] if asked else []
-        cells += [_share(one.get(age), without.get(age)) for one, without in zip(asked, alone, strict=True)]
+        cells += [_percent(one.get(age), without.get(age)) for one, without in zip(asked, alone, strict=True)]
         table.add_row(age, *cells, _rows(ranked, age), *(_auc(curve.get(age)) for curve in ranked))
     console.print(table, soft_wrap=False)
     if recollections:
-        console.print("recollects: masked events picked out of 100 candidates; in brackets, from their fragments alone")
+        console.print(
+            "recollects: fraction of masked events picked out of 100 candidates; in brackets, without the memory"
+        )
     if ours.recollection is None:
         console.print("No recollection curve of this run: its model has no memory, or no history is long enough.")
 
@@ -115,12 +117,12 @@ def _by_name(out: Path, ours: Retention, other: Retention | None) -> dict[str, R
     return dict(zip(names, (ours, other), strict=True))
 
 
-def _curves(found: Retention) -> dict[str, dict[int, float]]:
-    """Name the curves as metrics, whose steps are each bin's youngest age; what has no age has step 0."""
-    curves: dict[str, Curve] = {"auc": found.ranking.by_age}
-    single = {"auc_never": found.ranking.never}
-    if found.recollection is not None:
-        for name, answers in _answers(found.recollection).items():
+def _curves(retention: Retention) -> dict[str, dict[int, float]]:
+    """Return the curves by metric name; steps are each bin's smallest age, and 0 for values without an age."""
+    curves: dict[str, Curve] = {"auc": retention.ranking.by_age}
+    single = {"auc_never": retention.ranking.never}
+    if retention.recollection is not None:
+        for name, answers in _answers(retention.recollection).items():
             curves[name], single[f"{name}_all"] = answers.by_age, answers.overall
     points = {name: {shortest_of(age): point for age, point in curve.items()} for name, curve in curves.items()}
     points |= {name: {0: point} for name, point in single.items() if point is not None}
@@ -128,9 +130,11 @@ def _curves(found: Retention) -> dict[str, dict[int, float]]:
     return {name: {age: v for age, v in curve.items() if v is not None} for name, curve in values.items()}
 
 
-def _answers(found: Recollection) -> dict[str, Answers]:
-    answers = {"recollection": found.memory, "recollection_alone": found.alone}
-    return answers | ({"recollection_another_user": found.another_user} if found.another_user is not None else {})
+def _answers(recollection: Recollection) -> dict[str, Answers]:
+    answers = {"recollection": recollection.memory, "recollection_alone": recollection.alone}
+    if recollection.another_user is not None:
+        answers["recollection_another_user"] = recollection.another_user
+    return answers
 
 
 def _rows(curves: list[_Points], age: str) -> str:
@@ -138,7 +142,7 @@ def _rows(curves: list[_Points], age: str) -> str:
     return " / ".join(counts)
 
 
-def _share(point: AgePoint | None, without: AgePoint | None) -> str:
+def _percent(point: AgePoint | None, without: AgePoint | None) -> str:
     if point is None or without is None:
         return ""
     return f"{point.estimate.value:.1%} ({without.estimate.value:.1%})"
