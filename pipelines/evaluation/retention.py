@@ -114,7 +114,7 @@ def conditions(config: RetentionConfig, data: LogData, segment_length: int) -> d
 
 
 def _recollection(config: RetentionConfig, resamples: int, data: LogData, model: ClickModel) -> Recollection | None:
-    """Train probes on histories of the training split, and test them on the states of the last validation impressions."""
+    """Train probes on the training split, and test them on the states of the last validation impressions."""
     if model.memory.slots is None:
         return None
     device = next(model.parameters()).device

@@ -102,9 +102,7 @@ def print_retention(console: Console, out: Path, ours: Retention, other: Retenti
         table.add_row(age, *cells, _rows(ranked, age), *(_auc(curve.get(age)) for curve in ranked))
     console.print(table, soft_wrap=False)
     if recollections:
-        console.print(
-            "recollects: fraction of masked events picked out of 100 candidates; in brackets, without the memory"
-        )
+        console.print("recollects: masked events picked out of 100 candidates; in brackets, without the memory")
     if ours.recollection is None:
         console.print("No recollection curve of this run: its model has no memory, or no history is long enough.")
 
