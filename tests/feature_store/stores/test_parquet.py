@@ -97,7 +97,7 @@ def test_users_are_found_in_whichever_part_of_a_file_they_lie(
         assert pq.read_metadata(file_of(folder, 5)).num_row_groups > 2
         for user in USERS.to_pylist():
             assert by_user([store.get(pa.array([user]))[0]]) == {user: written[user]}
-        assert by_user(store.scan()) == written
+        assert by_user(store.read_all()) == written
 
 
 def test_what_a_build_did_not_touch_is_linked_not_copied(address: str, folder: Path) -> None:

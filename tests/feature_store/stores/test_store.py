@@ -74,7 +74,7 @@ def test_what_is_refused_is_refused_in_these_words(address: str) -> None:
             ]:
                 with pytest.raises(DataError, match=said):
                     writer.write(bucket, memories, journal_at(0, 1))
-            with pytest.raises(DataError, match="build build-1 is under way in the journal"):
+            with pytest.raises(DataError, match="build build-1 is still under way in the given journal"):
                 writer.finish(journal_at(1, 1))
             writer.delete(here[0].as_py())
             with pytest.raises(DataError, match=f"user {here[0].as_py()} was deleted; leave"):
