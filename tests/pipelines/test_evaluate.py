@@ -218,3 +218,12 @@ def test_rows_without_keys_are_the_same_only_in_the_same_order() -> None:
     few = table().select(["user_id", "label", "prediction"])
     assert not isinstance(align(few, few, PredictionColumns()), str)
     assert align(few, few.take(np.arange(600)[::-1]), PredictionColumns()) == "they differ in 'user_id', 'label'"
+
+
+def test_keys_that_cannot_be_sorted_are_told() -> None:
+    keys = {"user_id": [1, 2], "item_id": [[1], [2]], "timestamp": [3, 4], "label": [0, 1], "prediction": [0.1, 0.9]}
+    few = pa.table(keys)
+    assert not isinstance(align(few, few, PredictionColumns()), str)
+    told = align(few, few.take([1, 0]), PredictionColumns())
+    assert isinstance(told, str)
+    assert told.startswith("their keys cannot be sorted (")

@@ -6,6 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from rm_rec.config import FeatureSpace, MemoryConfig, ModelConfig
+from rm_rec.machines import MACHINES
+from rm_rec.machines.base import MemoryMachine
 from rm_rec.readers import READERS
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
@@ -47,6 +49,13 @@ def test_a_period_may_be_as_long_as_events_are_counted() -> None:
     assert ModelConfig.model_validate({"machine": machine}).machine.num_layers == 5  # type: ignore[union-attr]
     with pytest.raises(ValidationError, match=r"every 64\^5 events"):
         ModelConfig.model_validate({"machine": machine | {"num_layers": 6}})
+
+
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=list(MACHINES))
+def test_a_state_has_a_largest_size(machine: type[MemoryMachine]) -> None:
+    for name in {"num_slots", "slot_dim", "cache_length", "num_buckets"} & set(machine.config_type.model_fields):
+        with pytest.raises(ValidationError, match=rf"(?s){name}.*less than or equal to"):
+            machine.config_type.model_validate({name: 2**40})
 
 
 def test_the_plugins_config_is_held_to_the_same() -> None:

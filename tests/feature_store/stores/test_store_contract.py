@@ -9,6 +9,7 @@ import pytest
 from feature_store.errors import DataError
 from feature_store.testing import STORE_CHECKS, ContractError, StoreCheck, check_store
 from feature_store.testing.contract import expect_error, expect_records
+from feature_store.testing.sample_memories import SCHEMA, arrays
 from tests.feature_store.stores.wrong_stores import (
     SHOWN,
     WRONG,
@@ -112,3 +113,12 @@ def test_records_that_differ_are_told_by_user() -> None:
         expect_records("read_all()", {1: b"a", 2: b"b"}, {2: b"c", 3: b"d"})
     others = "has unexpected users [1]; has other records than were written for users [2]"
     assert str(caught.value) == f"read_all() lacks users [3]; {others}"
+
+
+def test_sample_memories_reach_far_to_both_sides() -> None:
+    """A store that keeps less of a number than it has bits for must be seen."""
+    drawn = arrays(SCHEMA, 40)
+    for values in (drawn["last_time"], drawn["window"]["time"]):
+        assert values.min() < -(2**60) < 2**60 < values.max()
+    assert drawn["window"]["item"].min() < -(2**30) < 2**30 < drawn["window"]["item"].max()
+    assert drawn["window"]["time_gap"].max() > 200
