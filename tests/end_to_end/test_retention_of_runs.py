@@ -91,6 +91,8 @@ def test_a_run_is_drawn_beside_one_without_rehearsal(
     assert min(point.step for point in kept["auc"]) == 0
     overall = values["recollection"]["memory"]["overall"]["estimate"]["value"]
     assert run.data.metrics["retention_recollection_all"] == overall
+    whole = client.get_metric_history(run.info.run_id, "retention_recollection_all")
+    assert [point.step for point in whole] == [0], "what has no age has step 0"
     assert {name: (rehearsed / name).read_bytes() for name in before} == before
     assert (rehearsed / "model" / "model.safetensors").read_bytes() == weights
     again = measure(rehearsed, "--compare_with", without)
