@@ -69,7 +69,7 @@ class ClickModel(nn.Module):
 
     def forward(self, batch: UserBatch) -> Float[Tensor, " impression"]:
         """Return the logits of the batch's impressions, in their order."""
-        parts = list(self.stretches(batch))
+        parts = list(self.stretches(batch, every_boundary=False))
         if not parts:
             return batch.label.new_zeros(0)
         return in_order([part.logits for part in parts], [part.impression for part in parts])
@@ -83,14 +83,16 @@ class ClickModel(nn.Module):
         vectors: Embedded = self.embedding(batch.events, batch.event_gap, batch.targets, batch.context)
         return replace(vectors, events=self.token_dropout(vectors.events), targets=self.token_dropout(vectors.targets))
 
-    def stretches(self, batch: UserBatch, vectors: Embedded | None = None) -> Iterator[StretchLogits]:
+    def stretches(
+        self, batch: UserBatch, vectors: Embedded | None = None, *, every_boundary: bool = True
+    ) -> Iterator[StretchLogits]:
         """Yield the batch's logits in stretches of at most `bptt_segments` writes (see `UserMemory.stretches`).
 
         `vectors` is the result of `embed`, or leaves in its place, as `sum_of_losses` makes them.
         """
         vectors = self.embed(batch) if vectors is None else vectors
         histories, queries = batch.histories(vectors.events), batch.queries(vectors.targets)
-        for stretch in self.memory.stretches(histories, queries):
+        for stretch in self.memory.stretches(histories, queries, every_boundary=every_boundary):
             row = stretch.query
             context = torch.cat([take(vectors.context, row), batch.context_dense.index_select(0, row)], dim=1)
             num_earlier = batch.num_earlier.index_select(0, row)

@@ -89,10 +89,13 @@ class Stretch:
         """Number of segments to fold, full or not."""
         return self.segments.valid.shape[1] - self.num_folded
 
-    def to_fold(self) -> Segments:
-        """Return the segments to fold; those that are not full are marked as not valid."""
+    def to_fold(self, until: Int[Tensor, " user"] | None = None) -> Segments:
+        """Return the segments to fold; those that are not full, or not before boundary `until`, are not valid."""
         segments = self.segments.between(self.num_folded)
-        return replace(segments, valid=segments.valid & segments.valid.all(dim=2, keepdim=True))
+        valid = segments.valid & segments.valid.all(dim=2, keepdim=True)
+        if until is not None:
+            valid &= (torch.arange(self.num_to_fold, device=until.device) < until[:, None])[..., None]
+        return replace(segments, valid=valid)
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,9 @@ class Part:
     query: Int[Tensor, " part"]  # indices of the queries
     targets: Float[Tensor, "part dim"]  # vectors of the queries' targets
     blocks: QueryBlocks
+    # The one boundary of the stretch that each user's queries read, or its end if they read a later one; None if some
+    # user's queries, of this part or others, read several boundaries.
+    only_read: Int[Tensor, " user"] | None
 
 
 @dataclass(frozen=True)
@@ -162,6 +168,7 @@ class Timeline:
             seen_Q = self.num_window[queries.user] + queries.num_earlier
         boundary_Q = seen_Q // length - self.num_full[queries.user]
         num_boundaries = int(boundary_Q.max()) + 1 if len(boundary_Q) else 1
+        only_read_U = self._only_read(queries.user, boundary_Q)
         most_full = int(self.num_full.max()) if len(self.num_full) else 0
         step = num_boundaries if at_once is None else at_once
         start, end = 0, num_boundaries % step or step
@@ -183,8 +190,20 @@ class Timeline:
                 time=queries.time.index_select(0, row),
                 keys={name: queries.keys[name].index_select(0, row) for name in self.keys_read},
             )
-            yield Part(start, self._stretch(first_U, end - start + num_folded, num_folded), row, targets, blocks)
+            yield Part(
+                start=start,
+                stretch=self._stretch(first_U, end - start + num_folded, num_folded),
+                query=row,
+                targets=targets,
+                blocks=blocks,
+                only_read=None if only_read_U is None else (only_read_U - start).clamp(0, end - start),
+            )
             start, end = end, end + step
+
+    def _only_read(self, user_Q: Tensor, boundary_Q: Tensor) -> Tensor | None:
+        """Return the boundary that all of a user's queries read [U]; None if some user's read several."""
+        last_U = torch.zeros_like(self.histories.lengths).scatter_(0, user_Q, boundary_Q)
+        return last_U if torch.equal(last_U[user_Q], boundary_Q) else None
 
     def _stretch(self, first_U: Tensor, num_segments: int, num_folded: int) -> Stretch:
         length = self.cut.segment_length

@@ -23,7 +23,7 @@ from rm_rec.query_blocks import QueryBlocks, group_queries
 from rm_rec.readers import build_reader
 from rm_rec.readers.base import Reader
 from rm_rec.resolved import resolved_config
-from rm_rec.segments import Cut, Embed, Stretch, Timeline, lay_windows
+from rm_rec.segments import Cut, Embed, Segments, Stretch, Timeline, lay_windows
 from rm_rec.sources import build_source
 from rm_rec.sources.base import AnswerSource, StatePart, states_at
 from rm_rec.sources.part_names import PartNames
@@ -46,7 +46,9 @@ class StretchAnswers:
     user: Tensor  # [part] indices of their users
     targets: Float[Tensor, "part dim"]  # vectors of the queries' targets
     blocks: QueryBlocks
-    trace: StateTrace  # states of all sources at each boundary of the stretch
+    state: State  # states of all sources that the blocks read [block, ...]
+    last: State  # states of all sources at the last boundary that is read or folded [user, ...]
+    trace: StateTrace | None  # states of all sources at each boundary of the stretch, if these were computed
     start: int  # the boundary at which the stretch starts, counted from the start of the given histories
     num_boundaries: int  # of the trace: one more than there are segments to fold
 
@@ -165,19 +167,25 @@ class UserMemory(nn.Module):
         `bptt_segments` segments. The graph of all stretches is kept for the backward pass:
         to bound memory use, iterate over `stretches`. Raises BatchError if histories, queries and state do not agree.
         """
-        parts = list(self.stretches(histories, queries, state))
+        parts = list(self.stretches(histories, queries, state, every_boundary=False))
         if not parts:
             return queries.tokens.new_zeros(len(queries.user), self.num_features)
         return in_order([part.answers for part in parts], [part.query for part in parts])
 
     def stretches(
-        self, histories: Histories, queries: Queries, state: MemoryState | None = None
+        self,
+        histories: Histories,
+        queries: Queries,
+        state: MemoryState | None = None,
+        *,
+        every_boundary: bool = True,
     ) -> Iterator[StretchAnswers]:
         """Answer as `forward` does, in stretches of at most `bptt_segments` segments to fold.
 
         The state is passed from stretch to stretch without gradient. So neither memory use nor the depth of gradients
         grows with the length of histories, if the backward pass of each stretch's loss runs before the next stretch is
-        requested. A stretch without queries is folded without gradient, and not returned.
+        requested. A stretch without queries is folded without gradient, and not returned. Without `every_boundary`,
+        which rehearsal needs, states are computed only where queries read them if that is one boundary of each user.
         """
         self._check_tokens("histories", histories.tokens)
         self._check_tokens("queries", queries.tokens)
@@ -195,22 +203,31 @@ class UserMemory(nn.Module):
         at_once = None if self.window.whole_history else self.config.bptt_segments + 1
         by_user = not any(source.needs_boundaries for source in self.sources.values())
         for part in timeline.parts(queries, at_once, by_user=by_user):
-            with torch.set_grad_enabled(torch.is_grad_enabled() and len(part.query) > 0):
-                trace = self._fold(carried, part.stretch)
-                if len(part.query):
-                    answers = self._answer(part.blocks, trace, part.stretch)
-            carried = {name: values.detach() for name, values in last_state(trace).items()}
-            if len(part.query):
-                yield StretchAnswers(
-                    answers=answers,
-                    query=part.query,
-                    user=queries.user.index_select(0, part.query),
-                    targets=part.targets,
-                    blocks=part.blocks,
-                    trace=trace,
-                    start=part.start,
-                    num_boundaries=1 + part.stretch.num_to_fold,
-                )
+            if not len(part.query):
+                with torch.no_grad():
+                    carried = self._fold_last(carried, part.stretch.to_fold(part.only_read))
+                continue
+            trace = None
+            if every_boundary or part.only_read is None:
+                trace = self._fold(carried, part.stretch.to_fold())
+                last, read = last_state(trace), states_at(trace, part.blocks.user, part.blocks.boundary)
+            else:
+                last = self._fold_last(carried, part.stretch.to_fold(part.only_read))
+                read = {name: values.index_select(0, part.blocks.user) for name, values in last.items()}
+            answers = self._answer(part.blocks, read, part.stretch)
+            carried = {name: values.detach() for name, values in last.items()}
+            yield StretchAnswers(
+                answers=answers,
+                query=part.query,
+                user=queries.user.index_select(0, part.query),
+                targets=part.targets,
+                blocks=part.blocks,
+                state=read,
+                last=last,
+                trace=trace,
+                start=part.start,
+                num_boundaries=1 + part.stretch.num_to_fold,
+            )
 
     def fold(self, state: MemoryState, histories: Histories, embed: Embed | None = None) -> MemoryState:
         """Return the memories with new events added, which must not be earlier than a user's last event.
@@ -225,11 +242,8 @@ class UserMemory(nn.Module):
         timeline = join(state, histories, self.cut, self.keys_read)
         carried = state.state
         for segments in timeline.to_fold(embed, self.config.bptt_segments):
-            traces = {
-                name: source.fold(self._parts.own(name, carried), segments) for name, source in self.sources.items()
-            }
             # A copy, so that the last state does not keep the states at all boundaries in memory.
-            carried = {name: values.clone() for name, values in last_state(self._parts.joined(traces)).items()}
+            carried = {name: values.clone() for name, values in self._fold_last(carried, segments).items()}
         return remembered(state, timeline, carried)
 
     def answer(
@@ -258,7 +272,8 @@ class UserMemory(nn.Module):
             time=queries.time,
             keys={name: queries.keys[name] for name in self.keys_read},
         )
-        return self._answer(blocks, {name: values[:, None] for name, values in state.state.items()}, recent)
+        read = {name: values.index_select(0, blocks.user) for name, values in state.state.items()}
+        return self._answer(blocks, read, recent)
 
     def penalty(self, stretch: StretchAnswers, clicked: Bool[Tensor, " part"]) -> Float[Tensor, ""] | None:
         """Return the penalty that the sources add to the training loss of a stretch, or None."""
@@ -266,7 +281,9 @@ class UserMemory(nn.Module):
             return None
         clicked_BQ = stretch.blocks.layout.gather(clicked)
         penalties = [
-            source.penalty(stretch.blocks, clicked_BQ, self._parts.own(name, stretch.trace))
+            source.penalty(
+                stretch.blocks, clicked_BQ, self._parts.own(name, stretch.state), self._parts.own(name, stretch.last)
+            )
             for name, source in self.sources.items()
         ]
         terms = [penalty for penalty in penalties if penalty is not None]
@@ -284,14 +301,17 @@ class UserMemory(nn.Module):
     def _initial(self, num_users: int) -> State:
         return self._parts.joined({name: source.initial(num_users) for name, source in self.sources.items()})
 
-    def _fold(self, state: State, stretch: Stretch) -> StateTrace:
-        segments = stretch.to_fold()
+    def _fold(self, state: State, segments: Segments) -> StateTrace:
         return self._parts.joined(
             {name: source.fold(self._parts.own(name, state), segments) for name, source in self.sources.items()}
         )
 
-    def _answer(self, blocks: QueryBlocks, trace: StateTrace, recent: Stretch) -> Float[Tensor, "query features"]:
-        states = states_at(trace, blocks.user, blocks.boundary)
+    def _fold_last(self, state: State, segments: Segments) -> State:
+        return self._parts.joined(
+            {name: source.fold_last(self._parts.own(name, state), segments) for name, source in self.sources.items()}
+        )
+
+    def _answer(self, blocks: QueryBlocks, states: State, recent: Stretch) -> Float[Tensor, "query features"]:
         answers = []
         for name, source in self.sources.items():
             answers.append(source.answer(blocks, self._parts.own(name, states), recent))

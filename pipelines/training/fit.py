@@ -109,7 +109,7 @@ class Learner(nn.Module):
             rehearsal = self.rehearsal.begin(
                 memory, histories, queries, content=vectors.content, label=batch.label, generator=generator
             )
-        for output in self.model.stretches(batch, vectors):
+        for output in self.model.stretches(batch, vectors, every_boundary=rehearsal is not None):
             label = batch.label.index_select(0, output.impression)
             click_loss = nn.functional.binary_cross_entropy_with_logits(output.logits, label, reduction="sum")
             loss = click_loss / len(batch.label)

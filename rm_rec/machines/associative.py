@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rm_rec.config.machines import AssociativeMemory
 from rm_rec.machines.base import MemoryMachine, Slots, State, StateSpec, StateTrace
+from rm_rec.machines.softmax_sums import softmax_sums
 
 
 class AssociativeMachine(MemoryMachine):
@@ -46,18 +47,43 @@ class AssociativeMachine(MemoryMachine):
         }
 
     def scan(self, state: State, segments: Tensor, valid: Tensor) -> StateTrace:
-        """Compute the attention weights of all segments at once; only the decayed sum is a loop."""
-        weight_USNK = (self.key(segments) @ self.address.T).softmax(dim=-1).masked_fill(~valid[..., None], 0.0)
-        # Counts are an additional column, so that one multiplication decays sums and counts.
-        value_USND = nn.functional.pad(self.value(segments), (0, 1), value=1.0)
-        won_USKD = weight_USNK.transpose(2, 3) @ value_USND
+        """Sum each segment by itself; only the decayed sum over segments is a loop."""
+        num_users, num_segments = valid.shape[:2]
+        won_RKD = self._won(segments.flatten(0, 1)[:, None], valid.flatten(0, 1)[:, None])
+        won_USKD = won_RKD.view(num_users, num_segments, *won_RKD.shape[1:])
         keep_K1 = torch.sigmoid(self.keep)[:, None]
         keep_USK1 = torch.where(valid.any(dim=2)[..., None, None], keep_K1, 1.0)
-        totals = [torch.cat([state["sum"], state["count"][..., None]], dim=-1)]
-        for won, keep in zip(won_USKD.unbind(1), keep_USK1.unbind(1), strict=True):
-            totals.append(totals[-1] * keep + won)
+        totals = [_with_counts(state)]
+        for won_UKD, keep_UK1 in zip(won_USKD.unbind(1), keep_USK1.unbind(1), strict=True):
+            totals.append(torch.addcmul(won_UKD, totals[-1], keep_UK1))
         trace = torch.stack(totals, dim=1)
         return {"sum": trace[..., :-1], "count": trace[..., -1]}
+
+    def fold_last(self, state: State, segments: Tensor, valid: Tensor) -> State:
+        """Sum all segments at once, each times what is left of it at the end: without a loop, and without a trace."""
+        not_empty_US = valid.any(dim=2).to(torch.int64)
+        num_later_US = not_empty_US.flip(1).cumsum(dim=1).flip(1) - not_empty_US
+        keep_K = torch.sigmoid(self.keep)
+        left_UK = keep_K ** not_empty_US.sum(dim=1, keepdim=True)
+        total_UKD = _with_counts(state) * left_UK[..., None]
+        total_UKD = total_UKD + self._won(segments, valid, keep_K ** num_later_US[..., None])
+        return {"sum": total_UKD[..., :-1], "count": total_UKD[..., -1]}
+
+    def _won(self, segments: Tensor, valid: Tensor, left_USK: Tensor | None = None) -> Tensor:
+        """Return the sums of the values that slots won, and the sums of weights as the last column, [U, K, D + 1].
+
+        `left_USK` are factors of the segments, 1 by default.
+        """
+        if left_USK is None:
+            left_USK = segments.new_ones(*valid.shape[:2], self.num_slots)
+        counted_US = valid.any(dim=2)
+        if not torch.equal(counted_US, valid.all(dim=2)):  # segments that are not full: each event has its own factor
+            left_USK = left_USK.repeat_interleave(valid.shape[2], dim=1)
+            segments, counted_US = segments.flatten(1, 2)[:, :, None], valid.flatten(1)
+        # Keys and addresses in one product with the events; values after the sum, since both are linear.
+        address = self.address @ self.key.weight
+        sums_UKD, counts_UK = softmax_sums(segments, address, left_USK * counted_US[..., None])
+        return torch.cat([self.value(sums_UKD), counts_UK[..., None]], dim=-1)
 
     def slots(self, state: State) -> Slots:
         """Return each slot's content with the logarithm of its count; a slot is valid once its count is above 0."""
@@ -66,3 +92,8 @@ class AssociativeMachine(MemoryMachine):
         log_count = torch.log1p(count)[..., None]
         keys = torch.cat([content + self.address, log_count], dim=-1)
         return Slots(keys, torch.cat([content, log_count], dim=-1), count > 0)
+
+
+def _with_counts(state: State) -> Tensor:
+    """Return sums and counts as one tensor, so that one multiplication decays both."""
+    return torch.cat([state["sum"], state["count"][..., None]], dim=-1)

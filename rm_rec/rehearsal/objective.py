@@ -158,6 +158,8 @@ class Rehearsal:
             return None
         slots = None
         if self.slots is not None:
+            if stretch.trace is None:
+                raise BatchError("rehearsal needs the states at every boundary: stretches(..., every_boundary=True)")
             slots = self.slots.slots(stretch.trace, fragments.user, fragments.boundary - stretch.start)
         parts = self._parts(fragments, slots)
         figures = {f"{part.name}_loss": part.loss.item() for part in parts}

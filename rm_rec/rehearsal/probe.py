@@ -148,11 +148,9 @@ def _states(
     )
     users, slots = [], []
     assert model.memory.slots is not None, "a probe needs a model with a machine"
-    for part in model.stretches(one_each):
-        stretch = part.memory
-        boundary = one_each.num_earlier[stretch.query] // model.config.segment_length - stretch.start
-        users.append(stretch.user)
-        slots.append(model.memory.slots.slots(stretch.trace, stretch.user, boundary))
+    for part in model.stretches(one_each, every_boundary=False):
+        users.append(part.memory.blocks.user)
+        slots.append(model.memory.slots.machine.slots(part.memory.state))
     order_U = torch.cat(users).argsort()  # stretches return users in the order of their history lengths
     joined = Slots(*(part.index_select(0, order_U) for part in _parts(_joined(slots))))
     return joined, one_each.num_earlier // model.config.segment_length

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from rm_rec.machines.base import MemoryMachine, Slots, State, StateTrace, last_state
+from rm_rec.machines.base import MemoryMachine, Slots, State, StateTrace
 from rm_rec.query_blocks import QueryBlocks
 from rm_rec.readers.base import Reader
 from rm_rec.segments import Segments, Stretch
@@ -47,19 +47,22 @@ class SlotSource(AnswerSource):
         """Encode and fold each segment."""
         return self.machine.scan(state, self.encoder(segments.tokens, segments.valid), segments.valid)
 
+    def fold_last(self, state: State, segments: Segments) -> State:
+        """Encode and fold each segment, for the last state alone."""
+        return self.machine.fold_last(state, self.encoder(segments.tokens, segments.valid), segments.valid)
+
     def answer(self, queries: QueryBlocks, state: State, recent: Stretch) -> Float[Tensor, "block query features"]:
         """Read the slots; the reader also receives the window attention's answers to the same queries."""
         answer: Tensor = self.reader(queries.tokens, self.machine.slots(state), queries.recent)
         return answer
 
     def penalty(
-        self, queries: QueryBlocks, clicked: Bool[Tensor, "block query"], trace: StateTrace
+        self, queries: QueryBlocks, clicked: Bool[Tensor, "block query"], state: State, last: State
     ) -> Float[Tensor, ""] | None:
-        """Return the machine's penalty on the states at the stretch's end, plus the reader's mean over the queries."""
-        parts = [self.machine.penalty(last_state(trace))]
+        """Return the machine's penalty on the last states, plus the reader's mean over the queries."""
+        parts = [self.machine.penalty(last)]
         if self.reader.needs_labels and len(queries):
-            slots = self.machine.slots(states_at(trace, queries.user, queries.boundary))
-            per_query = self.reader.penalty(queries.tokens, slots, clicked)
+            per_query = self.reader.penalty(queries.tokens, self.machine.slots(state), clicked)
             parts.append(queries.layout.scatter(per_query).mean() if per_query is not None else None)
         terms = [part for part in parts if part is not None]
         return torch.stack(terms).sum() if terms else None

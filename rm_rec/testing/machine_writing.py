@@ -3,12 +3,13 @@
 import torch
 from torch import Tensor
 
-from rm_rec.machines.base import MemoryMachine, last_state
+from rm_rec.machines.base import MemoryMachine, State, last_state
 from rm_rec.testing.contract import broken, copy_of, differ, expect, expect_close, expect_identical, send_backward
 from rm_rec.testing.machine_case import (
     LENGTH,
     RAGGED,
     TOKEN_DIM,
+    Folding,
     MachineCase,
     full_histories,
     histories,
@@ -128,6 +129,31 @@ def scan_equals_the_loop_over_write(case: MachineCase) -> None:
         expect_close(last_state(found), state, f"at the end of scan, from the {name} state")
 
 
+def fold_last_equals_the_end_of_scan(case: MachineCase) -> None:
+    """`fold_last` returns the last state of `scan`, with the same gradients, and a state without events bit by bit."""
+    folding = case.folding()
+    segments, valid = histories()
+    valid[4, 2] = False
+    valid[5, 0, :2] = False
+    whole = valid & valid.all(dim=2, keepdim=True)
+    for where, each in (("", valid), (", of full segments alone", whole)):
+        start = {name: values.detach() for name, values in folding.written().items()}
+        arguments = {**start, "segments": segments, "valid": each}
+        before = copy_of(arguments)
+        found = folding.machine.fold_last(start, folding.encoder(segments, each), each)
+        expect_identical(arguments, before, "given to fold_last")
+        expected = last_state(folding.scan(start, segments, each))
+        expect_close(found, expected, f"of fold_last{where}")
+        nobody = slice(0, 1)
+        expect_identical(rows(found, nobody), rows(start, nobody), "of fold_last, for a user without events")
+        gradients = _gradients(folding, found), _gradients(folding, expected)
+        expect_close(*gradients, f"of the gradient through fold_last{where}", tolerance=1e-4)
+    empty = folding.machine.fold_last(folding.initial(0), segments[:0], valid[:0])
+    sizes = {name: tuple(values.shape) for name, values in empty.items()}
+    expected_sizes = {name: (0, *shape) for name, shape in folding.machine.state_spec().items()}
+    expect(sizes == expected_sizes, f"fold_last of no users gives {sizes}, expected {expected_sizes}")
+
+
 @torch.no_grad()
 def a_trace_starts_with_the_state_that_came_in(case: MachineCase) -> None:
     """`scan` returns the state before the first segment, then one after each segment."""
@@ -215,6 +241,16 @@ def a_batch_without_users_has_a_trace(case: MachineCase) -> None:
         broken(f"the trace of no users is {found}, expected {expected}")
 
 
+def _gradients(folding: Folding, state: State) -> dict[str, Tensor]:
+    """Return the weights' gradients by the mean square of a state, by name."""
+    folding.zero_grad()
+    parts = [values.square().mean() for values in state.values() if values.requires_grad]
+    if parts:
+        send_backward(torch.stack(parts).sum())
+    weights = {name: weight.grad for name, weight in folding.named_parameters()}
+    return {name: gradient for name, gradient in weights.items() if gradient is not None}
+
+
 def _any(gradient: Tensor | None) -> bool:
     return gradient is not None and bool(gradient.any())
 
@@ -228,6 +264,7 @@ WRITING = (
     a_batch_equals_its_users_one_by_one,
     two_calls_equal_one,
     scan_equals_the_loop_over_write,
+    fold_last_equals_the_end_of_scan,
     a_trace_starts_with_the_state_that_came_in,
     writing_changes_none_of_its_inputs,
     a_later_event_changes_no_earlier_state,

@@ -140,6 +140,18 @@ def two_calls_equal_one(case: SourceCase) -> None:
 
 
 @torch.no_grad()
+def fold_last_equals_the_end_of_fold(case: SourceCase) -> None:
+    """`fold_last` returns the last state of `fold`, and a state without events bit by bit."""
+    source, state, segments = _started(case)
+    arguments = {**state, ".tokens": segments.tokens, ".valid": segments.valid}
+    before = copy_of(arguments)
+    expect_close(source.fold_last(state, segments), last_state(source.fold(state, segments)), "of fold_last")
+    expect_identical(arguments, before, "given to fold_last")
+    nothing = replace(segments, valid=torch.zeros_like(segments.valid))
+    expect_identical(source.fold_last(state, nothing), state, "of fold_last, after segments that are not valid")
+
+
+@torch.no_grad()
 def folding_night_by_night_equals_folding_at_once(case: SourceCase) -> None:
     """A memory updated every night has the same state and answers as one built at once."""
     memory, histories = case.memory(), case.histories()
@@ -240,6 +252,7 @@ STATE = (
     padding_does_not_matter,
     users_are_not_mixed,
     two_calls_equal_one,
+    fold_last_equals_the_end_of_fold,
     folding_night_by_night_equals_folding_at_once,
     a_later_event_changes_no_earlier_state,
     what_grows_with_the_history_is_kept_exactly,

@@ -202,10 +202,13 @@ def a_penalty_is_one_finite_number(case: SourceCase) -> None:
     memory, histories = case.memory(bptt_segments=2), case.histories()
     queries = case.everywhere(histories)
     for stretch in memory.whole.stretches(histories, queries):
-        trace = {name: stretch.trace[f"{TESTED}_{name}"] for name in memory.source.state_parts()}
+        read, last = (
+            {name: state[f"{TESTED}_{name}"] for name in memory.source.state_parts()}
+            for state in (stretch.state, stretch.last)
+        )
         layout = stretch.blocks.layout
         for clicked in (torch.ones_like(layout.query).bool(), torch.zeros_like(layout.query).bool()):
-            if (penalty := memory.source.penalty(stretch.blocks, clicked, trace)) is not None:
+            if (penalty := memory.source.penalty(stretch.blocks, clicked, read, last)) is not None:
                 expect(penalty.shape == (), f"the penalty has shape {tuple(penalty.shape)}, expected one number")
                 expect_finite(penalty, "the penalty")
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from rm_rec.machines.base import Slots, State, StateTrace
 from rm_rec.machines.mean_pool import MeanPool, MeanPoolMachine
 from rm_rec.machines.ring_buffer import RingBuffer, RingBufferMachine
+from rm_rec.machines.rum import RumMachine
 from rm_rec.testing import MachineCase
 
 
@@ -84,6 +85,16 @@ class MixesUsers(Changed):
 class StartsAnew(Changed):
     def change(self, total: Tensor, segments: Tensor) -> Tensor:
         return torch.cat([total[:, :1], total[:, 1:] + 1.0], dim=1)
+
+
+class LosesTheLast(MeanPoolMachine):
+    def fold_last(self, state: State, segments: Tensor, valid: Tensor) -> State:
+        return super().fold_last(state, segments[:, :-1], valid[:, :-1])
+
+
+class LosesGradients(RumMachine):
+    def fold_last(self, state: State, segments: Tensor, valid: Tensor) -> State:
+        return {name: values.detach() for name, values in super().fold_last(state, segments, valid).items()}
 
 
 class WritesOtherwise(MeanPoolMachine):
@@ -223,6 +234,10 @@ WRONG_MACHINES: dict[str, list[tuple[MachineCase, str]]] = {
     "the_order_of_users_does_not_matter": [(MachineCase(KnowsPositions), "in another order")],
     "a_batch_equals_its_users_one_by_one": [(MachineCase(MixesUsers), "of a user of 0 events alone")],
     "two_calls_equal_one": [(MachineCase(StartsAnew), "cut after 1 segments")],
+    "fold_last_equals_the_end_of_scan": [
+        (MachineCase(LosesTheLast), "of fold_last"),
+        (MachineCase(LosesGradients), "of the gradient through fold_last"),
+    ],
     "scan_equals_the_loop_over_write": [
         (MachineCase(WritesOtherwise), "of scan, from the initial state"),
         (MachineCase(StopsAtAnEmptySegment), "of scan, from the initial state"),

@@ -170,8 +170,13 @@ class RootOfAZero(Changed):
 
 
 class PenaltyOfEachQuery(CountingSource):
-    def penalty(self, queries: QueryBlocks, clicked: Tensor, trace: StateTrace) -> Any:
+    def penalty(self, queries: QueryBlocks, clicked: Tensor, state: State, last: State) -> Any:
         return queries.time.float()
+
+
+class LosesTheLast(CountingSource):
+    def fold_last(self, state: State, segments: Segments) -> State:
+        return super().fold_last(state, segments.between(0, -1))
 
 
 def case(source: type[AnswerSource]) -> SourceCase:
@@ -193,6 +198,7 @@ WRONG_SOURCES: dict[str, list[tuple[SourceCase, str]]] = {
     "padding_does_not_matter": [(case(SeesPadding), "in padding")],
     "users_are_not_mixed": [(case(MixesUsers), "of a user of 0 events alone")],
     "two_calls_equal_one": [(case(StartsAnew), "cut after 1 segments")],
+    "fold_last_equals_the_end_of_fold": [(case(LosesTheLast), "of fold_last")],
     "folding_night_by_night_equals_folding_at_once": [(case(StartsAnew), "updated in four nights")],
     "a_later_event_changes_no_earlier_state": [(case(LooksAhead), "before segment 0")],
     "what_grows_with_the_history_is_kept_exactly": [(case(RoundsItsCounts), "is not exact")],
