@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rm_rec.batch import Candidates, UserBatch
+from rm_rec.byte_dropout import ByteDropout
 from rm_rec.config import ClickHead, FeatureSpace, MemoryConfig, ModelConfig
 from rm_rec.embedding import Embedded, FeatureEmbedding
 from rm_rec.histories import TOKENS, Histories, take
@@ -62,7 +63,7 @@ class ClickModel(nn.Module):
         self.config = config
         self.features = features
         self.embedding = FeatureEmbedding(features, config.token_dim, config.embedding_std)
-        self.token_dropout = nn.Dropout(config.token_dropout)
+        self.token_dropout = ByteDropout(config.token_dropout)
         self.memory = memory if memory is not None else UserMemory(config)
         num_context = config.token_dim * len(features.context) + features.num_context_dense
         self.head = _Head(config.head, config.token_dim, self.memory, num_context)

@@ -56,23 +56,28 @@ class WindowSource(AnswerSource):
 
     def answer(self, queries: QueryBlocks, state: State, recent: Stretch) -> Float[Tensor, "block query features"]:
         """Answer each block's queries from the tail and the last segments before its boundary."""
-        keys_USND, values_USND = self.attention.project(recent.segments.tokens)
-        segment_length = keys_USND.shape[2]
+        tokens_USND, time_USN = recent.segments.tokens, recent.segments.time
+        num_segments, segment_length = time_USN.shape[1:]
         if self.whole_history:
-            keys_BWD, values_BWD = (x.flatten(1, 2).index_select(0, queries.user) for x in (keys_USND, values_USND))
-            time_BW = recent.segments.time.flatten(1).index_select(0, queries.user)
+            row_B = queries.user
+            columns = tokens_USND.flatten(1, 2), time_USN.flatten(1)
             first_B = torch.zeros_like(queries.boundary)
         else:
             first_segment_B = queries.boundary + recent.num_folded - self.num_segments
             # The consecutive segments of each block's window.
             segment_BS = first_segment_B[:, None] + torch.arange(self.num_segments + 1, device=first_segment_B.device)
-            num_segments = keys_USND.shape[1]
-            flat = (queries.user[:, None] * num_segments + segment_BS.clamp(0, num_segments - 1)).flatten()
-            keys_BWD, values_BWD, time_BW = (
-                x.flatten(0, 1).index_select(0, flat).view(len(segment_BS), -1, *x.shape[3:])
-                for x in (keys_USND, values_USND, recent.segments.time)
-            )
+            row_B = (queries.user[:, None] * num_segments + segment_BS.clamp(0, num_segments - 1)).flatten()
+            columns = tokens_USND.flatten(0, 1), time_USN.flatten(0, 1)
             first_B = first_segment_B * segment_length
+        tokens, time = columns
+        # What fewer rows have is projected: all events, if several blocks read each of them, or those that are read.
+        if len(row_B) < len(tokens):
+            keys, values = self.attention.project(tokens.index_select(0, row_B))
+        else:
+            keys, values = (projected.index_select(0, row_B) for projected in self.attention.project(tokens))
+        keys_BWD, values_BWD, time_BW = (
+            rows.view(len(queries), -1, *rows.shape[2:]) for rows in (keys, values, time.index_select(0, row_B))
+        )
 
         # Positions of the window's events in the stretch; those before a user's first event are padding.
         position_B1W = (first_B[:, None] + torch.arange(time_BW.shape[1], device=first_B.device))[:, None]
