@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from train_speed import make_users, model_of
 
-from pipelines.training.batches import plan_batches, to_batch
-from pipelines.training.fit import Learner, OptimizerConfig, TrainingConfig, build_optimizer, training_step
+from pipelines.training.batches import BatchSize, plan_batches, to_batch
+from pipelines.training.fit import Learner, OptimizerConfig, TrainingConfig, build_optimizers, training_step
 from rm_rec.config import ModelConfig, RehearsalConfig
 
 SHAPES = {"short": (2_000, 200), "dense": (1_000, 1_000)}
@@ -26,12 +26,12 @@ SHAPES = {"short": (2_000, 200), "dense": (1_000, 1_000)}
 def measure(num_users: int, num_events: int, num_batches: int, rehearsal: RehearsalConfig) -> dict[str, float]:
     """Return the median seconds of a step without and with rehearsal, and of how many times longer it takes."""
     users = make_users(num_users, num_events, "dense", np.random.default_rng(0))
-    plan = plan_batches(users, TrainingConfig().batch_events, np.random.default_rng(0))
+    plan = plan_batches(users, BatchSize(TrainingConfig().batch_events), np.random.default_rng(0))
     learners = {}
     for name, config in (("without", None), ("with", rehearsal)):
         torch.manual_seed(0)
         learner = Learner(model_of(ModelConfig()), config).train()
-        learners[name] = learner, build_optimizer(learner, OptimizerConfig())
+        learners[name] = learner, build_optimizers(learner, OptimizerConfig())
     random = torch.Generator().manual_seed(0)
     seconds: dict[str, list[float]] = {name: [] for name in learners}
     for index in range(num_batches + 1):

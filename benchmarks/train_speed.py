@@ -20,8 +20,9 @@ import pyarrow as pa
 import torch
 
 from feature_store.sequences.user_sequences import UserSequences
-from pipelines.training.batches import plan_batches, to_batch
-from pipelines.training.fit import Learner, OptimizerConfig, build_optimizer, training_step
+from pipelines.training.allocator import keep_freed_memory
+from pipelines.training.batches import BatchSize, plan_batches, to_batch
+from pipelines.training.fit import Learner, OptimizerConfig, TrainingConfig, build_optimizers, training_step
 from rm_rec.config import FeatureSpace, ModelConfig, WholeHistory
 from rm_rec.config.machines import NoMachine
 from rm_rec.model import ClickModel
@@ -74,13 +75,18 @@ def model_of(config: ModelConfig) -> ClickModel:
     return ClickModel(config, features)
 
 
+def batch_size(name: str) -> BatchSize:
+    """Return a model's size of batches."""
+    return BatchSize.of(BATCH_EVENTS[name], TrainingConfig().batch_impressions, total_events=10**9, min_batches=100)
+
+
 def measure(name: str, users: UserSequences, num_batches: int, profile: bool) -> float:
     """Return the median of impressions a second of process time, over whole training steps."""
     torch.manual_seed(0)
     learner = Learner(model_of(MODELS[name]), None).train()
-    optimizer = build_optimizer(learner, OptimizerConfig())
+    optimizer = build_optimizers(learner, OptimizerConfig())
     random = torch.Generator().manual_seed(0)
-    plan = plan_batches(users, BATCH_EVENTS[name], np.random.default_rng(0))
+    plan = plan_batches(users, batch_size(name), np.random.default_rng(0))
 
     def step(index: int) -> int:
         batch = to_batch(users.select(plan[index % len(plan)], None))
@@ -112,6 +118,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="print the operators that take most time")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()
     print(__doc__)
     figures: dict[str, float] = {}
     for kind in ("dense", "sparse", "single"):

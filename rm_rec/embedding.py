@@ -27,7 +27,11 @@ class Embedded:
 
 
 class FeatureEmbedding(nn.Module):
-    """Sums the embeddings of a token's features; events and targets share tables, so their vectors are comparable."""
+    """Sums the embeddings of a token's features; events and targets share tables, so their vectors are comparable.
+
+    After `give_sparse_gradients`, the gradient of a table has a row for each id of the batch: its cost does not depend
+    on the table's size, but the table needs an optimizer that reads such gradients (`rm_rec.row_optimizers`).
+    """
 
     def __init__(self, features: FeatureSpace, token_dim: int, std: float) -> None:
         super().__init__()
@@ -54,6 +58,11 @@ class FeatureEmbedding(nn.Module):
         )
         self.collection = EmbeddingCollection(tables=tables)
         self._feature_names = {name for table in tables for name in table.feature_names}
+
+    def give_sparse_gradients(self) -> None:
+        """Let all tables have sparse gradients."""
+        for table in self.collection.embeddings.values():
+            table.sparse = True
 
     def forward(
         self,

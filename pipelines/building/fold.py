@@ -16,7 +16,7 @@ from feature_store.stores.record import Memories
 from feature_store.stores.store import MemoryStore
 from pipelines.models.artifact import TrainedModel
 from pipelines.models.memory_records import to_model, to_store
-from pipelines.training.batches import pack_users
+from pipelines.training.batches import BatchSize, pack_users
 from rm_rec.histories import Histories
 
 _NEVER = np.iinfo(np.int64).min
@@ -108,7 +108,7 @@ class MemoryFold:
         lengths = np.maximum(events.lengths, _LEAST_EVENTS)
         parts = []
         with torch.inference_mode():
-            for users in pack_users(np.arange(len(lengths)), lengths, self.batch_events):
+            for users in pack_users(np.arange(len(lengths)), lengths, BatchSize(self.batch_events)):
                 batch = events.of_users(users)
                 known = memories.select(row[users[has_memory[users]]])
                 before = to_model(self.trained.model.memory, known, has_memory[users])

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from feature_store.files import write_json
-from pipelines.training.fit import Learner, OptimizerConfig, build_optimizer, training_step
+from pipelines.training.fit import Learner, OptimizerConfig, build_optimizers, training_step
 from rm_rec.batch import Candidates, UserBatch
 from rm_rec.config import FeatureSpace, ModelConfig, RehearsalConfig, WholeHistory
 from rm_rec.histories import Histories
@@ -76,7 +76,7 @@ def _works(config: ModelConfig, rehearsal: RehearsalConfig | None) -> _Works:
     torch.manual_seed(0)
     model = ClickModel(config, _FEATURES)
     learner = Learner(model, rehearsal).train()
-    optimizer = build_optimizer(learner, OptimizerConfig())
+    optimizer = build_optimizers(learner, OptimizerConfig())
     num_earlier = torch.arange(NUM_EVENTS).repeat_interleave(2)
     batch = _batch(_BATCH_USERS, num_earlier)
 

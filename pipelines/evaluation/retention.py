@@ -16,7 +16,7 @@ from feature_store.ragged import Ids
 from feature_store.sequences.ages import events_since_item
 from pipelines.cli.job import Progress
 from pipelines.evaluation.predictions import PredictionColumns, numbers, user_codes
-from pipelines.training.batches import iterate_batches
+from pipelines.training.batches import BatchSize, iterate_batches
 from pipelines.training.data import TEST, TRAIN, VALIDATION, LogData
 from rm_rec.batch import UserBatch
 from rm_rec.config import RecentSegments
@@ -177,7 +177,7 @@ def _collect(
     generator = np.random.default_rng(seed)
     parts: list[Questions] = []
     for sequences in data.buckets():
-        for _, batch in iterate_batches(sequences, split, _BATCH_EVENTS, generator):
+        for _, batch in iterate_batches(sequences, split, BatchSize(_BATCH_EVENTS), generator):
             parts.append(ask(batch))
             if sum(map(len, parts)) >= num_fragments:
                 return join(parts)

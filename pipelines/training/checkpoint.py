@@ -21,6 +21,8 @@ _WEIGHTS, _OPTIMIZER, _STATE, _BEST = "model.safetensors", "optimizer.safetensor
 
 _RNG, _CUDA_RNG = "rng", "rng_cuda"
 
+Optimizers = Mapping[str, torch.optim.Optimizer]  # by what they train: "network", "tables"
+
 
 class Epoch(Settings):
     """Results of one epoch."""
@@ -91,14 +93,14 @@ class FitState(Settings):
         return FitState(fingerprint=self.fingerprint, epochs=(*self.epochs, epoch))
 
 
-def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: FitState) -> None:
+def save_checkpoint(folder: Path, model: nn.Module, optimizers: Optimizers, state: FitState) -> None:
     """Write a checkpoint beside the previous one, then make it the current one by renaming a link."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     write_tensors(model.state_dict(), partial / _WEIGHTS)
-    write_tensors(_optimizer_tensors(optimizer) | _random_state(model), partial / _OPTIMIZER)
+    write_tensors(_optimizer_tensors(optimizers) | _random_state(model), partial / _OPTIMIZER)
     (partial / _STATE).write_text(state.model_dump_json(indent=2))
     is_best = state.batches_done == 0 and state.best is not None and state.best.number == len(state.epochs)
     if is_best:
@@ -120,10 +122,8 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
             shutil.rmtree(old)
 
 
-def load_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str
-) -> FitState | None:
-    """Load the current checkpoint into model and optimizer and return its state; None if there is no checkpoint.
+def load_checkpoint(folder: Path, model: nn.Module, optimizers: Optimizers, fingerprint: str) -> FitState | None:
+    """Load the current checkpoint into model and optimizers and return its state; None if there is no checkpoint.
 
     Raises:
         RunError: it is damaged, of another config or log, or does not fit the model.
@@ -147,7 +147,7 @@ def load_checkpoint(
         torch.set_rng_state(tensors.pop(_RNG))
         if _CUDA_RNG in tensors:
             torch.cuda.set_rng_state(tensors.pop(_CUDA_RNG), _device(model))
-        _restore_optimizer(optimizer, tensors)
+        _restore_optimizers(optimizers, tensors)
     except ModelError as error:
         raise RunError(f"{error}; delete {folder} to train anew") from error
     except (RuntimeError, KeyError, ValueError) as error:
@@ -172,14 +172,19 @@ def _random_state(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {f"{index}.{name}": tensor for index, values in state.items() for name, tensor in values.items()}
+def _optimizer_tensors(optimizers: Optimizers) -> dict[str, Tensor]:
+    return {
+        f"{part}.{index}.{name}": tensor
+        for part, optimizer in optimizers.items()
+        for index, values in optimizer.state_dict()["state"].items()
+        for name, tensor in values.items()
+    }
 
 
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
+def _restore_optimizers(optimizers: Optimizers, tensors: dict[str, Tensor]) -> None:
+    states: dict[str, dict[int, dict[str, Tensor]]] = {part: {} for part in optimizers}
     for key, tensor in tensors.items():
-        index, name = key.split(".")
-        state.setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+        part, index, name = key.split(".")
+        states[part].setdefault(int(index), {})[name] = tensor
+    for part, optimizer in optimizers.items():
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": states[part]})

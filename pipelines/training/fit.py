@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +16,9 @@ from feature_store.data_config import SPLITS
 from feature_store.sequences.user_sequences import UserSequences
 from pipelines.cli.job import Progress
 from pipelines.errors import SettingsError
-from pipelines.training.batches import iterate_batches
-from pipelines.training.checkpoint import Epoch, FitState, best_weights, load_checkpoint, save_checkpoint
+from pipelines.training.allocator import keep_freed_memory
+from pipelines.training.batches import BatchSize, iterate_batches
+from pipelines.training.checkpoint import Epoch, FitState, Optimizers, best_weights, load_checkpoint, save_checkpoint
 from pipelines.training.data import TRAIN, VALIDATION, LogData
 from rm_rec.batch import UserBatch
 from rm_rec.config import RehearsalConfig
@@ -26,19 +27,26 @@ from rm_rec.embedding import Embedded
 from rm_rec.evaluation.metrics import auc
 from rm_rec.model import ClickModel
 from rm_rec.rehearsal.objective import RehearsalObjective
+from rm_rec.row_optimizers import LazyAdam, RowWiseAdagrad
 from rm_rec.stretch_loss import sum_of_losses
 
 # Columns of predictions.parquet, beside those that a recipe carries from the log.
 PREDICTED_COLUMNS = ("user_id", "item_id", "timestamp", "split", "label", "history_length", "prediction")
 
 
+_OF_TABLES = {"adam": LazyAdam, "adagrad": RowWiseAdagrad}
+
+
 class OptimizerConfig(Settings):
-    """AdamW, with separate learning rates for the network and the embeddings."""
+    """AdamW for the network, and an optimizer of the embeddings that touches only the rows of a batch."""
 
     lr: float = Field(3e-3, gt=0.0, le=1.0)
     """Learning rate of the network."""
     embedding_lr: float = Field(1e-2, gt=0.0, le=1.0)
     """Learning rate of the embeddings; higher than the network's, as each row gets few gradients."""
+    embeddings: Literal["adam", "adagrad"] = "adam"
+    """Optimizer of the embeddings: lazy Adam (adam) keeps two numbers for each weight, row-wise Adagrad (adagrad) one
+    for each row."""
     weight_decay: float = Field(0.0, ge=0.0, le=1.0)
     """Decoupled weight decay of the network. Embeddings have none: it would shrink those of rare items most."""
     clip_norm: float = Field(1.0, gt=0.0)
@@ -54,6 +62,8 @@ class TrainingConfig(Settings):
     """Stop after this many epochs without a better validation AUC; the best epoch's weights are kept."""
     batch_events: int = Field(4096, ge=1)
     """Maximum number of events in a batch, padding included; a longer user is a batch of its own."""
+    batch_impressions: int = Field(64, ge=0)
+    """A batch with fewer impressions than this holds up to 16 times as many events, as where users have one each."""
     min_batches: int = Field(100, ge=1)
     """Approximate minimum number of batches in an epoch: on a small log, batches are made smaller to reach it."""
     seed: int = Field(0, ge=0)
@@ -155,19 +165,22 @@ class Fit:
     ) -> None:
         self.learner, self.data, self.training, self.folder = learner, data, training, folder
         self.clip_norm = optimizer.clip_norm
-        self.batch_events = min(training.batch_events, max(1, data.num_training_events // training.min_batches))
-        self.optimizer = build_optimizer(learner, optimizer)
+        self.batch_size = BatchSize.of(
+            training.batch_events, training.batch_impressions, data.num_training_events, training.min_batches
+        )
+        self.optimizers = build_optimizers(learner, optimizer)
         self.state = FitState(fingerprint=fingerprint)
 
     def resume(self) -> bool:
         """Load the folder's checkpoint and return whether there is one; raises RunError as `load_checkpoint`."""
-        state = load_checkpoint(self.folder, self.learner, self.optimizer, self.state.fingerprint)
+        state = load_checkpoint(self.folder, self.learner, self.optimizers, self.state.fingerprint)
         if state is not None:
             self.state = state
         return state is not None
 
     def run(self, after_epoch: Callable[[Epoch], None]) -> FitState:
         """Train until early stopping, then load the best epoch's weights into the model."""
+        keep_freed_memory()
         while not self.state.is_finished(self.training.epochs, self.training.patience):
             after_epoch(self._epoch())
         self.learner.load_state_dict(best_weights(self.folder))
@@ -181,7 +194,7 @@ class Fit:
         batch_number = 0
         with Progress(f"training epoch {epoch + 1}", self.data.num_impressions(TRAIN), "impressions") as progress:
             for sequences, generator in self.data.epoch(self.training.seed, epoch):
-                for _, batch in iterate_batches(sequences, TRAIN, self.batch_events, generator):
+                for _, batch in iterate_batches(sequences, TRAIN, self.batch_size, generator):
                     batch_number += 1
                     if batch_number <= self.state.batches_done:
                         progress.advance(len(batch.label))
@@ -190,12 +203,12 @@ class Fit:
                     seed = np.random.SeedSequence([self.training.seed, epoch, batch_number]).generate_state(1)
                     random = torch.Generator(self.training.device).manual_seed(int(seed[0]))
                     step = training_step(
-                        self.learner, self.optimizer, batch.to(self.training.device), self.clip_norm, random
+                        self.learner, self.optimizers, batch.to(self.training.device), self.clip_norm, random
                     )
                     self.state = self.state.after_batch(step.click_loss, len(batch.label), step.rehearsal)
                     progress.advance(len(batch.label), note=f"loss {self.state.mean_loss:.4f}")
                     if time.monotonic() - last_saved > 60 * self.training.checkpoint_minutes:
-                        save_checkpoint(self.folder, self.learner, self.optimizer, self.state)
+                        save_checkpoint(self.folder, self.learner, self.optimizers, self.state)
                         last_saved = time.monotonic()
         train_seconds = time.monotonic() - started
         predictions = predict(self.learner.model, self.data, VALIDATION, self.training)
@@ -208,7 +221,7 @@ class Fit:
             rehearsal=self.state.mean_rehearsal,
         )
         self.state = self.state.after_epoch(result)
-        save_checkpoint(self.folder, self.learner, self.optimizer, self.state)
+        save_checkpoint(self.folder, self.learner, self.optimizers, self.state)
         return result
 
 
@@ -222,32 +235,39 @@ def device_of(name: str, setting: str) -> torch.device:
     return device
 
 
-def build_optimizer(learner: Learner, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Return the optimizer of all weights that are not frozen: embeddings, network and rehearsal."""
+def build_optimizers(learner: Learner, config: OptimizerConfig) -> Optimizers:
+    """Return the optimizers of all weights that are not frozen; tables get sparse gradients.
+
+    "network" trains the network and rehearsal, "tables" the embeddings, of which it touches the batch's rows alone.
+    """
 
     def not_frozen(weights: Iterable[nn.Parameter]) -> list[nn.Parameter]:
         return [weight for weight in weights if weight.requires_grad]
 
-    groups = [
-        {"params": not_frozen(learner.model.embedding.parameters()), "lr": config.embedding_lr, "weight_decay": 0.0},
-        {"params": not_frozen(_network(learner.model)), "weight_decay": config.weight_decay},
-    ]
+    network = not_frozen(_network(learner.model))
     if learner.rehearsal is not None:
-        groups.append({"params": list(learner.rehearsal.parameters()), "weight_decay": config.weight_decay})
-    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+        network += learner.rehearsal.parameters()
+    optimizers: dict[str, torch.optim.Optimizer] = {}
+    optimizers["network"] = torch.optim.AdamW(network, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    if tables := not_frozen(learner.model.embedding.parameters()):
+        optimizers["tables"] = _OF_TABLES[config.embeddings](tables, lr=config.embedding_lr)
+    learner.model.embedding.give_sparse_gradients()
+    return optimizers
 
 
 def training_step(
-    learner: Learner, optimizer: torch.optim.Optimizer, batch: UserBatch, clip_norm: float, generator: torch.Generator
+    learner: Learner, optimizers: Optimizers, batch: UserBatch, clip_norm: float, generator: torch.Generator
 ) -> Outcome:
-    """Take one optimizer step on a batch."""
-    optimizer.zero_grad(set_to_none=True)
+    """Take one step of all optimizers on a batch."""
+    for optimizer in optimizers.values():
+        optimizer.zero_grad(set_to_none=True)
     outcome: Outcome = learner(batch, generator)
     outcome.loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
     nn.utils.clip_grad_norm_(_network(learner.model), clip_norm)
     if learner.rehearsal is not None:
         nn.utils.clip_grad_norm_(learner.rehearsal.parameters(), clip_norm)
-    optimizer.step()
+    for optimizer in optimizers.values():
+        optimizer.step()
     return outcome
 
 
@@ -263,7 +283,7 @@ def predict(model: ClickModel, data: LogData, split: int, training: TrainingConf
     with torch.inference_mode():
         for sequences in data.buckets():
             # A batch without gradients may be larger.
-            for chosen, batch in iterate_batches(sequences, split, 4 * training.batch_events):
+            for chosen, batch in iterate_batches(sequences, split, BatchSize(4 * training.batch_events)):
                 probability = torch.sigmoid(model(batch.to(training.device)).double()).cpu().numpy()
                 parts.append(_predictions(chosen, probability, split))
     return pa.concat_tables(parts)

@@ -21,7 +21,7 @@ from pipelines.training.fit import (
     OptimizerConfig,
     Outcome,
     TrainingConfig,
-    build_optimizer,
+    build_optimizers,
     training_step,
 )
 from rm_rec.config import FeatureSpace, RehearsalConfig
@@ -45,7 +45,7 @@ def learner(kind: str = "slot_gru", rehearsal: RehearsalConfig | None = WITH, to
 def stepped(seed: int, kind: str = "slot_gru", rehearsal: RehearsalConfig | None = WITH) -> tuple[Learner, Outcome]:
     """A learner without dropout after three steps; what is drawn elsewhere does not matter."""
     made = learner(kind, rehearsal)
-    optimizer = build_optimizer(made, OptimizerConfig())
+    optimizer = build_optimizers(made, OptimizerConfig())
     torch.seed()
     for number in range(3):
         step = training_step(made.train(), optimizer, BATCH, 1.0, random(100 * seed + number))
@@ -61,7 +61,7 @@ def made(request: pytest.FixtureRequest) -> tuple[str, Learner, Outcome]:
 def test_network_and_rehearsal_are_clipped_each_by_itself_and_embeddings_never() -> None:
     def gradients(clip_norm: float) -> list[Tensor]:
         made = learner()
-        training_step(made.train(), build_optimizer(made, OptimizerConfig()), BATCH, clip_norm, random(0))
+        training_step(made.train(), build_optimizers(made, OptimizerConfig()), BATCH, clip_norm, random(0))
         assert made.rehearsal is not None
         weights = dict(made.model.named_parameters())
         network = [weight for name, weight in weights.items() if not name.startswith("embedding.")]
@@ -132,7 +132,7 @@ def test_figures_are_means_over_the_impressions_that_were_rehearsed() -> None:
         found = [rehearsal.loss(output.memory) for output in outputs]
     assert [loss is None for loss in found] == [True, False]
     assert found[1] is not None
-    step = training_step(made, build_optimizer(made, OptimizerConfig()), batch, 1.0, random())
+    step = training_step(made, build_optimizers(made, OptimizerConfig()), batch, 1.0, random())
     assert step.rehearsal == pytest.approx(found[1].figures)
 
 

@@ -5,7 +5,7 @@ import torch
 
 from pipelines.errors import ModelError
 from pipelines.training.fine_tune import freeze_writer
-from pipelines.training.fit import Learner, OptimizerConfig, build_optimizer, training_step
+from pipelines.training.fit import Learner, OptimizerConfig, build_optimizers, training_step
 from tests.support.fakes import click_model, model_config, ragged_batch
 
 
@@ -14,7 +14,7 @@ def test_a_step_leaves_what_writes_and_moves_all_else() -> None:
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     freeze_writer(model, "it")
     learner = Learner(model, None)
-    optimizer = build_optimizer(learner, OptimizerConfig(weight_decay=0.1))
+    optimizer = build_optimizers(learner, OptimizerConfig(weight_decay=0.1))
     training_step(learner.train(), optimizer, ragged_batch(), clip_norm=1.0, generator=torch.Generator())
     moved = {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
     assert moved == set(before) - set(model.writing_weights())

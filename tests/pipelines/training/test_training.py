@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipelines.training.fit import Fit, Learner, OptimizerConfig, TrainingConfig, build_optimizer, training_step
+from pipelines.training.fit import Fit, Learner, OptimizerConfig, TrainingConfig, build_optimizers, training_step
 from rm_rec.config import RehearsalConfig
 from rm_rec.machines.associative import AssociativeMachine
 from rm_rec.model import ClickModel
@@ -21,7 +21,7 @@ def test_batches_of_a_small_log_are_smaller(events: int, expected: int, tmp_path
     data: Any = SimpleNamespace(num_training_events=events)
     learner = Learner(ClickModel(model_config(), FEATURES), RehearsalConfig())
     fit = Fit(learner, data, OptimizerConfig(), TrainingConfig(), tmp_path, fingerprint="")
-    assert fit.batch_events == expected
+    assert fit.batch_size.events == expected
 
 
 def test_a_checkpoint_is_written_when_so_many_minutes_are_over_and_after_each_epoch(
@@ -66,7 +66,7 @@ def test_a_machines_penalty_is_trained_on_once_a_batch_however_it_is_cut(monkeyp
             # Its gradient is the same for every state: what reaches the weight is the sum of the stretches' shares.
             monkeypatch.setattr(AssociativeMachine, "penalty", lambda machine, _: penalty * machine.keep.sum())
         learner = Learner(model, None)
-        optimizer = build_optimizer(learner, OptimizerConfig())
+        optimizer = build_optimizers(learner, OptimizerConfig())
         training_step(learner, optimizer, ragged_batch(), clip_norm=1e9, generator=torch.Generator())
         assert model.memory.slots is not None
         machine = model.memory.slots.machine
@@ -103,7 +103,7 @@ def test_a_readers_own_loss_is_trained_on_clicks_once_a_batch_however_it_is_cut(
         for weight in (0.0, 5.0):
             model = model_with(weight, bptt_segments)
             learner = Learner(model, None)
-            optimizer = build_optimizer(learner, OptimizerConfig())
+            optimizer = build_optimizers(learner, OptimizerConfig())
             training_step(learner, optimizer, batch, clip_norm=1e9, generator=torch.Generator())
             trained.append(gradient(model))
         assert gradient(by_hand).abs().sum() > 0.1

@@ -1,0 +1,23 @@
+"""What the C library does with freed memory."""
+
+import ctypes
+import sys
+from typing import Final
+
+_M_TRIM_THRESHOLD: Final = -1  # of mallopt(3)
+_M_MMAP_MAX: Final = -4
+_LARGEST: Final = 2**31 - 1
+
+
+def keep_freed_memory() -> None:
+    """Keep freed memory for the next allocation instead of giving it back to the system; does nothing without glibc.
+
+    Each training step allocates and frees tensors of some megabytes. glibc maps and unmaps each of these, so that the
+    system clears their pages anew: a fifth of a step's time. A process then keeps as much memory as it once used.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, _LARGEST)

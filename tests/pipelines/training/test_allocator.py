@@ -1,0 +1,33 @@
+"""Freed memory stays with the process, so that the next step's tensors need no new pages."""
+
+import resource
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource, sys
+from pipelines.training.allocator import keep_freed_memory
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+import torch
+def fault_count():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+torch.ones(16_000_000)
+before = fault_count()
+for _ in range(20):
+    torch.ones(16_000_000)
+print(fault_count() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator is what is set")
+def test_freed_memory_is_used_again() -> None:
+    faults = {
+        name: int(subprocess.run([sys.executable, "-c", PROGRAM, name], capture_output=True, check=True).stdout)
+        for name in ("given_back", "kept")
+    }
+    pages = 16_000_000 * 4 // resource.getpagesize()
+    assert faults["given_back"] > 10 * pages
+    assert faults["kept"] < pages
