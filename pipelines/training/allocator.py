@@ -4,9 +4,10 @@ import ctypes
 import sys
 from typing import Final
 
-_M_TRIM_THRESHOLD: Final = -1  # of mallopt(3)
-_M_MMAP_MAX: Final = -4
-_LARGEST: Final = 2**31 - 1
+# Parameters of mallopt(3) and their values.
+_M_TRIM_THRESHOLD: Final = -1, 2**31 - 1
+_M_TOP_PAD: Final = -2, 2**28  # the heap grows by 256 MB of addresses, which need no memory until they are used
+_M_MMAP_MAX: Final = -4, 0
 
 
 def keep_freed_memory() -> None:
@@ -19,5 +20,5 @@ def keep_freed_memory() -> None:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, _LARGEST)
+        for parameter, value in (_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX):
+            mallopt(parameter, value)
