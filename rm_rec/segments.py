@@ -18,6 +18,8 @@ from torch import Tensor
 from rm_rec.histories import TOKENS, Histories, Queries, take, take_column
 from rm_rec.query_blocks import QueryBlocks, group_queries
 
+JOINED = 16  # so many stretches that no query reads, and which so need no gradients, are folded together
+
 # Computes vectors of events [E, D] from their keys, name -> [E], and the binned time gap before each [E].
 Embed = Callable[[dict[str, Tensor], Tensor], Tensor]
 
@@ -171,8 +173,7 @@ class Timeline:
         only_read_U = self._only_read(queries.user, boundary_Q)
         most_full = int(self.num_full.max()) if len(self.num_full) else 0
         step = num_boundaries if at_once is None else at_once
-        start, end = 0, num_boundaries % step or step
-        while start < num_boundaries:
+        for start, end in _stretches(boundary_Q, num_boundaries, step):
             num_folded = min(window, start + most_full)
             first_U = self.num_full + (start - num_folded)  # a user's first segment in this stretch; negative: padding
             row = torch.nonzero((boundary_Q >= start) & (boundary_Q < end)).squeeze(1)
@@ -198,7 +199,6 @@ class Timeline:
                 blocks=blocks,
                 only_read=None if only_read_U is None else (only_read_U - start).clamp(0, end - start),
             )
-            start, end = end, end + step
 
     def _only_read(self, user_Q: Tensor, boundary_Q: Tensor) -> Tensor | None:
         """Return the boundary that all of a user's queries read [U]; None if some user's read several."""
@@ -239,6 +239,24 @@ class Timeline:
         within_UW = torch.arange(self.cut.window_positions, device=length_U.device)
         start_U = self.histories.first + self.histories.lengths - length_U
         return torch.where(within_UW < length_U[:, None], start_U[:, None] + within_UW, 0)
+
+
+def _stretches(boundary_Q: Tensor, num_boundaries: int, step: int) -> Iterator[tuple[int, int]]:
+    """Yield stretches of `step` boundaries, first and end; up to sixteen that no query reads are joined to one."""
+    first_end = num_boundaries % step or step
+    has_query = torch.zeros(-(-num_boundaries // step), dtype=torch.bool, device=boundary_Q.device)
+    has_query[(boundary_Q - first_end + step) // step] = True
+    start = end = 0
+    for index, is_read in enumerate(has_query.tolist()):
+        if end > start and (is_read or end - start >= JOINED * step):
+            yield start, end
+            start = end
+        end = first_end + index * step
+        if is_read:
+            yield start, end
+            start = end
+    if end > start:
+        yield start, end
 
 
 def lay_windows(cut: Cut, num_events: Tensor, time_UW: Tensor, columns: Mapping[str, Tensor]) -> Stretch:

@@ -23,7 +23,7 @@ from rm_rec.query_blocks import QueryBlocks, group_queries
 from rm_rec.readers import build_reader
 from rm_rec.readers.base import Reader
 from rm_rec.resolved import resolved_config
-from rm_rec.segments import Cut, Embed, Segments, Stretch, Timeline, lay_windows
+from rm_rec.segments import JOINED, Cut, Embed, Segments, Stretch, Timeline, lay_windows
 from rm_rec.sources import build_source
 from rm_rec.sources.base import AnswerSource, StatePart, states_at
 from rm_rec.sources.part_names import PartNames
@@ -130,6 +130,11 @@ class UserMemory(nn.Module):
     def keys_read(self) -> tuple[str, ...]:
         """Names of the integer keys that some source reads."""
         return tuple(dict.fromkeys(key for source in self.sources.values() for key in source.keys))
+
+    @property
+    def batch_factor(self) -> int:
+        """How many times as many events as with other machines make the best batch (see `MemoryMachine`)."""
+        return self.slots.machine.batch_factor if self.slots is not None else 1
 
     @property
     def cut(self) -> Cut:
@@ -241,7 +246,7 @@ class UserMemory(nn.Module):
         self._check_keys("histories", histories.keys)
         timeline = join(state, histories, self.cut, self.keys_read)
         carried = state.state
-        for segments in timeline.to_fold(embed, self.config.bptt_segments):
+        for segments in timeline.to_fold(embed, JOINED * self.config.bptt_segments):
             # A copy, so that the last state does not keep the states at all boundaries in memory.
             carried = {name: values.clone() for name, values in self._fold_last(carried, segments).items()}
         return remembered(state, timeline, carried)

@@ -108,7 +108,9 @@ class MemoryFold:
         lengths = np.maximum(events.lengths, _LEAST_EVENTS)
         parts = []
         with torch.inference_mode():
-            for users in pack_users(np.arange(len(lengths)), lengths, BatchSize(self.batch_events)):
+            for users in pack_users(
+                np.arange(len(lengths)), lengths, BatchSize(self.batch_events * self.trained.model.memory.batch_factor)
+            ):
                 batch = events.of_users(users)
                 known = memories.select(row[users[has_memory[users]]])
                 before = to_model(self.trained.model.memory, known, has_memory[users])

@@ -61,7 +61,8 @@ class TrainingConfig(Settings):
     patience: int = Field(3, ge=1)
     """Stop after this many epochs without a better validation AUC; the best epoch's weights are kept."""
     batch_events: int = Field(4096, ge=1)
-    """Maximum number of events in a batch, padding included; a longer user is a batch of its own."""
+    """Maximum number of events in a batch, padding included; a longer user is a batch of its own. Machines that go
+    event by event (ntm, dnc, mimn) have batches of eight times as many."""
     batch_impressions: int = Field(64, ge=0)
     """A batch with fewer impressions than this holds up to 16 times as many events, as where users have one each."""
     min_batches: int = Field(100, ge=1)
@@ -166,7 +167,10 @@ class Fit:
         self.learner, self.data, self.training, self.folder = learner, data, training, folder
         self.clip_norm = optimizer.clip_norm
         self.batch_size = BatchSize.of(
-            training.batch_events, training.batch_impressions, data.num_training_events, training.min_batches
+            training.batch_events * learner.model.memory.batch_factor,
+            training.batch_impressions,
+            data.num_training_events,
+            training.min_batches,
         )
         self.optimizers = build_optimizers(learner, optimizer)
         self.state = FitState(fingerprint=fingerprint)
@@ -280,10 +284,10 @@ def predict(model: ClickModel, data: LogData, split: int, training: TrainingConf
     """Score every impression of a split; return a table with PREDICTED_COLUMNS and the carried columns."""
     model.eval()
     parts: list[pa.Table] = []
+    size = BatchSize(4 * training.batch_events * model.memory.batch_factor)  # without gradients, more fit in memory
     with torch.inference_mode():
         for sequences in data.buckets():
-            # A batch without gradients may be larger.
-            for chosen, batch in iterate_batches(sequences, split, BatchSize(4 * training.batch_events)):
+            for chosen, batch in iterate_batches(sequences, split, size):
                 probability = torch.sigmoid(model(batch.to(training.device)).double()).cpu().numpy()
                 parts.append(_predictions(chosen, probability, split))
     return pa.concat_tables(parts)

@@ -67,6 +67,7 @@ class MemoryMachine(nn.Module, ABC):
     config_type: type[MachineSettings]  # the class of its settings
     slot_dim: int  # size of a slot's key and value
     exact_parts: tuple[str, ...] = ()  # parts of a state that are stored as float32 even if others are float16
+    batch_factor: int = 1  # how many times as many events as with other machines make the best batch
     size_setting: str | None = "num_slots"  # the setting that a state's size grows with; None: no setting
 
     def __init_subclass__(cls) -> None:
