@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rm_rec.config import FeatureSpace, MemoryConfig, ModelConfig
+from rm_rec.config import FeatureSpace, MemoryConfig, ModelConfig, RehearsalConfig
 from rm_rec.machines import MACHINES
 from rm_rec.machines.base import MemoryMachine
 from rm_rec.readers import READERS
@@ -49,6 +49,12 @@ def test_a_period_may_be_as_long_as_events_are_counted() -> None:
     assert ModelConfig.model_validate({"machine": machine}).machine.num_layers == 5  # type: ignore[union-attr]
     with pytest.raises(ValidationError, match=r"every 64\^5 events"):
         ModelConfig.model_validate({"machine": machine | {"num_layers": 6}})
+
+
+def test_rehearsal_without_a_part_is_refused() -> None:
+    assert RehearsalConfig(recollection_weight=0.0, familiarity_weight=0.1).recollection_weight == 0.0
+    with pytest.raises(ValidationError, match="recollection_weight and familiarity_weight are both 0"):
+        RehearsalConfig(recollection_weight=0.0, familiarity_weight=0.0)
 
 
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=list(MACHINES))

@@ -199,6 +199,12 @@ def test_what_does_not_fit_is_refused_by_name(changed: dict[str, Any], said: str
         made(**changed)
 
 
+def test_a_window_of_fewer_than_no_events_is_refused() -> None:
+    assert MemorySchema.model_validate(SCHEMA.model_dump() | {"window_events": 0}).window_events == 0
+    with pytest.raises(ValidationError, match="window_events"):
+        MemorySchema.model_validate(SCHEMA.model_dump() | {"window_events": -1})
+
+
 def test_a_null_user_is_refused() -> None:
     with pytest.raises(DataError, match=r"user 1 \(from 0\) is null"):
         make_memories(SCHEMA, pa.array([7, None, 8]), **arrays(SCHEMA, 3))

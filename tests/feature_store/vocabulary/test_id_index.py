@@ -32,6 +32,10 @@ def test_few_values_are_searched_for_and_many_are_not(monkeypatch: pytest.Monkey
         index.find(pa.array(range(100)))
 
 
+def test_values_beyond_all_ids_are_unknown() -> None:
+    assert IdIndex(pa.array(range(100, 1100))).find(pa.array([2**62, 0, 100])).tolist() == [-1, -1, 0]
+
+
 def test_two_texts_of_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(id_index, "stable_hash", lambda ids: ids.cast(pa.string()).to_numpy(False).astype("U1"))
     known = [f"{letter}{number}" for letter in "ab" for number in range(20)]

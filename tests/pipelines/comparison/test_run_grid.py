@@ -72,6 +72,13 @@ def done(tmp_path_factory: pytest.TempPathFactory, log: Path, tracking_uri: str)
     return Done(grid, tracking, runs, found, said.getvalue())
 
 
+def test_runs_under_a_former_name_stay_where_they_are(grid: RunGrid) -> None:
+    name, former = "log/slot_gru/seed-0", "log/rehearsal/seed-0"
+    assert grid.folder(name) == grid.out / name
+    (grid.out / former).mkdir(parents=True)
+    assert grid.folder(name) == grid.out / former
+
+
 def settings(log: Path, *more: str) -> TrainCtr:
     small = (*SMALL_MODEL, "--training.min_batches", "2", "--metrics.resamples", "0", "--training.epochs", "1")
     files = ("--config", str(RECIPES / "quickstart.yaml"), "--data.log", str(log))

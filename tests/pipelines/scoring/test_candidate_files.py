@@ -1,6 +1,7 @@
 """Candidates are read as they lie: every row and column in order, wherever a reader went on; mistakes in one line."""
 
 import datetime
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,8 +134,10 @@ def test_dense_context_is_finite_numbers() -> None:
     assert dense_of(piece, ("c", "a", "b"), 0, "in").tolist() == [[1.0, 1.5, 1.0], [2.0, 2.5, 0.0]]
     assert dense_of(piece, (), 0, "in").shape == (2, 0)
     for values in ([1.0, None], [1.0, float("nan")], [1.0, float("inf")], [1.0, 1e39]):
-        with pytest.raises(DataError, match=r"^in: column 'a', row 8 \(from 0\) is not a finite number; fix it$"):
-            dense_of(pa.table({"a": values}), ("a",), 7, "in")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # the error says all
+            with pytest.raises(DataError, match=r"^in: column 'a', row 8 \(from 0\) is not a finite number; fix it$"):
+                dense_of(pa.table({"a": values}), ("a",), 7, "in")
 
 
 @pytest.fixture(scope="module")
