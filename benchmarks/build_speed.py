@@ -20,7 +20,8 @@ import torch
 from serving_model import DAY, START, make_model, write_log
 
 from feature_store.stores import StoreFacts, create_store
-from pipelines.build_memory import BuildMemory, build_all
+from pipelines.build_memory import BuildMemory
+from pipelines.build_memory.job import build_all
 from pipelines.building.plan import event_source
 from pipelines.models.artifact import TrainedModel
 from pipelines.models.memory_records import memory_schema

@@ -27,12 +27,14 @@ from matplotlib.figure import Figure
 from serving_model import DAY, START, make_model, write_log
 
 from feature_store.stores import StoreFacts, create_store
-from pipelines.build_memory import BuildMemory, build_all
+from pipelines.build_memory import BuildMemory
+from pipelines.build_memory.job import build_all
 from pipelines.building.plan import event_source
 from pipelines.evaluation.figures.style import COLOURS, dress, new_figure
 from pipelines.models.memory_records import memory_schema
 from pipelines.training.allocator import keep_freed_memory
-from pipelines.training.fit import Learner, OptimizerConfig, build_optimizers, training_step
+from pipelines.training.fit import Learner, build_optimizers, training_step
+from pipelines.training.settings import OptimizerConfig
 from rm_rec.batch import UserBatch
 from rm_rec.config import FeatureSpace, ModelConfig
 from rm_rec.histories import Histories

@@ -20,12 +20,12 @@ import json
 import statistics
 from pathlib import Path
 
-from feature_store.datasets.synthetic import SyntheticConfig
+from feature_store.datasets.settings import SyntheticConfig
 from pipelines.cli import load_settings
 from pipelines.comparison.candidates import RECIPES, SYNTHETIC, log_file
 from pipelines.comparison.run_grid import RunGrid
-from pipelines.make_log import write_log
-from pipelines.runs.tracking import TrackingConfig
+from pipelines.make_log.job import write_log
+from pipelines.runs.settings import TrackingConfig
 from pipelines.train_ctr import TrainCtr
 
 LOGS = ("delicious_tags", "quickstart", "wikipedia_edits", "foursquare_nyc")

@@ -17,7 +17,8 @@ import torch
 from train_speed import make_users, model_of
 
 from pipelines.training.batches import BatchSize, plan_batches, to_batch
-from pipelines.training.fit import Learner, OptimizerConfig, TrainingConfig, build_optimizers, training_step
+from pipelines.training.fit import Learner, build_optimizers, training_step
+from pipelines.training.settings import OptimizerConfig, TrainingConfig
 from rm_rec.config import ModelConfig, RehearsalConfig
 
 SHAPES = {"short": (2_000, 200), "dense": (1_000, 1_000)}

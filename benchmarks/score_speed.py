@@ -28,11 +28,13 @@ from serving_model import DAY, NUM_ITEMS, START, make_model, write_log
 
 from feature_store.logs.parquet_source import ParquetSource
 from feature_store.stores import MemoryStore, StoreFacts, create_store
-from pipelines.build_memory import BuildMemory, build_all
+from pipelines.build_memory import BuildMemory
+from pipelines.build_memory.job import build_all
 from pipelines.building.plan import event_source
 from pipelines.models.artifact import TrainedModel
 from pipelines.models.memory_records import memory_schema, to_model
-from pipelines.score_batch import ScoreBatch, ScoringJob
+from pipelines.score_batch import ScoreBatch
+from pipelines.score_batch.job import ScoringJob
 from pipelines.scoring.candidate_files import CandidateNames
 from pipelines.scoring.scorer import click_probability, encode
 

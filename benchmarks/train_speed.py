@@ -22,7 +22,8 @@ import torch
 from feature_store.sequences.user_sequences import UserSequences
 from pipelines.training.allocator import keep_freed_memory
 from pipelines.training.batches import BatchSize, plan_batches, to_batch
-from pipelines.training.fit import Learner, OptimizerConfig, TrainingConfig, build_optimizers, training_step
+from pipelines.training.fit import Learner, build_optimizers, training_step
+from pipelines.training.settings import OptimizerConfig, TrainingConfig
 from rm_rec.config import FeatureSpace, ModelConfig, WholeHistory
 from rm_rec.config.machines import NoMachine
 from rm_rec.model import ClickModel

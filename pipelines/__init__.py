@@ -1,4 +1,4 @@
-"""The jobs that join logs and models, one a file; run one with `python -m pipelines.NAME --help`."""
+"""The jobs that join logs and models, one a folder; run one with `python -m pipelines.NAME --help`."""
 
 import logging
 import os

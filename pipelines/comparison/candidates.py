@@ -4,23 +4,21 @@ NAME is a recipe of pipelines/recipes/models, else a machine's kind (package.mod
 NAME+rehearsal trains the same with the rehearsal loss.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from feature_store.errors import DataError
 from pipelines.cli import load_settings
 from pipelines.cli.recipes import RECIPES
+from pipelines.comparison.names import MACHINE_KINDS, REHEARSAL, is_file
 from pipelines.errors import SettingsError
 from pipelines.train_ctr import TrainCtr
-from rm_rec.config.base import current_kind
 from rm_rec.config.outside import is_class_path
 from rm_rec.errors import ConfigError
-from rm_rec.machines import MACHINES
 from rm_rec.machines.sizes import fit_state
 from rm_rec.resolved import resolved_config
 
 MODELS = RECIPES / "models"
-REHEARSAL = "+rehearsal"
 SYNTHETIC = "synthetic.parquet"  # a log that is generated if the folder of logs has none
 
 
@@ -31,42 +29,6 @@ def log_file(log: str, data: Path, out: Path) -> Path:
     if path.exists() or name != SYNTHETIC:
         return path
     return out / SYNTHETIC
-
-
-def short_name(name: str) -> str:
-    """Return the name of a log or a candidate, which may be given as a file.
-
-    >>> short_name("recipes/mine.yaml"), short_name("mine.yaml+rehearsal"), short_name("ntm")
-    ('mine', 'mine+rehearsal', 'ntm')
-    >>> short_name("acme.machines:Fading")
-    'acme.machines.Fading'
-    """
-    plain = name.removesuffix(REHEARSAL)
-    return (Path(plain).stem if _is_file(plain) else plain.replace(":", ".")) + name[len(plain) :]
-
-
-def current_name(name: str) -> str:
-    """Replace a machine's former name by its present one, with a warning; return any other candidate as it is.
-
-    >>> current_name("ntm+rehearsal"), current_name("mine.yaml")
-    ('ntm+rehearsal', 'mine.yaml')
-    """
-    plain = name.removesuffix(REHEARSAL)
-    kind = current_kind(plain, (machine.config_type for machine in MACHINES.values()), "machine")
-    return f"{kind}{name[len(plain) :]}"
-
-
-def former_names(run: str) -> Iterator[str]:
-    """Yield the names that a run had in versions that had another name for its machine.
-
-    >>> list(former_names("quickstart/slot_gru+rehearsal/seed-0")), list(former_names("quickstart/ntm/seed-0"))
-    (['quickstart/rehearsal+rehearsal/seed-0'], [])
-    """
-    parts = run.split("/")
-    for index, part in enumerate(parts):
-        plain = part.removesuffix(REHEARSAL)
-        for former in MACHINES[plain].config_type.former_kinds if plain in MACHINES else ():
-            yield "/".join((*parts[:index], f"{former}{part[len(plain) :]}", *parts[index + 1 :]))
 
 
 def candidate(name: str, log: str, log_path: Path, state_bytes: int, arguments: Iterable[str]) -> TrainCtr:
@@ -104,7 +66,7 @@ def _settings(*arguments: str) -> TrainCtr:
 
 
 def _recipe(log: str) -> tuple[str, str]:
-    path = Path(log) if _is_file(log) else RECIPES / f"{log}.yaml"
+    path = Path(log) if is_file(log) else RECIPES / f"{log}.yaml"
     if not path.is_file():
         names = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
         raise SettingsError(f"{log}: no such recipe; expected one of {names}, or a YAML file")
@@ -112,15 +74,11 @@ def _recipe(log: str) -> tuple[str, str]:
 
 
 def _model(name: str) -> tuple[str, ...]:
-    if _is_file(name) and Path(name).is_file():
+    if is_file(name) and Path(name).is_file():
         return ("--config", name)
     if (MODELS / f"{name}.yaml").is_file():
         return ("--config", str(MODELS / f"{name}.yaml"))
-    if name in MACHINES or is_class_path(name):
+    if name in MACHINE_KINDS or is_class_path(name):
         return ("--model.machine.kind", name)
-    names = ", ".join(sorted({*MACHINES, *(file.stem for file in MODELS.glob("*.yaml"))}))
+    names = ", ".join(sorted({*MACHINE_KINDS, *(file.stem for file in MODELS.glob("*.yaml"))}))
     raise SettingsError(f"{name}: no such candidate; expected a YAML file, package.module:Class, or one of {names}")
-
-
-def _is_file(name: str) -> bool:
-    return name.endswith((".yaml", ".yml"))

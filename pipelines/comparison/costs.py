@@ -16,7 +16,8 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from feature_store.files import write_json
-from pipelines.training.fit import Learner, OptimizerConfig, build_optimizers, training_step
+from pipelines.training.fit import Learner, build_optimizers, training_step
+from pipelines.training.settings import OptimizerConfig
 from rm_rec.batch import Candidates, UserBatch
 from rm_rec.config import FeatureSpace, ModelConfig, RehearsalConfig, WholeHistory
 from rm_rec.histories import Histories

@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-from pipelines.comparison.candidates import REHEARSAL
 from pipelines.comparison.costs import Cost
+from pipelines.comparison.names import REHEARSAL
 from pipelines.comparison.outcomes import LogOutcomes, Outcome, Seeds, sorted_bins
 from pipelines.evaluation.figures.style import (
     COLOURS,

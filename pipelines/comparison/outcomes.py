@@ -16,11 +16,13 @@ import pyarrow.parquet as pq
 
 from feature_store.data_config import SPLITS
 from pipelines.errors import RunError
-from pipelines.evaluation.predictions import PredictionColumns, align, numbers, user_codes
-from pipelines.evaluation.retention import DECIDING_AGE, events_since_items
+from pipelines.evaluation.predictions import align, numbers, user_codes
+from pipelines.evaluation.retention import events_since_items
+from pipelines.evaluation.settings import DECIDING_AGE, PredictionColumns
 from pipelines.train_ctr import TrainCtr
 from pipelines.training.data import TEST, LogData
-from rm_rec.evaluation.by_age import AGE_BINS, NEVER, ages_in_segments, ranking_by_age
+from rm_rec.evaluation.bins import AGE_BINS
+from rm_rec.evaluation.by_age import NEVER, ages_in_segments, ranking_by_age
 from rm_rec.evaluation.metrics import auc
 from rm_rec.evaluation.report import Estimate, bootstrap, bucket_names, bucket_of, interval, shortest_of
 from rm_rec.machines import build_machine

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any, final
 
-from pipelines.comparison.candidates import REHEARSAL, candidate, short_name
+from pipelines.comparison.candidates import candidate
+from pipelines.comparison.names import REHEARSAL, short_name
 from pipelines.train_ctr import TrainCtr
 
 Metrics = Mapping[str, Mapping[str, Any]]  # name of a run -> its metrics.json

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from feature_store.files import write_json, write_text
 from pipelines.comparison import figures
-from pipelines.comparison.candidates import REHEARSAL, short_name
 from pipelines.comparison.costs import Cost, kept_costs
+from pipelines.comparison.names import REHEARSAL, short_name
 from pipelines.comparison.outcomes import FinishedRun, LogOutcomes, measure_log
 from pipelines.comparison.tables import report
 from pipelines.runs import tracking

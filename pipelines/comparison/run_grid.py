@@ -22,10 +22,11 @@ from feature_store.data_config import DataConfig
 from feature_store.logs.preparation import log_fingerprint
 from pipelines.cli import resolved
 from pipelines.cli.job import run_job
-from pipelines.comparison.candidates import former_names
+from pipelines.comparison.names import former_names
 from pipelines.runs import run_folder
-from pipelines.runs.tracking import TrackingConfig
-from pipelines.train_ctr import TrainCtr, fingerprint_of, train
+from pipelines.runs.settings import TrackingConfig
+from pipelines.train_ctr import TrainCtr
+from pipelines.train_ctr.job import fingerprint_of, run
 
 _LOG = "log.txt"
 
@@ -108,7 +109,7 @@ def _train(settings: Mapping[str, Any]) -> None:
         for stream in (1, 2):
             os.dup2(text.fileno(), stream)
     sys.argv = ["train_ctr", "--out", str(folder)]  # where a traceback is written
-    run_job(lambda _: train(TrainCtr.model_validate(settings)))
+    run_job(lambda _: run(TrainCtr.model_validate(settings)))
 
 
 def _die_with(sentinel: int) -> None:

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from pipelines.comparison.candidates import REHEARSAL
 from pipelines.comparison.costs import NUM_CANDIDATES, NUM_EVENTS, Cost
+from pipelines.comparison.names import REHEARSAL
 from pipelines.comparison.outcomes import LogOutcomes, Outcome, Seeds, sorted_bins
 from pipelines.evaluation.tables import markdown_table
 from rm_rec.evaluation.report import Estimate

@@ -1,31 +1,15 @@
 """Reports and figures from a table of predictions, for all jobs."""
 
-from typing import Annotated
-
 import pyarrow as pa
 from matplotlib.figure import Figure
-from pydantic import Field
 
 from feature_store.errors import DataError
 from pipelines.evaluation.figures.predictions import auc_by_history, calibration, comparison
-from pipelines.evaluation.predictions import PredictionColumns, numbers, user_codes
-from rm_rec.config.base import Settings
+from pipelines.evaluation.predictions import numbers, user_codes
+from pipelines.evaluation.settings import MetricsConfig, PredictionColumns
 from rm_rec.evaluation.metrics import MetricError, calibration_bins
-from rm_rec.evaluation.report import HISTORY_BUCKETS, Report
+from rm_rec.evaluation.report import Report
 from rm_rec.evaluation.report import report as make_report
-
-
-class MetricsConfig(Settings):
-    """Intervals, calibration bins and groups of the metrics."""
-
-    resamples: int = Field(200, ge=0, le=100_000)
-    """Number of bootstrap resamples of users for the 95 % intervals; 0 leaves intervals out."""
-    seed: int = Field(0, ge=0)
-    """Seed of the bootstrap."""
-    calibration_bins: int = Field(20, ge=1)
-    """Number of bins, of equal numbers of impressions each, for the calibration error and its curve."""
-    history_buckets: tuple[Annotated[int, Field(ge=0)], ...] = Field(HISTORY_BUCKETS, min_length=1)
-    """Shortest history of each bucket, in events, increasing; histories shorter than the first are in no bucket."""
 
 
 def evaluate_predictions(

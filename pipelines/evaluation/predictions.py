@@ -10,36 +10,7 @@ import pyarrow.dataset as ds
 from feature_store.data_config import SPLITS
 from feature_store.errors import DataError
 from pipelines.errors import SettingsError, first_line
-from rm_rec.config.base import Settings
-
-
-class PredictionColumns(Settings):
-    """Names of the predictions' columns; only user, label and prediction are required."""
-
-    user: str = "user_id"
-    """User of the impression: integers or strings."""
-    item: str = "item_id"
-    """Item that was shown; only used to check that two files have the same impressions."""
-    time: str = "timestamp"
-    """Time of the impression; only used to check that two files have the same impressions."""
-    split: str = "split"
-    """Split of the impression, by name or by number (0 train, 1 validation, 2 test)."""
-    label: str = "label"
-    """Whether the item was clicked: 0 or 1, or a boolean."""
-    prediction: str = "prediction"
-    """Predicted click probability, from 0 to 1."""
-    history_length: str = "history_length"
-    """Number of the user's events before the impression."""
-    true_probability: str = "true_probability"
-    """True click probability, in synthetic data: it gives the best possible AUC."""
-
-    def required(self) -> tuple[str, ...]:
-        """Return the columns that every evaluation needs."""
-        return (self.user, self.label, self.prediction)
-
-    def impression_keys(self) -> tuple[str, ...]:
-        """Return the columns that identify an impression."""
-        return (self.user, self.time, self.item)
+from pipelines.evaluation.settings import PredictionColumns
 
 
 def read_predictions(path: str, columns: PredictionColumns, split: str | None, *, with_keys: bool) -> pa.Table:

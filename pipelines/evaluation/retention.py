@@ -5,63 +5,30 @@ The model is looked at and not changed; measuring again, with the same settings,
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import Field, model_validator
 
 from feature_store.ragged import Ids
 from feature_store.sequences.ages import events_since_item
 from pipelines.cli.job import Progress
-from pipelines.evaluation.predictions import PredictionColumns, numbers, user_codes
+from pipelines.evaluation.predictions import numbers, user_codes
+from pipelines.evaluation.settings import PredictionColumns, RetentionConfig
 from pipelines.training.batches import BatchSize, iterate_batches
 from pipelines.training.data import TEST, TRAIN, VALIDATION, LogData
 from rm_rec.batch import UserBatch
 from rm_rec.config import RecentSegments
-from rm_rec.config.base import Settings
-from rm_rec.evaluation.by_age import (
-    AGE_BINS,
-    Answers,
-    RankingByAge,
-    Recollection,
-    ages_in_segments,
-    ranking_by_age,
-    share_by_age,
-)
+from rm_rec.evaluation.by_age import Answers, RankingByAge, Recollection, ages_in_segments, ranking_by_age, share_by_age
 from rm_rec.model import ClickModel
 from rm_rec.rehearsal.probe import NUM_MASKED, Questions, RecollectionProbe, draw_questions, join, last_questions
 
-DECIDING_AGE = "deciding_age"  # the column's name in the synthetic log
 # The probe's settings are the same for all models, so that results can be compared.
 _NUM_CANDIDATES = 99  # negatives for each masked event
 _FRAGMENTS_TAUGHT, _FRAGMENTS_A_USER = 20_000, 8  # largest numbers of training fragments
 _FRAGMENTS_A_STEP, _LEARNING_RATE = 128, 3e-3
 _BATCH_EVENTS, _FRAGMENTS_AT_ONCE = 4096, 512  # bounds of memory use
-
-
-class RetentionConfig(Settings):
-    """How recollection and click AUC are measured by age. Two runs can be compared only if these settings, the log, the
-    data settings and model.segment_length are equal."""
-
-    probe_steps: int = Field(300, ge=1)
-    """Training steps of the decoder that reads the finished memory; the memory itself is not trained."""
-    events_asked: int = Field(50_000, ge=1)
-    """Approximate number of masked events that the decoder is tested on, of randomly drawn users."""
-    age_column: str = Field(DECIDING_AGE, min_length=1)
-    """Column of predictions.parquet with the age, in events, of the event that decides the click (0: no event does); it
-    is converted to segments. If the default column is missing, the age is that of the user's last event on the item."""
-    age_bins: tuple[Annotated[int, Field(ge=0)], ...] = Field(AGE_BINS, min_length=1)
-    """Smallest age of each bin, in segments, increasing."""
-    seed: int = Field(0, ge=0)
-    """Seed of the decoder's weights and of the events that it is trained and tested on."""
-
-    @model_validator(mode="after")
-    def _bins_increase(self) -> Self:
-        if list(self.age_bins) != sorted(set(self.age_bins)):
-            raise ValueError(f"age_bins must increase, found {list(self.age_bins)}")
-        return self
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """Conversion of memories between a store's records (NumPy) and a model's state (tensors)."""
 
-from typing import Literal
-
 import numpy as np
 import pyarrow as pa
 import torch
@@ -14,12 +12,12 @@ from feature_store.stores.store import MemoryStore
 from feature_store.stores.users import UserType
 from pipelines.errors import ModelError
 from pipelines.models.artifact import TrainedModel
+from pipelines.models.settings import StateType
 from rm_rec.histories import TOKENS
 from rm_rec.memory_state import MemoryState
 from rm_rec.sources.base import StatePart
 from rm_rec.user_memory import UserMemory
 
-StateType = Literal["float16", "float32"]
 _TOKENS_PART = "window_tokens"  # the part of a record with the vectors of the window's events
 
 

@@ -18,7 +18,8 @@ from feature_store.logs.prepared_log import MANIFEST, read_manifest
 from pipelines import train_ctr
 from pipelines.cli.recipes import RECIPES
 from pipelines.errors import ModelError, RegistryError, TrackingError
-from pipelines.evaluation.predictions import PredictionColumns, align
+from pipelines.evaluation.predictions import align
+from pipelines.evaluation.settings import PredictionColumns
 from pipelines.models.artifact import TrainedModel, load_model
 from pipelines.models.model_files import find_model
 from pipelines.registry.model_registry import Registry, Version

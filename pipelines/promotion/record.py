@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from feature_store.files import sha256_of_json, write_json, write_text
-from pipelines.evaluation.evaluated import MetricsConfig, evaluate_predictions, figures_of
-from pipelines.evaluation.predictions import PredictionColumns
+from pipelines.evaluation.evaluated import evaluate_predictions, figures_of
+from pipelines.evaluation.settings import MetricsConfig, PredictionColumns
 from pipelines.evaluation.tables import grids, markdown, print_report
 from pipelines.promotion.contenders import Contender
 from pipelines.promotion.gate import Check, Judgement

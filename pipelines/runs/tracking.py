@@ -11,26 +11,14 @@ from typing import Any
 
 import mlflow
 from matplotlib.figure import Figure
-from pydantic import Field
 
 from feature_store.files import write_text
 from pipelines.cli import flatten
 from pipelines.errors import TrackingError, first_line
-from rm_rec.config.base import Settings
+from pipelines.runs.settings import TrackingConfig
 
 _KEY_FILE, _KEY_TAG = "mlflow_run_key", "run_key"
 _MAX_PARAM = 6000  # MLflow refuses longer values
-
-
-class TrackingConfig(Settings):
-    """Where MLflow keeps runs and models."""
-
-    uri: str = "sqlite:///mlflow.db"
-    """MLflow tracking URI; the default is a SQLite file in the current folder."""
-    experiment: str = Field("rm-rec", min_length=1)
-    """Name of the MLflow experiment that the run belongs to."""
-    register_as: str | None = None
-    """Name of the registered model; null logs the model with the run without registering it."""
 
 
 @contextmanager

@@ -18,22 +18,9 @@ from feature_store.logs.row_checks import read_column
 from feature_store.ragged import Ids
 from pipelines.errors import first_line
 from pipelines.models.artifact import ModelCard, TrainedModel
-from rm_rec.config.base import Settings
+from pipelines.scoring.settings import CandidateColumns
 
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # how Hive names the folder of nulls
-
-
-class CandidateColumns(Settings):
-    """Names of the candidates' columns, where they are not those of the model's log."""
-
-    user: str | None = None
-    """User whose memory is read."""
-    item: str | None = None
-    """Item that may be shown."""
-    time: str | None = None
-    """Time of showing, as in the log; without such a column all candidates have the time --at."""
-    prediction: str = "prediction"
-    """Name of the column of click probabilities that is added."""
 
 
 @dataclass(frozen=True)

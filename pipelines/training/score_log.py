@@ -16,7 +16,8 @@ from pipelines.errors import ModelError, SettingsError
 from pipelines.models.artifact import ModelCard, TrainedModel, load_model
 from pipelines.training.batches import feature_space
 from pipelines.training.data import LogData
-from pipelines.training.fit import TrainingConfig, predict
+from pipelines.training.fit import predict
+from pipelines.training.settings import TrainingConfig
 from rm_rec.config.base import Settings
 
 

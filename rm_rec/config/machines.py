@@ -1,6 +1,6 @@
 """Settings of the memory machines, one class for each file in rm_rec/machines."""
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -221,23 +221,24 @@ class LearnedQueries(MachineSettings):
     """At the start of training, each segment leaves a token sigmoid(keep_bias) of its content: higher forgets less."""
 
 
+MACHINE_SETTINGS: Final[tuple[type[MachineSettings], ...]] = (
+    AssociativeMemory,
+    MeanPool,
+    CountSketch,
+    RingBuffer,
+    NtmMemory,
+    DncMemory,
+    RumMemory,
+    TransformerXL,
+    HpmnMemory,
+    MimnMemory,
+    ExpireSpan,
+    SlotGruMemory,
+    LearnedQueries,
+    NoMachine,
+)
+
 if TYPE_CHECKING:
     Machine = MachineSettings
 else:
-    Machine = one_of(
-        MachineSettings,
-        AssociativeMemory,
-        MeanPool,
-        CountSketch,
-        RingBuffer,
-        NtmMemory,
-        DncMemory,
-        RumMemory,
-        TransformerXL,
-        HpmnMemory,
-        MimnMemory,
-        ExpireSpan,
-        SlotGruMemory,
-        LearnedQueries,
-        NoMachine,
-    )
+    Machine = one_of(MachineSettings, *MACHINE_SETTINGS)

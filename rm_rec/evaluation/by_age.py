@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from rm_rec.evaluation.bins import AGE_BINS
 from rm_rec.evaluation.metrics import auc, user_positions
 from rm_rec.evaluation.report import Estimate, bucket_names, bucket_of, interval, score
 
-AGE_BINS = (0, 1, 2, 3, 5, 9, 17)  # each bin's youngest age, in segments
 NEVER = -1  # the age if there is no such event
 _IN_NO_BIN = -2  # below every bin, and different from NEVER
 

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from rm_rec.evaluation import metrics
+from rm_rec.evaluation.bins import HISTORY_BUCKETS
 
-HISTORY_BUCKETS = (0, 1, 32, 100, 200, 500, 1000)  # each bucket's shortest history, in events
 LOWER_IS_BETTER = ("logloss", "normalised_entropy")
 _COVERED = (2.5, 97.5)  # percentiles of a 95 % interval
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from feature_store.errors import DataError
-from pipelines import build_memory, promote
+from feature_store.stores import create_store, open_store
+from pipelines import promote
 from pipelines.cli.job import GateRefused
 from pipelines.errors import ModelError, RegistryError, SettingsError, TrackingError
 from pipelines.models.artifact import load_model, save_model
@@ -88,8 +89,8 @@ def test_memories_of_another_space_or_unfinished_are_none(
         GateRefused, match=f"Memories: .*memories has memories of space {space}, must be of space (?!{space})"
     ):
         gate(name, "--memories", store)
-    facts = build_memory.open_store(store).facts
-    build_memory.create_store(str(tmp_path / "begun"), facts).close()
+    facts = open_store(store).facts
+    create_store(str(tmp_path / "begun"), facts).close()
     register(good, "candidate")
     with pytest.raises(GateRefused, match="begun: its first build is not finished"):
         gate(name, "--memories", str(tmp_path / "begun"))

@@ -22,12 +22,12 @@ MOMENTS = {
     "before the first checkpoint": Kill("pipelines.training.fit:training_step", call=1, when="after"),
     "in the middle of an epoch": Kill("pipelines.training.fit:training_step", call=3),
     "while a checkpoint is written": Kill("pipelines.training.checkpoint:_optimizer_tensors", call=2),
-    "the epoch is in the checkpoint but not in MLflow": Kill("pipelines.train_ctr:_report_epoch"),
-    "between two epochs": Kill("pipelines.train_ctr:_report_epoch", when="after"),
-    "while the held-out impressions are scored": Kill("pipelines.train_ctr:predict", call=2),
+    "the epoch is in the checkpoint but not in MLflow": Kill("pipelines.train_ctr.job:_report_epoch"),
+    "between two epochs": Kill("pipelines.train_ctr.job:_report_epoch", when="after"),
+    "while the held-out impressions are scored": Kill("pipelines.train_ctr.job:predict", call=2),
     "the model is in MLflow without its files": Kill("pipelines.registry.registration:write_mlflow_model"),
     "the model is in MLflow but not registered": Kill("pipelines.registry.registration:_log", when="after"),
-    "the model is registered but metrics.json is not written": Kill("pipelines.train_ctr:write_json"),
+    "the model is registered but metrics.json is not written": Kill("pipelines.train_ctr.job:write_json"),
 }
 # A checkpoint after each batch. Dropout, so that the random state counts.
 ARGUMENTS = ("--training.epochs", "3", "--training.checkpoint_minutes", "1e-9", "--model.head.dropout", "0.2")
@@ -130,7 +130,7 @@ def test_a_folder_of_another_config_is_refused_and_left_as_it_is(
 
 
 def test_a_folder_of_another_log_is_refused(train: Callable[..., Ended], log: Path, folder: Path) -> None:
-    kill = Kill("pipelines.train_ctr:_report_epoch")
+    kill = Kill("pipelines.train_ctr.job:_report_epoch")
     assert train("other-log", kill=kill).returncode == -9
     shorter = folder / "data" / "shorter.parquet"
     pq.write_table(pq.read_table(log).slice(0, 2000), shorter)
@@ -149,7 +149,7 @@ def test_a_folder_of_another_log_is_refused(train: Callable[..., Ended], log: Pa
 
 
 def test_a_damaged_checkpoint_is_one_line(train: Callable[..., Ended], folder: Path) -> None:
-    assert train("damaged", kill=Kill("pipelines.train_ctr:_report_epoch")).returncode == -9
+    assert train("damaged", kill=Kill("pipelines.train_ctr.job:_report_epoch")).returncode == -9
     weights = folder / "runs" / "damaged" / "checkpoint" / "current" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-7])
     ended = train("damaged")

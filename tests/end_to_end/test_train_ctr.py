@@ -19,7 +19,8 @@ from feature_store.data_config import DataConfig
 from pipelines.models.artifact import load_model
 from pipelines.runs.tracking import code_version
 from pipelines.training.data import TEST, LogData
-from pipelines.training.fit import TrainingConfig, predict
+from pipelines.training.fit import predict
+from pipelines.training.settings import TrainingConfig
 from tests.support.small_runs import Ended, run_alone, run_forked
 
 EXPERIMENT, REGISTERED = "one-run", "one-run-model"

@@ -16,8 +16,9 @@ from feature_store.errors import DataError
 from pipelines.cli.job import run_job
 from pipelines.errors import SettingsError
 from pipelines.evaluate import main
-from pipelines.evaluation.evaluated import MetricsConfig, evaluate_predictions
-from pipelines.evaluation.predictions import PredictionColumns, align, distinct_names, read_predictions
+from pipelines.evaluation.evaluated import evaluate_predictions
+from pipelines.evaluation.predictions import align, distinct_names, read_predictions
+from pipelines.evaluation.settings import MetricsConfig, PredictionColumns
 
 Save = Callable[..., str]
 

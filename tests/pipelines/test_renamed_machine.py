@@ -15,8 +15,9 @@ from pipelines.errors import RunError
 from pipelines.models.artifact import load_model
 from pipelines.models.memory_space import space_id
 from pipelines.runs.run_folder import RUN, claimed, deciding, result_of
-from pipelines.runs.tracking import TrackingConfig
-from pipelines.train_ctr import TrainCtr, fingerprint_of
+from pipelines.runs.settings import TrackingConfig
+from pipelines.train_ctr import TrainCtr
+from pipelines.train_ctr.job import fingerprint_of
 from rm_rec.config import MemoryConfig
 from rm_rec.config import base as config_base
 from rm_rec.config.machines import SlotGruMemory

@@ -15,15 +15,8 @@ from feature_store.vocabulary.vocabulary import Vocabulary
 from pipelines.models.artifact import load_model, save_model
 from pipelines.models.tensor_files import read_tensors
 from pipelines.training import fit as training
-from pipelines.training.fit import (
-    Fit,
-    Learner,
-    OptimizerConfig,
-    Outcome,
-    TrainingConfig,
-    build_optimizers,
-    training_step,
-)
+from pipelines.training.fit import Fit, Learner, Outcome, build_optimizers, training_step
+from pipelines.training.settings import OptimizerConfig, TrainingConfig
 from rm_rec.config import FeatureSpace, RehearsalConfig
 from rm_rec.model import ClickModel
 from tests.support.fakes import KINDS, model_config, user_batch

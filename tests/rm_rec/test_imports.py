@@ -56,8 +56,8 @@ assert memory.answer(memory.fold(memory.initial(1), events), queries).shape == (
     "statement",
     [
         "import rm_rec.errors",
-        "import pipelines.evaluate",
-        "import pipelines.make_log",
+        "import pipelines.evaluate.job",
+        "import pipelines.make_log.job",
         "from rm_rec import FeatureSpace, MemoryConfig, ModelConfig, RehearsalConfig",
     ],
 )

@@ -15,8 +15,15 @@ import torch
 from matplotlib.figure import Figure
 
 import feature_store.stores.redis  # noqa: F401
+import pipelines.build_memory.job
+import pipelines.evaluate.job
+import pipelines.make_log.job
+import pipelines.memories.job
+import pipelines.promote.job
+import pipelines.retention.job
+import pipelines.score_batch.job
+import pipelines.train_ctr.job  # noqa: F401
 import tests.support.small_runs  # noqa: F401 - what they begin with
-from pipelines import build_memory, evaluate, make_log, memories, promote, retention, score_batch, train_ctr  # noqa: F401
 
 torch.set_num_threads(1)
 

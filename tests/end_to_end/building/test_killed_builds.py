@@ -34,7 +34,7 @@ MOMENTS = {
     "all is written": Kill(FINISH),
     "all is written, again": Kill(FINISH),
     "the build is finished": Kill(FINISH, when="after"),
-    "nobody was told": Kill("pipelines.build_memory:write_json"),
+    "nobody was told": Kill("pipelines.build_memory.job:write_json"),
 }
 
 

@@ -13,7 +13,8 @@ from feature_store.data_config import DataConfig, Impressions, LabelColumn
 from pipelines import score_batch
 from pipelines.models.artifact import TrainedModel
 from pipelines.training.data import LogData
-from pipelines.training.fit import TrainingConfig, predict
+from pipelines.training.fit import predict
+from pipelines.training.settings import TrainingConfig
 from tests.support.fakes import model_config
 from tests.support.nights import COLUMNS, LABELLED, build, random_log, silent, train, write
 

@@ -49,7 +49,7 @@ def test_the_same_scores_again_are_no_work(
     assert "p_click" in pq.read_schema(out).names
 
 
-PART = "pipelines.score_batch:_Part"
+PART = "pipelines.score_batch.job:_Part"
 MOMENTS = {
     "nothing is scored": Kill(f"{PART}.write"),
     "the first part is written": Kill(f"{PART}.write", when="after"),

@@ -137,7 +137,7 @@ def test_a_user_with_more_candidates_than_are_scored_at_once(
     path = write(rows, tmp_path / "candidates.parquet")
     expected = score(labelled, path, tmp_path / "expected.parquet")
     monkeypatch.setattr(scorer, "_CANDIDATES_PER_BATCH", 16)
-    monkeypatch.setattr(score_batch, "_ROWS_PER_PIECE", 50)
+    monkeypatch.setattr("pipelines.score_batch.job._ROWS_PER_PIECE", 50)
     found = score(labelled, path, tmp_path / "scores.parquet", "--part_rows", 70)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert len(np.unique(found)) > 30

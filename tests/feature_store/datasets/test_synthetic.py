@@ -4,7 +4,8 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from feature_store.datasets.synthetic import SyntheticConfig, best_possible_auc, make_synthetic_log
+from feature_store.datasets.settings import SyntheticConfig
+from feature_store.datasets.synthetic import best_possible_auc, make_synthetic_log
 
 CONFIG = SyntheticConfig(users=400)
 

@@ -10,7 +10,8 @@ from feature_store.data_config import Columns, ImpressionFile, Impressions, Labe
 from feature_store.errors import DataError
 from feature_store.logs.parquet_source import ParquetSource
 from feature_store.stores import Build, Journal, SourceFile, UnderWay
-from pipelines.building.plan import ReadConfig, build_id, data_config, event_source, how_read, plan_builds
+from pipelines.building.plan import build_id, data_config, event_source, how_read, plan_builds
+from pipelines.building.settings import ReadConfig
 from pipelines.errors import SettingsError
 from pipelines.models.artifact import ModelCard
 from rm_rec.config import FeatureSpace, ModelConfig

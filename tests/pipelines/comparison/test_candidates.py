@@ -7,7 +7,8 @@ import pytest
 
 from feature_store.errors import DataError
 from pipelines.cli import load_settings
-from pipelines.comparison.candidates import MODELS, RECIPES, candidate, check_names, log_file, short_name
+from pipelines.comparison.candidates import MODELS, RECIPES, candidate, check_names, log_file
+from pipelines.comparison.names import short_name
 from pipelines.errors import SettingsError
 from pipelines.train_ctr import TrainCtr
 from rm_rec.config import NoMachine, RehearsalConfig

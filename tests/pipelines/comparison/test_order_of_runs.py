@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.compare_machines import CompareMachines, Comparison
+from pipelines.compare_machines import CompareMachines
+from pipelines.compare_machines.job import Comparison
 from pipelines.comparison.plan import Plan
 from pipelines.train_ctr import TrainCtr
 

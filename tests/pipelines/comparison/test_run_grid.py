@@ -13,13 +13,13 @@ import mlflow
 import psutil
 import pytest
 
-from feature_store.datasets.synthetic import SyntheticConfig
+from feature_store.datasets.settings import SyntheticConfig
 from feature_store.errors import LockedError
 from pipelines.cli import load_settings
 from pipelines.comparison.run_grid import RunGrid
-from pipelines.make_log import write_log
+from pipelines.make_log.job import write_log
 from pipelines.runs.run_folder import METRICS, held
-from pipelines.runs.tracking import TrackingConfig
+from pipelines.runs.settings import TrackingConfig
 from pipelines.train_ctr import TrainCtr
 from tests.support.small_runs import RECIPES, SMALL_MODEL, fork_server
 from tests.support.waiting import PATIENT, until

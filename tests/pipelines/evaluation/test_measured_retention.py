@@ -8,10 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_store.data_config import Columns, DataConfig, LabelColumn, NextEvent, VocabularySizes
-from pipelines.evaluation.retention import RetentionConfig, events_since_items, measure
+from pipelines.evaluation.retention import events_since_items, measure
+from pipelines.evaluation.settings import RetentionConfig
 from pipelines.training.batches import feature_space
 from pipelines.training.data import TEST, LogData
-from pipelines.training.fit import TrainingConfig, predict
+from pipelines.training.fit import predict
+from pipelines.training.settings import TrainingConfig
 from rm_rec.evaluation.by_age import ages_in_segments
 from rm_rec.model import ClickModel
 from tests.support.fakes import model_config, scrambled

@@ -12,7 +12,8 @@ from pipelines.errors import TrackingError
 from pipelines.models.model_files import find_model
 from pipelines.registry import registration
 from pipelines.registry.registration import register
-from pipelines.runs.tracking import TrackingConfig, code_version, log_data_set, log_once, tracked_run
+from pipelines.runs.settings import TrackingConfig
+from pipelines.runs.tracking import code_version, log_data_set, log_once, tracked_run
 from tests.pipelines.registry.served import Served, train
 
 SPLIT = {

@@ -11,7 +11,8 @@ import pytest
 import pipelines
 from pipelines.errors import TrackingError
 from pipelines.runs import tracking
-from pipelines.runs.tracking import TrackingConfig, code_version, log_curve, log_once, tracked_run
+from pipelines.runs.settings import TrackingConfig
+from pipelines.runs.tracking import code_version, log_curve, log_once, tracked_run
 
 Config = Callable[..., TrackingConfig]
 

@@ -17,7 +17,8 @@ from feature_store.errors import DataError
 from feature_store.logs.parquet_source import ParquetSource
 from feature_store.logs.preparation import prepare
 from pipelines.models.artifact import TrainedModel
-from pipelines.scoring.candidate_files import CandidateColumns, CandidateNames, dense_of, read_pieces, times_of
+from pipelines.scoring.candidate_files import CandidateNames, dense_of, read_pieces, times_of
+from pipelines.scoring.settings import CandidateColumns
 from tests.support.nights import LABELLED, random_log, silent, train, write
 
 Written = Callable[..., ParquetSource]

@@ -5,7 +5,8 @@ import torch
 
 from pipelines.errors import ModelError
 from pipelines.training.fine_tune import freeze_writer
-from pipelines.training.fit import Learner, OptimizerConfig, build_optimizers, training_step
+from pipelines.training.fit import Learner, build_optimizers, training_step
+from pipelines.training.settings import OptimizerConfig
 from tests.support.fakes import click_model, model_config, ragged_batch
 
 

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipelines.training.fit import Fit, Learner, OptimizerConfig, TrainingConfig, build_optimizers, training_step
+from pipelines.training.fit import Fit, Learner, build_optimizers, training_step
+from pipelines.training.settings import OptimizerConfig, TrainingConfig
 from rm_rec.config import RehearsalConfig
 from rm_rec.machines.associative import AssociativeMachine
 from rm_rec.model import ClickModel

@@ -1,9 +1,4 @@
-"""Score candidates from their users' memories alone, without the log.
-
-python -m pipelines.score_batch --model runs/a/model --memories memories --candidates today.parquet --out scores.parquet
-
-All columns and the order of the rows are kept; one column is added. A killed job resumes where it stopped.
-"""
+"""The work of `pipelines.score_batch`, imported once its settings are read."""
 
 import json
 import shutil
@@ -15,66 +10,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import Field
 
 from feature_store.files import replacing, sha256_of_text
 from feature_store.logs.parquet_source import ParquetSource
 from feature_store.stores import open_store
 from feature_store.stores.store import MemoryStore
-from pipelines.cli import load_settings
-from pipelines.cli.job import DONE, Progress, result_console, run_job
+from pipelines.cli.job import DONE, Progress, result_console
 from pipelines.errors import SettingsError
 from pipelines.models.artifact import TrainedModel, load_model
 from pipelines.models.memory_records import check_space
 from pipelines.models.model_files import find_model
 from pipelines.runs.run_folder import held
-from pipelines.scoring.candidate_files import CandidateColumns, CandidateNames, dense_of, read_pieces, times_of
+from pipelines.score_batch import ScoreBatch
+from pipelines.scoring.candidate_files import CandidateNames, dense_of, read_pieces, times_of
 from pipelines.scoring.scorer import Scorer, encode
-from rm_rec.config.base import Settings
-from rm_rec.config.outside import PackageName
 
-PROG = "python -m pipelines.score_batch"
 _METADATA_KEY = b"rm_rec_scores"
 _ROWS_PER_PIECE = 131_072
 
 
-class ScoreBatch(Settings):
-    """What to score, and with which model and memories."""
-
-    model: str
-    """Folder of a trained model or of its run, or models:/NAME/VERSION, models:/NAME@ALIAS, runs:/RUN_ID/model."""
-    allow_package: tuple[PackageName, ...] = ()
-    """Packages outside rm-rec whose code the model may run, for a `kind` such as acme.machines:Fading."""
-    memories: str
-    """Store of memories that build_memory made: a folder, parquet:FOLDER, or redis://HOST:PORT/DB?name=NAME."""
-    candidates: str
-    """Candidates: one Parquet file with a user and an item in each row, a folder of them or a glob."""
-    columns: CandidateColumns = CandidateColumns()
-    at: int | None = None
-    """Time of candidates without a column of times, in the log's unit; by default one unit after the store's newest
-    event."""
-    out: str
-    """Parquet file to write."""
-    part_rows: int = Field(2_000_000, ge=1)
-    """Rows scored between two saved parts: the most that a killed job has to score again."""
-    threads: int = Field(0, ge=0)
-    """Number of CPU threads; 0 is PyTorch's default."""
-    tracking_uri: str = "sqlite:///mlflow.db"
-    """MLflow tracking URI, for models:/ and runs:/."""
-
-
-def main(argv: list[str]) -> int:
-    """Run the job; see the module's docstring."""
-    settings = load_settings(
-        ScoreBatch,
-        argv,
-        prog=PROG,
-        description="Score candidates from their users' memories alone, without the log.",
-        examples=(
-            f"{PROG} --model runs/quickstart --memories memories --candidates today.parquet --out scores.parquet",
-            f"{PROG} --model models:/clicks@champion --memories redis://localhost --candidates in/ --out s.parquet",
-        ),
-    )
+def run(settings: ScoreBatch) -> int:
+    """Score the candidates; return the exit code."""
     console = result_console()
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -243,7 +199,3 @@ def _check_out(out: Path, source: ParquetSource) -> None:
     in_folder = candidates.is_dir() and candidates.resolve() in path.parents
     if in_folder or path in {file.resolve() for file in source.files}:
         raise SettingsError(f"{out}: is among the candidates, {source.path}; name a file elsewhere")
-
-
-if __name__ == "__main__":
-    run_job(main)

@@ -5,33 +5,22 @@ python -m pipelines.compare_machines --quick --out runs/quick
 """
 
 import re
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any, Self, final
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from feature_store.datasets.synthetic import SyntheticConfig
-from pipelines.cli import load_settings, resolved
-from pipelines.cli.job import DONE, FAILED, result_console, run_job
-from pipelines.comparison.candidates import REHEARSAL, SYNTHETIC, check_names, current_name, log_file, short_name
-from pipelines.comparison.outcomes import FinishedRun
-from pipelines.comparison.plan import Plan, Trial
-from pipelines.comparison.results import NUMBERS, REPORT, Results
-from pipelines.comparison.run_grid import RunGrid
-from pipelines.make_log import write_log
-from pipelines.runs import tracking
-from pipelines.runs.tracking import TrackingConfig
+from pipelines.cli import load_settings
+from pipelines.comparison.names import MACHINE_KINDS, REHEARSAL, current_name, short_name
+from pipelines.runs.settings import TrackingConfig
 from rm_rec.config.base import Settings
 from rm_rec.config.outside import PackageName
-from rm_rec.machines import MACHINES
 
 _NAME = re.compile(r"[\w .-]+")  # names runs' folders and MLflow's metrics
 BASELINES = ("window_only", "mean_pool", "din_50", "din_full")
 REHEARSED = ("associative", "slot_gru", "learned_queries", "rum", "ntm", "mimn", "dnc", "hpmn")
 CandidateName = Annotated[str, AfterValidator(current_name)]
 MEMORIES = (
-    *(kind for kind in MACHINES if kind != "mean_pool"),
+    *(kind for kind in MACHINE_KINDS if kind != "mean_pool"),
     *("memn2n", "memnn", "tommy"),
 )
 
@@ -111,17 +100,6 @@ class CompareMachines(Settings):
         return self
 
 
-QUICK = {
-    "logs": ("quickstart",),
-    "logs_of_best": (),
-    "learning_rates": (0.003,),
-    "seeds": 2,
-    "epochs": 1,
-    "cost_rounds": 1,
-}
-QUICK_LOG, QUICK_FILE = SyntheticConfig(users=40, events_per_user=200), "quick.parquet"
-
-
 def main(argv: list[str]) -> int:
     """Run the job; see the module's docstring."""
     settings = load_settings(
@@ -135,83 +113,6 @@ def main(argv: list[str]) -> int:
             "python -m pipelines.compare_machines --quick --out runs/quick",
         ),
     )
-    if settings.quick:
-        settings = settings.model_copy(update=QUICK)
-    console = result_console()
-    data, out = Path(settings.data), Path(settings.out)
-    logs = (*settings.logs, *settings.logs_of_best)
-    allowed = [f"--allow_package={','.join(settings.allow_package)}"] if settings.allow_package else []
-    check_names(logs, settings.trained, data, out, settings.state_bytes, allowed)
-    synthetic = out / (QUICK_FILE if settings.quick else SYNTHETIC)
-    paths = {log: synthetic if settings.quick else log_file(log, data, out) for log in logs}
-    if settings.jobs and synthetic in paths.values() and not synthetic.exists():
-        write_log(QUICK_LOG if settings.quick else SyntheticConfig(), synthetic)
-    arguments = [*allowed, "--training.epochs", str(settings.epochs), "--metrics.resamples", "0"]
-    arguments += ["--training.min_batches", "5"] if settings.quick else []
-    plan = Plan(paths, settings.learning_rates, settings.seeds, settings.state_bytes, arguments)
-    comparison = Comparison(settings, plan, RunGrid(out, settings.tracking))
-    comparison.train()
-    finished = comparison.finished()
-    results = Results.measure(finished, settings.resamples, settings.cost_rounds, out)
-    if results is None:
-        console.print(f"No candidate is tuned yet; the runs are in {out}.")
-        return FAILED
-    with tracking.tracked_run(settings.tracking, out, resolved(settings), {}):
-        console.print(results.keep(out, settings.baselines, comparison.shown))
-    console.print(f"Wrote {out / REPORT}, {NUMBERS} and the figures.")
-    num_due = settings.seeds * sum(map(len, finished.values()))
-    if results.num_runs < num_due:
-        missing = num_due - results.num_runs
-        console.print(f"{missing} of {num_due} runs are not finished: the same command resumes them.")
-        return FAILED
-    return DONE
+    from pipelines.compare_machines.job import run  # late: what it imports takes seconds
 
-
-@final
-class Comparison:
-    """The runs of a comparison, in the order in which they are due."""
-
-    def __init__(self, settings: CompareMachines, plan: Plan, grid: RunGrid) -> None:
-        self.settings, self.plan, self.grid = settings, plan, grid
-        self.metrics: dict[str, Any] = {}
-
-    def train(self) -> None:
-        """Tune on `logs` and train all seeds there; then the best on the other logs; then the rehearsed candidates."""
-        logs, plain = self.settings.logs, (*self.settings.baselines, *self.settings.candidates)
-        self._run(self.plan.tuning(logs, plain))
-        self._run(self.plan.seeds(logs, plain, self.metrics))
-        self._run(self.plan.tuning(self.settings.logs_of_best, self.shown))
-        self._run(self.plan.seeds(self.settings.logs_of_best, self.shown, self.metrics))
-        rehearsed = [name for name in self.settings.trained if name.endswith(REHEARSAL)]
-        self._run(self.plan.seeds(logs, rehearsed, self.metrics))
-
-    @property
-    def shown(self) -> tuple[str, ...]:
-        """Return the baselines and the best candidates."""
-        settings = self.settings
-        best = self.plan.best(settings.logs, settings.candidates, self.metrics, settings.num_best)
-        return (*settings.baselines, *best)
-
-    def finished(self) -> dict[str, dict[str, list[FinishedRun]]]:
-        """Return the finished runs of each log's candidates, at the learning rate that was chosen."""
-        settings = self.settings
-        trials = [
-            *self.plan.seeds(settings.logs, settings.trained, self.metrics),
-            *self.plan.seeds(settings.logs_of_best, self.shown, self.metrics),
-        ]
-        due = {**dict.fromkeys(settings.logs, settings.trained), **dict.fromkeys(settings.logs_of_best, self.shown)}
-        runs: dict[str, dict[str, list[FinishedRun]]] = {
-            short_name(log): {short_name(name): [] for name in names} for log, names in due.items()
-        }
-        for trial in trials:
-            if trial.name in self.metrics:
-                run = FinishedRun(self.plan.settings(trial), self.metrics[trial.name], self.grid.folder(trial.name))
-                runs[short_name(trial.log)][short_name(trial.candidate)].append(run)
-        return runs
-
-    def _run(self, trials: Sequence[Trial]) -> None:
-        self.metrics |= self.grid.run(self.plan.runs(trials), self.settings.jobs)
-
-
-if __name__ == "__main__":
-    run_job(main)
+    return run(settings)

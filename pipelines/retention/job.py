@@ -1,11 +1,4 @@
-"""Measure how far back a trained model's memory reaches: recollection and click AUC by age, in segments.
-
-python -m pipelines.retention --run runs/mine
-python -m pipelines.retention --run runs/din_50
-python -m pipelines.retention --run runs/mine --compare_with runs/din_50
-
-The run is the --out folder of `pipelines.train_ctr`; its model and predictions are not changed.
-"""
+"""The work of `pipelines.retention`, imported once its settings are read."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -15,59 +8,25 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import Field
 
 from feature_store.data_config import SPLITS, DataConfig
 from feature_store.errors import DataError
 from feature_store.logs.prepared_log import PreparedLog
-from pipelines.cli import load_settings
-from pipelines.cli.job import DONE, result_console, run_job
-from pipelines.evaluation.retention import DECIDING_AGE, RetentionConfig, conditions, measure
+from pipelines.cli.job import DONE, result_console
+from pipelines.evaluation.retention import conditions, measure
 from pipelines.evaluation.retention_results import RETENTION, keep, print_retention, read_comparable, read_retention
+from pipelines.evaluation.settings import DECIDING_AGE
 from pipelines.models.artifact import TrainedModel, load_model
+from pipelines.retention import MeasureRetention
 from pipelines.runs.run_folder import finished_run, held
 from pipelines.runs.tracking import reopened_run
 from pipelines.training.data import TEST, LogData
-from pipelines.training.fit import PREDICTED_COLUMNS, device_of
-from rm_rec.config.base import Settings
-from rm_rec.config.outside import PackageName
-
-PROG = "python -m pipelines.retention"
+from pipelines.training.fit import device_of
+from pipelines.training.settings import PREDICTED_COLUMNS
 
 
-class MeasureRetention(Settings):
-    """The run to measure, and how."""
-
-    run: str
-    """Folder of a finished training run: the --out of train_ctr."""
-    compare_with: str | None = None
-    """Folder of another run of the same log whose curves are drawn too; run it through this job first."""
-    retention: RetentionConfig = RetentionConfig()
-    resamples: int = Field(200, ge=0, le=100_000)
-    """Number of bootstrap resamples of the users for the intervals; 0 leaves intervals out."""
-    device: str = "cpu"
-    """Device to compute on: cpu, cuda, cuda:1 and so on."""
-    threads: int = Field(0, ge=0)
-    """Number of CPU threads; 0 is PyTorch's default."""
-    tracking_uri: str | None = "sqlite:///mlflow.db"
-    """MLflow tracking URI; curves and figures are added to the training run there. null: write to the folder only."""
-    allow_package: tuple[PackageName, ...] = ()
-    """Packages outside rm-rec whose code the model may run, for a `kind` such as acme.machines:Fading."""
-
-
-def main(argv: list[str]) -> int:
-    """Run the job; see the module's docstring."""
-    settings = load_settings(
-        MeasureRetention,
-        argv,
-        prog=PROG,
-        description="Measure how far back a trained model's memory reaches: recollection and click AUC by age.",
-        examples=(
-            f"{PROG} --run runs/mine",
-            f"{PROG} --run runs/din_50",
-            f"{PROG} --run runs/mine --compare_with runs/din_50",
-        ),
-    )
+def run(settings: MeasureRetention) -> int:
+    """Measure the run, unless it is measured already; return the exit code."""
     out = Path(settings.run)
     run_settings, metrics = finished_run(out)
     with held(out):
@@ -136,7 +95,3 @@ def _check_age_column(name: str, predictions: pa.Table) -> None:
             f"retention.age_column: {name!r} is not carried; predictions.parquet has {', '.join(carried) or 'none'} "
             "(data.impressions.carry of train_ctr)"
         )
-
-
-if __name__ == "__main__":
-    run_job(main)

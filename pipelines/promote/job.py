@@ -1,29 +1,21 @@
-"""Make the candidate the champion if it is significantly better on held-out impressions, or roll back.
-
-python -m pipelines.promote --name clicks --log logs/all.parquet --memories memories
-python -m pipelines.promote --name clicks --log logs/all.parquet --memories memories --dry-run
-python -m pipelines.promote --name clicks --rollback
-
-Exit codes: 0 the alias was moved, or the candidate is the champion already; 3 refused, with the numbers that missed
-their bounds; 2 bad input.
-"""
+"""The work of `pipelines.promote`, imported once its settings are read."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any
 
 import mlflow
 import torch
-from pydantic import Field, model_validator
 from rich.console import Console
 
 from feature_store.data_config import DataConfig
 from feature_store.logs.preparation import log_fingerprint
 from feature_store.stores import public_address
-from pipelines.cli import load_settings, resolved
-from pipelines.cli.job import DONE, GateRefused, result_console, run_job, this_python
+from pipelines.cli import resolved
+from pipelines.cli.job import DONE, GateRefused, result_console, this_python
 from pipelines.errors import RegistryError
-from pipelines.evaluation.evaluated import MetricsConfig
-from pipelines.evaluation.predictions import PredictionColumns, numbers, user_codes
+from pipelines.evaluation.predictions import numbers, user_codes
+from pipelines.evaluation.settings import MetricsConfig, PredictionColumns
+from pipelines.promote import Promote
 from pipelines.promotion.checks import memories_built, not_rolled_back, unseen
 from pipelines.promotion.contenders import Contender, of_folder, of_version, score_both, train_mean_pool
 from pipelines.promotion.gate import Bounds, judge
@@ -40,95 +32,12 @@ from pipelines.registry.model_registry import (
     moment,
 )
 from pipelines.runs import run_folder
-from pipelines.runs.tracking import TrackingConfig, tracked_run
-from rm_rec.config.base import Settings
-from rm_rec.config.outside import PackageName
-
-PROG = "python -m pipelines.promote"
+from pipelines.runs.settings import TrackingConfig
+from pipelines.runs.tracking import tracked_run
 
 
-class Promote(Settings):
-    """Which model to promote, on what data, and the bounds that it has to meet."""
-
-    name: str = Field(min_length=1)
-    """Name of the registered model whose aliases are moved."""
-    log: str | None = None
-    """Log that the candidate was trained on, by its present path: its held-out impressions decide."""
-    impressions: str | None = None
-    """Path of the impressions, if they are files of their own; null is the path of the candidate's training run."""
-    allow_package: tuple[PackageName, ...] = ()
-    """Packages outside rm-rec whose code the models may run, for a `kind` such as acme.machines:Fading."""
-    split: Literal["validation", "test"] = "test"
-    """Split to compare on, as the candidate's training run split the impressions."""
-    min_gain: float = Field(0.0, ge=-1.0, le=1.0)
-    """Bound of the AUC gain: the lower end of its 95 % interval over users must be above this. A negative bound accepts
-    a small loss."""
-    max_calibration_loss: float = Field(0.005, ge=0.0, le=1.0)
-    """Maximum by which the candidate's expected calibration error may exceed the champion's."""
-    max_ratio_loss: float = Field(0.02, ge=0.0)
-    """Maximum by which the candidate's |predicted / actual clicks - 1| may exceed the champion's."""
-    memories: str | None = None
-    """Store that will serve the candidate: it must have memories of the candidate's memory space."""
-    allow_unbuilt: bool = False
-    """Promote a candidate without memories; build them before anything is served from the alias."""
-    allow_other_log: bool = False
-    """Compare models that were trained on another log or split. Safe only if the log has merely grown since."""
-    allow_rolled_back: bool = False
-    """Promote a version although it was rolled back before."""
-    baseline: str | None = None
-    """Model to beat if there is no champion yet: its folder or that of its run. By default a mean_pool model is trained
-    for this."""
-    rollback: bool = False
-    """Make the previous champion the champion again; nothing is measured."""
-    dry_run: bool = False
-    """Decide and print the decision, but move no alias."""
-    resamples: int = Field(1000, ge=100, le=100_000)
-    """Number of bootstrap resamples of users for the interval; both models get the same resamples."""
-    seed: int = Field(0, ge=0)
-    """Seed of the bootstrap."""
-    calibration_bins: int = Field(20, ge=1)
-    """Number of bins, of equal numbers of impressions each, for the calibration error."""
-    threads: int = Field(0, ge=0)
-    """Number of CPU threads; 0 is PyTorch's default."""
-    tracking_uri: str = "sqlite:///mlflow.db"
-    """MLflow tracking URI."""
-    experiment: str = Field("promotions", min_length=1)
-    """Name of the MLflow experiment in which each decision is logged with its evidence."""
-    out: str = "runs/promote"
-    """Output folder for report.md, metrics.json, the plots, both models' predictions and the prepared log."""
-
-    @model_validator(mode="after")
-    def _has_a_log(self) -> Self:
-        if self.log is None and not self.rollback:
-            raise ValueError("log: required, except with --rollback; give the log that the candidate was trained on")
-        return self
-
-    @property
-    def bounds(self) -> Bounds:
-        """The bounds of the gate."""
-        return Bounds(
-            min_gain=self.min_gain,
-            max_calibration_loss=self.max_calibration_loss,
-            max_ratio_loss=self.max_ratio_loss,
-            resamples=self.resamples,
-            seed=self.seed,
-            calibration_bins=self.calibration_bins,
-        )
-
-
-def main(argv: list[str]) -> int:
-    """Run the job; see the module's docstring."""
-    settings = load_settings(
-        Promote,
-        argv,
-        prog=PROG,
-        description="Make the candidate the champion if it is better on held-out impressions, or roll back.",
-        examples=(
-            f"{PROG} --name clicks --log logs/all.parquet --memories memories",
-            f"{PROG} --name clicks --log logs/all.parquet --memories memories --dry-run",
-            f"{PROG} --name clicks --rollback",
-        ),
-    )
+def run(settings: Promote) -> int:
+    """Decide about the candidate, or roll back; return the exit code. Raises GateRefused."""
     console = result_console()
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -215,11 +124,22 @@ def _decide(
         numbers(before, columns.prediction, rival.name),
         numbers(after, columns.prediction, contender.name),
         user_codes(before, columns.user, rival.name),
-        settings.bounds,
+        _bounds(settings),
     )
     metrics = MetricsConfig(calibration_bins=settings.calibration_bins, seed=settings.seed)
     reports, figures = reports_of(before, after, (rival.name, contender.name), metrics)
     return Decision(candidate, champion, (contender, rival), (*checks, *judgement.checks), judgement, reports, figures)
+
+
+def _bounds(settings: Promote) -> Bounds:
+    return Bounds(
+        min_gain=settings.min_gain,
+        max_calibration_loss=settings.max_calibration_loss,
+        max_ratio_loss=settings.max_ratio_loss,
+        resamples=settings.resamples,
+        seed=settings.seed,
+        calibration_bins=settings.calibration_bins,
+    )
 
 
 def _without_password(settings: Promote) -> dict[str, Any]:
@@ -262,7 +182,3 @@ def _roll_back(settings: Promote, registry: Registry, console: Console) -> int:
     if space != "none":
         console.print(f"It reads memories of space {space}.")
     return DONE
-
-
-if __name__ == "__main__":
-    run_job(main)

@@ -4,15 +4,8 @@ python -m pipelines.make_log --out data/synthetic.parquet
 python -m pipelines.make_log --out data/large.parquet --log.users 20000 --log.events_per_user 1000
 """
 
-from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from feature_store.datasets.synthetic import SyntheticConfig, best_possible_auc, make_synthetic_log
-from feature_store.files import replacing
+from feature_store.datasets.settings import SyntheticConfig
 from pipelines.cli import load_settings
-from pipelines.cli.job import DONE, result_console, run_job
 from rm_rec.config.base import Settings
 
 
@@ -36,22 +29,6 @@ def main(argv: list[str]) -> int:
             "python -m pipelines.make_log --out data/large.parquet --log.users 20000",
         ),
     )
-    out = Path(settings.out)
-    table = write_log(settings.log, out)
-    console = result_console()
-    console.print(f"{out}: {len(table):,} events of {settings.log.users:,} users")
-    console.print(f"best possible AUC over all events: {best_possible_auc(table):.4f}")
-    return DONE
+    from pipelines.make_log.job import run  # late: what it imports takes seconds
 
-
-def write_log(config: SyntheticConfig, out: Path) -> pa.Table:
-    """Generate a log and write it; a killed job leaves no partial file at `out`."""
-    table = make_synthetic_log(config)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as partial:
-        pq.write_table(table, partial, compression="zstd")
-    return table
-
-
-if __name__ == "__main__":
-    run_job(main)
+    return run(settings)
