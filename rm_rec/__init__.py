@@ -1,7 +1,7 @@
 """Lifelong memory of each user for click models: tensors only, no disk, no tables.
 
 A name is imported when it is first used: importing torch and torchrec takes seconds, and settings, errors and jobs that
-only read tables need neither. Only `ClickModel` needs torchrec.
+only read tables need neither. Only a `ClickModel` whose embedding tables can be sharded needs torchrec.
 
 >>> import rm_rec
 >>> "UserMemory" in dir(rm_rec)

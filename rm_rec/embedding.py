@@ -1,4 +1,4 @@
-"""Embedding of ids: one TorchRec EmbeddingCollection for events, targets and context. Nothing else imports torchrec."""
+"""Embedding of ids: one collection of tables for events, targets and context."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,11 +6,9 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torchrec.modules.embedding_configs import EmbeddingConfig
-from torchrec.modules.embedding_modules import EmbeddingCollection
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from rm_rec.config import FeatureSpace
+from rm_rec.embedding_tables import EmbeddingTables, Table
 from rm_rec.time_bins import NUM_TIME_BINS
 
 _GAP = "time_gap"  # the table of binned time gaps between a user's events
@@ -31,38 +29,36 @@ class FeatureEmbedding(nn.Module):
 
     After `give_sparse_gradients`, the gradient of a table has a row for each id of the batch: its cost does not depend
     on the table's size, but the table needs an optimizer that reads such gradients (`rm_rec.row_optimizers`).
+
+    Tables are a TorchRec EmbeddingCollection, or with `shardable=False` plain torch with the same weights and results.
     """
 
-    def __init__(self, features: FeatureSpace, token_dim: int, std: float) -> None:
+    def __init__(self, features: FeatureSpace, token_dim: int, std: float, *, shardable: bool = True) -> None:
         super().__init__()
         self.features = features
         features_of = {"event": features.events, "target": features.targets, "context": features.context}
         tables = [
-            EmbeddingConfig(
-                name=name,
-                embedding_dim=token_dim,
-                num_embeddings=rows,
-                feature_names=[f"{owner}.{name}" for owner, names in features_of.items() if name in names],
-                init_fn=lambda weight: nn.init.normal_(weight, std=std),
+            Table(
+                name, rows, token_dim, tuple(f"{owner}.{name}" for owner, names in features_of.items() if name in names)
             )
             for name, rows in features.rows.items()
         ]
-        tables.append(
-            EmbeddingConfig(
-                name=_GAP,
-                embedding_dim=token_dim,
-                num_embeddings=NUM_TIME_BINS + 1,
-                feature_names=[f"event.{_GAP}"],
-                init_fn=lambda weight: nn.init.normal_(weight, std=std),
-            )
-        )
-        self.collection = EmbeddingCollection(tables=tables)
-        self._feature_names = {name for table in tables for name in table.feature_names}
+        tables.append(Table(_GAP, NUM_TIME_BINS + 1, token_dim, (f"event.{_GAP}",)))
+        self.collection: nn.Module
+        if shardable:
+            from rm_rec.torchrec_tables import embedding_collection  # late: it takes seconds to import
+
+            self.collection = embedding_collection(tables, std)
+        else:
+            self.collection = EmbeddingTables(tables, std)
+        self._shardable = shardable
+        self._feature_names = {name for table in tables for name in table.features}
 
     def give_sparse_gradients(self) -> None:
         """Let all tables have sparse gradients."""
-        for table in self.collection.embeddings.values():
-            table.sparse = True
+        for table in self.collection.modules():
+            if isinstance(table, nn.Embedding):
+                table.sparse = True
 
     def forward(
         self,
@@ -105,14 +101,12 @@ class FeatureEmbedding(nn.Module):
         return [f"collection.embeddings.{name}.weight" for name in (*self.features.events, _GAP)]
 
     def _look_up(self, ids: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Look up all features in one call; each feature is one jagged row, since features differ in length."""
-        nothing = next(iter(ids.values()))[:0]
-        ids = ids | dict.fromkeys(self._feature_names - set(ids), nothing)  # the collection requires all its features
-        values = list(ids.values())
-        lengths = torch.tensor([len(v) for v in values], dtype=torch.int32, device=values[0].device)
-        jagged = KeyedJaggedTensor(keys=list(ids), values=torch.cat(values), lengths=lengths)
-        embedded: dict[str, Tensor] = {name: vectors.values() for name, vectors in self.collection(jagged).items()}
-        return embedded
+        if not self._shardable:
+            vectors: dict[str, Tensor] = self.collection(ids)
+            return vectors
+        from rm_rec.torchrec_tables import look_up
+
+        return look_up(self.collection, self._feature_names, ids)
 
 
 def _sum(vectors: list[Tensor]) -> Tensor:

@@ -33,8 +33,9 @@ class StretchLogits:
 class ClickModel(nn.Module):
     """Predicts the logit of a click for each impression, from the target and its user's memory and window.
 
-    `memory` may be given as a module; its settings then replace those of the config. Raises ConfigError as `UserMemory`
-    does.
+    `memory` may be given as a module; its settings then replace those of the config. TorchRec can shard the embedding
+    tables; with `shardable=False` it is not imported, which takes seconds, and weights and results are the same. Raises
+    ConfigError as `UserMemory` does.
 
     >>> features = FeatureSpace(rows={"item": 50}, events=("item",), targets=("item",))
     >>> model = ClickModel(ModelConfig(segment_length=4), features).eval()
@@ -54,6 +55,7 @@ class ClickModel(nn.Module):
         *,
         memory: UserMemory | None = None,
         allowed_packages: Collection[str] = (),
+        shardable: bool = True,
     ) -> None:
         super().__init__()
         config = resolved_config(config, allowed_packages)
@@ -62,7 +64,7 @@ class ClickModel(nn.Module):
             config = config.model_copy(update=own)
         self.config = config
         self.features = features
-        self.embedding = FeatureEmbedding(features, config.token_dim, config.embedding_std)
+        self.embedding = FeatureEmbedding(features, config.token_dim, config.embedding_std, shardable=shardable)
         self.token_dropout = ByteDropout(config.token_dropout)
         self.memory = memory if memory is not None else UserMemory(config)
         num_context = config.token_dim * len(features.context) + features.num_context_dense

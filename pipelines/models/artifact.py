@@ -93,7 +93,7 @@ def save_model(
 
 
 def load_model(folder: Path, allowed_packages: Collection[str] = ()) -> TrainedModel:
-    """Read a model from a folder.
+    """Read a model from a folder, to evaluate it or to write and read memories; its tables cannot be sharded.
 
     A model that names classes of packages outside rm-rec is refused, before anything is imported from them, unless
     these packages are in `allowed_packages`.
@@ -118,7 +118,7 @@ def load_model(folder: Path, allowed_packages: Collection[str] = ()) -> TrainedM
                 f"{path} is damaged: sha256 {actual[:12]}, expected {expected[:12]}; copy it again, or train again"
             )
     try:
-        model = ClickModel(card.model, card.features, allowed_packages=allowed_packages)
+        model = ClickModel(card.model, card.features, allowed_packages=allowed_packages, shardable=False)
     except ConfigError as error:
         raise ModelError(f"{folder / _CARD} cannot be used here: {error}") from error
     try:

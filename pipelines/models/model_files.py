@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import mlflow
-
 from pipelines.errors import TrackingError, first_line
 
 _IN_MLFLOW = ("models:", "runs:", "mlflow-artifacts:")
@@ -18,6 +16,8 @@ def find_model(address: str, tracking_uri: str) -> Path:
     """
     if not address.startswith(_IN_MLFLOW):
         return _model_folder(Path(address))
+    import mlflow  # it takes seconds, and a folder does not need it
+
     try:
         mlflow.set_tracking_uri(tracking_uri)  # models:/ is looked up only there, whatever the call below passes
         return _model_folder(Path(mlflow.artifacts.download_artifacts(artifact_uri=address, tracking_uri=tracking_uri)))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rm_rec.config import FeatureSpace
 from rm_rec.embedding import FeatureEmbedding
+from rm_rec.model import ClickModel
 from rm_rec.time_bins import NUM_TIME_BINS
 from tests.support.fakes import FEATURES, click_model, model_config, user_batch
 
@@ -16,9 +17,9 @@ def ids(*values: int) -> Tensor:
     return torch.tensor(values, dtype=torch.int64)
 
 
-@pytest.fixture
-def embedding() -> FeatureEmbedding:
-    return FeatureEmbedding(FEATURES, token_dim=3, std=1.0)
+@pytest.fixture(params=[True, False], ids=["shardable", "plain"])
+def embedding(request: pytest.FixtureRequest) -> FeatureEmbedding:
+    return FeatureEmbedding(FEATURES, token_dim=3, std=1.0, shardable=request.param)
 
 
 def table(embedding: FeatureEmbedding, name: str) -> Tensor:
@@ -104,3 +105,18 @@ def test_features_of_targets_alone_and_of_events_alone_are_embedded() -> None:
     )
     model = click_model(model_config(), space)
     assert torch.isfinite(model(user_batch([9, 2], [[9, 4], [0]], features=space))).all()
+
+
+def test_tables_that_cannot_be_sharded_have_the_same_weights_vectors_and_gradients() -> None:
+    made = {}
+    for shardable in (True, False):
+        torch.manual_seed(5)
+        model = ClickModel(model_config(), FEATURES, shardable=shardable)
+        vectors = model.eval().embed(user_batch([6, 3], [[6, 2], [1]]))
+        sum((part**2).sum() for part in vars(vectors).values()).backward()
+        made[shardable] = (model.state_dict(), vars(vectors), {n: w.grad for n, w in model.named_parameters()})
+    for shardable, plain in zip(made[True], made[False], strict=True):
+        assert list(shardable) == list(plain)
+        for name, value in shardable.items():
+            assert (value is None and plain[name] is None) or torch.equal(value, plain[name]), name
+    assert any(gradient is not None and gradient.any() for gradient in made[True][2].values())

@@ -71,8 +71,18 @@ def test_the_memory_needs_no_package_but_torch_pydantic_and_jaxtyping() -> None:
     assert ended.returncode == 0, ended.stderr
 
 
-def test_the_bare_environment_is_one_in_which_a_click_model_cannot_be_had() -> None:
-    code = ALONE + "from rm_rec import ClickModel"
+MODEL = """
+from rm_rec import ClickModel, FeatureSpace, ModelConfig
+
+space = FeatureSpace(rows={"item": 50}, events=("item",), targets=("item",))
+ClickModel(ModelConfig(), space, shardable=False)
+"""
+
+
+def test_a_click_model_needs_torchrec_only_for_tables_that_can_be_sharded() -> None:
+    ended = subprocess.run([sys.executable, "-c", ALONE + MODEL], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    code = ALONE + MODEL + "ClickModel(ModelConfig(), space)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "No module named 'torchrec'" in ended.stderr
 

@@ -10,10 +10,12 @@ import pipelines
 from pipelines.cli.job import BAD_INPUT, DONE
 from pipelines.comparison.names import MACHINE_KINDS
 from rm_rec.machines import MACHINES
+from tests.support.nights import random_log, train, write
 from tests.support.small_runs import environment
 
 JOBS = sorted(file.parent.name for file in Path(pipelines.__path__[0]).glob("*/__main__.py"))
 SLOW = {"torch", "torchrec", "mlflow", "pandas", "pyarrow", "duckdb", "sklearn", "scipy", "matplotlib", "numpy", "lmdb"}
+
 STARTED = f"""
 import runpy, sys
 try:
@@ -53,6 +55,22 @@ def test_what_was_imported_is_seen(tmp_path: Path) -> None:
     code, imported = start(tmp_path, "make_log", "--out", "log.parquet", "--log.users", "3")
     assert code == DONE
     assert {"numpy", "pyarrow"} <= set(imported.split())
+
+
+def test_the_jobs_of_every_night_import_neither_torchrec_nor_mlflow(tmp_path: Path) -> None:
+    log = random_log(seed=3, items=9)
+    train(log, tmp_path)
+    write(log, tmp_path / "log.parquet")
+    write(log.slice(0, 5).drop_columns(["timestamp"]), tmp_path / "candidates.parquet")
+    both = ("--model", str(tmp_path / "model"), "--memories", "memories")
+    for argv in (
+        ("build_memory", *both, "--log", "log.parquet"),
+        ("score_batch", *both, "--candidates", "candidates.parquet", "--out", "scores.parquet"),
+    ):
+        code, imported = start(tmp_path, *argv)
+        assert code == DONE
+        assert {"torch", "lmdb"} <= set(imported.split())
+        assert not {"torchrec", "mlflow", "sklearn", "matplotlib"} & set(imported.split())
 
 
 def test_kinds_of_machines_are_known_without_the_machines() -> None:
