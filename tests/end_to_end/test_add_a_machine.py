@@ -46,8 +46,8 @@ def write_settings(checkout: Path, shown: str) -> None:
     """Put the settings class and its line where the page says."""
     settings, line = shown.rstrip().rsplit("\n", 1)
     text = (ROOT / SETTINGS).read_text()
-    text = text.replace("\n\nif TYPE_CHECKING:", f"\n\n{settings.rstrip()}\n\n\nif TYPE_CHECKING:", 1)
-    (checkout / SETTINGS).write_text(text.replace("\n        NoMachine,", f"\n{line}\n        NoMachine,", 1))
+    text = text.replace("\n\nMACHINE_SETTINGS:", f"\n\n{settings.rstrip()}\n\n\nMACHINE_SETTINGS:", 1)
+    (checkout / SETTINGS).write_text(text.replace("\n    NoMachine,", f"\n    {line.strip()}\n    NoMachine,", 1))
 
 
 # Of the copied code, which takes seconds to import: job after job in one process.
