@@ -10,14 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from feature_store.data_config import ROW, TIME, USER, DataConfig
 from feature_store.errors import DataError
 from feature_store.logs.parquet_source import ParquetSource
 from feature_store.logs.row_checks import Check, ReadColumn, quoted, reason_index
+from feature_store.logs.sorting import order_by, ranks, repeats
+from feature_store.logs.staging import StagedRows
+from feature_store.ragged import Ids
 
 BUCKET_HASH = "the last 8 bytes of the MD5 of the user's id as text, little-endian, modulo the number of buckets"
 DUPLICATE = "repeats an earlier row"
+_ROW_HASH, _BUCKET = "row_hash", "bucket"
+_CHUNK_ROWS = 1_000_000
+_STAGED_PART = 2  # of the memory limit: the rest is for the bucket that is sorted
 
 
 @contextmanager
@@ -34,21 +43,27 @@ def open_duckdb(config: DataConfig, temporary: Path) -> Iterator[duckdb.DuckDBPy
     connection = duckdb.connect(config=settings)
     try:
         yield connection
-    except duckdb.OutOfMemoryException as error:
-        raise DataError(
-            f"{config.log}: sorting needs more than memory_limit_mb = {config.memory_limit_mb}; raise it, or lower "
-            f"events_per_bucket = {config.events_per_bucket}"
-        ) from error
-    except duckdb.Error as error:
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
         is_defect = isinstance(error, duckdb.ProgrammingError | duckdb.InternalError)
         if is_defect and "ailed to read file" not in str(error):
             raise  # the query is wrong, not the data
-        reason = str(error).splitlines()[0]
-        raise DataError(
-            f"{config.log}: DuckDB cannot read it ({reason}); write the files again, or free space if a disk is full"
-        ) from error
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # from the operating system; DuckDB's own errors reach a reader of Arrow batches without a number
+        raise _data_error(config, error) from error
     finally:
         connection.close()
+
+
+def _data_error(config: DataConfig, error: Exception) -> DataError:
+    if isinstance(error, duckdb.OutOfMemoryException) or "Out of Memory" in str(error):
+        return DataError(
+            f"{config.log}: sorting needs more than memory_limit_mb = {config.memory_limit_mb}; raise it, or lower "
+            f"events_per_bucket = {config.events_per_bucket}"
+        )
+    reason = str(error).splitlines()[0]
+    return DataError(
+        f"{config.log}: DuckDB cannot read it ({reason}); write the files again, or free space if a disk is full"
+    )
 
 
 @dataclass(frozen=True)
@@ -70,14 +85,6 @@ class Bucketing:
     def _raw(self) -> list[str]:
         return list(dict.fromkeys(column.name for column in self.columns))
 
-    @property
-    def _staging(self) -> Path:
-        return self.work / "staging" / self.name
-
-    @property
-    def _empty(self) -> Path:
-        return self.work / f"{self.name}-without-users.parquet"
-
     def _run(self, query: str, **parameters: Any) -> duckdb.DuckDBPyConnection:
         used = {name: value for name, value in parameters.items() if f"${name}" in query}
         return self.connection.execute(query, used)
@@ -86,116 +93,128 @@ class Bucketing:
         """Write bad rows to the rejects and count them by reason; if `bad_rows` is error, raise DataError instead."""
         checks = self._checks
         reason = reason_index(checks)
-        stopping = [c for c in checks if c.always_stops or self.config.bad_rows == "error"]
-        # CASE returns the first check that fails, so the stopping ones keep their indices among all checks.
-        codes = ", ".join(str(checks.index(check)) for check in stopping)
-        if stopping:
-            first = self._run(
-                f"SELECT {self.source.row_number} AS row, {reason} AS code, {self._as_text()} "
-                f"FROM {self.source.table_sql} WHERE {reason} IN ({codes}) ORDER BY row LIMIT 1",
-                **self.source.parameters,
-            ).fetchone()
-            if first is not None:
-                row, code, *values = first
-                self._stop(checks[code], row, values[self._raw.index(checks[code].column)])
-        target = self._rejects_file("bad")
-        self._run(
-            f"COPY (SELECT {self._as_text()}, ($names)[CAST(file_index AS BIGINT) + 1] AS rejected_file, "
-            f"file_row_number AS rejected_row, ($reasons)[({reason}) + 1] AS rejected_reason "
-            f"FROM {self.source.table_sql} WHERE {reason} IS NOT NULL) TO $target (FORMAT parquet)",
-            names=self.source.names,
-            reasons=[check.reason for check in checks],
-            target=str(target),
+        found = self._run(
+            f"SELECT {reason} AS code, count(*), min({self.source.row_number}) FROM {self.source.table_sql} "
+            f"WHERE {reason} IS NOT NULL GROUP BY code",
             **self.source.parameters,
-        )
-        counts = self._run(
-            "SELECT rejected_reason, count(*) FROM read_parquet($target) GROUP BY ALL ORDER BY ALL", target=str(target)
-        )
-        return dict(counts.fetchall())
+        ).fetchall()
+        stopping = [
+            (row, code) for code, _, row in found if checks[code].always_stops or self.config.bad_rows == "error"
+        ]
+        if stopping:
+            self._stop(*min(stopping))
+        rejected = f"($reasons)[({reason}) + 1]"
+        self._write_rejects("bad", rejected, f"{reason} IS NOT NULL", len(found), reasons=[c.reason for c in checks])
+        counts: dict[str, int] = {}
+        for code, count, _ in found:
+            counts[checks[code].reason] = counts.get(checks[code].reason, 0) + count
+        return dict(sorted(counts.items()))
 
-    def partition(self, num_buckets: int) -> None:
-        """Write every good row, with its stored values, to its user's bucket."""
+    def write_sorted(self, num_buckets: int) -> tuple[int, int]:
+        """Write all good rows in sorted buckets; return the numbers of rows and of repeated rows left out."""
+        folder = self.work / "staging"
+        staged = self._stage(num_buckets, folder)
+        num_rows, repeated = 0, [np.zeros(0, np.int64)]
+        for bucket in range(num_buckets):
+            written, left_out = self._sort(staged, bucket)
+            num_rows += written
+            repeated.append(left_out)
+        shutil.rmtree(folder, ignore_errors=True)
+        rows = np.concatenate(repeated)
+        if len(rows):
+            self._set_repeats_aside(rows)
+        return num_rows, len(rows)
+
+    def _stage(self, num_buckets: int, folder: Path) -> StagedRows:
+        """Read every good row, with its stored values, into its user's bucket."""
         stored = ", ".join(f"{column.value} AS {quoted(column.stored)}" for column in self.columns)
         user = next(column for column in self.columns if column.stored == USER)
-        self._staging.mkdir(parents=True)
         rows = (
             f"SELECT {stored}, {self.source.row_number} AS {ROW}, "
-            f"hash({', '.join(quoted(name) for name in self._raw)}) AS row_hash, "
-            f"md5_number_lower(CAST({user.value} AS VARCHAR)) % {int(num_buckets)} AS bucket "
+            f"hash({', '.join(quoted(name) for name in self._raw)}) AS {_ROW_HASH} "
             f"FROM {self.source.table_sql} WHERE {reason_index(self._checks)} IS NULL"
         )
-        for query, options, target in (  # the first one writes an empty table, for buckets without users
-            (f"FROM ({rows}) LIMIT 0", "", self._empty),
-            (rows, ", PARTITION_BY (bucket)", self._staging),
-        ):
+        if num_buckets > 1:
+            # MD5 costs as much as sorting: it is computed once for each user instead of each row.
             self._run(
-                f"COPY ({query}) TO $target (FORMAT parquet{options})", target=str(target), **self.source.parameters
+                f"CREATE OR REPLACE TEMP TABLE user_buckets AS SELECT id, "
+                f"CAST(md5_number_lower(CAST(id AS VARCHAR)) % {int(num_buckets)} AS BIGINT) AS {_BUCKET} "
+                f"FROM (SELECT DISTINCT {user.value} AS id FROM {self.source.table_sql}) WHERE id IS NOT NULL",
+                **self.source.parameters,
             )
+            rows = f"SELECT good.*, {_BUCKET} FROM ({rows}) AS good JOIN user_buckets ON good.{USER} = user_buckets.id"
+        staged = StagedRows(folder, num_buckets, self.config.memory_limit_mb * 10**6 // _STAGED_PART)
+        for batch in self.connection.sql(rows, params=self.source.parameters).to_arrow_reader(_CHUNK_ROWS):
+            bucket = batch[_BUCKET].to_numpy() if num_buckets > 1 else np.zeros(len(batch), np.int64)
+            staged.add(batch.drop_columns([_BUCKET]) if num_buckets > 1 else batch, bucket)
+        return staged
 
-    def sort(self, bucket: int) -> tuple[int, int]:
-        """Write one bucket sorted by user, time and row; return its numbers of rows and of repeated rows left out."""
-        folder = self._staging / f"bucket={bucket}"
-        parts = sorted(folder.iterdir()) if folder.exists() else [self._empty]
-        files = {"files": [str(file) for file in parts]}
-        table = "read_parquet($files, hive_partitioning = false)"
-        repeats = 0
-        condition = ""
+    def _sort(self, staged: StagedRows, bucket: int) -> tuple[int, Ids]:
+        """Write one bucket sorted by user, time and row; return its number of rows, and the repeated rows left out."""
+        rows = staged.bucket(bucket)
+        user, time, row = ranks(_array(rows[USER])), rows[TIME].to_numpy(), rows[ROW].to_numpy()
+        order = order_by(user, time, row)
+        repeated: Ids = np.zeros(0, np.int64)
         if self.config.duplicate_rows != "keep":
-            repeats = self._set_duplicates_aside(bucket, table, files)
-            condition = f"WHERE {ROW} NOT IN (FROM duplicates)" if repeats else ""
+            places, first = repeats(user[order], time[order], rows[_ROW_HASH].to_numpy()[order])
+            repeated = row[order[places]]
+            if len(repeated) and self.config.duplicate_rows == "error":
+                earliest = np.argmin(repeated)
+                self._stop_at_repeated(int(repeated[earliest]), int(row[order[first[earliest]]]))
+            order = np.delete(order, places)
         target = self.work / self.name / f"bucket-{bucket:03d}.parquet"
         target.parent.mkdir(exist_ok=True)
-        stored = ", ".join(quoted(column.stored) for column in self.columns)
-        written = self._run(
-            f"COPY (SELECT {stored}, {ROW} FROM {table} {condition} ORDER BY {USER}, {TIME}, {ROW}) "
-            "TO $target (FORMAT parquet, COMPRESSION zstd)",
-            target=str(target),
-            **files,
-        ).fetchone()
-        shutil.rmtree(folder, ignore_errors=True)  # so that there are at most two copies of the log on disk
-        assert written is not None
-        return int(written[0]), repeats
+        rows = rows.drop_columns([_ROW_HASH]).take(pa.array(order))
+        # Without Arrow's own schema, text that is dictionary-encoded here is read as plain text.
+        pq.write_table(rows, target, compression="zstd", store_schema=False)
+        return len(order), repeated
 
-    def _set_duplicates_aside(self, bucket: int, table: str, files: dict[str, list[str]]) -> int:
-        same = f"{USER}, {TIME}, row_hash"
-        if not self._run(f"SELECT 1 FROM {table} GROUP BY {same} HAVING count(*) > 1 LIMIT 1", **files).fetchall():
-            return 0
-        repeated = self.connection.sql(
-            f"SELECT {ROW}, first FROM (SELECT {ROW}, min({ROW}) OVER (PARTITION BY {same}) AS first FROM {table}) "
-            f"WHERE {ROW} > first ORDER BY {ROW}",
-            params=files,
-        ).to_arrow_table()
-        if self.config.duplicate_rows == "error":
-            row, first = repeated["row"][0].as_py(), repeated["first"][0].as_py()
-            file, number = self.source.locate(row)
-            earlier, earlier_number = self.source.locate(first)
-            raise DataError(
-                f"{file}: row {number} (from 0) repeats row {earlier_number} of {earlier} in every column that is read "
-                f"({', '.join(self._raw)}); remove it, or set duplicate_rows: set_aside or keep"
-            )
-        self.connection.register("duplicates", repeated.select([ROW]))
+    def _set_repeats_aside(self, rows: Ids) -> None:
+        """Write repeated rows, by their numbers over all files, to the rejects."""
+        self.connection.register("repeats", pa.table({ROW: rows}))
+        self._write_rejects("repeats", f"'{DUPLICATE}'", f"{self.source.row_number} IN (FROM repeats)", len(rows))
+
+    def _write_rejects(self, label: str, reason: str, is_rejected: str, count: int, **parameters: Any) -> None:
+        folder = self.work / "rejects"
+        folder.mkdir(exist_ok=True)
         self._run(
             f"COPY (SELECT {self._as_text()}, ($names)[CAST(file_index AS BIGINT) + 1] AS rejected_file, "
-            f"file_row_number AS rejected_row, '{DUPLICATE}' AS rejected_reason FROM {self.source.table_sql} "
-            f"WHERE {self.source.row_number} IN (FROM duplicates)) TO $target (FORMAT parquet)",
+            f"file_row_number AS rejected_row, {reason} AS rejected_reason FROM {self.source.table_sql} "
+            f"WHERE {is_rejected} {'' if count else 'LIMIT 0'}) TO $target (FORMAT parquet)",
             names=self.source.names,
-            target=str(self._rejects_file(f"duplicates-{bucket:03d}")),
+            target=str(folder / f"{self.name}-{label}.parquet"),
+            **parameters,
             **self.source.parameters,
         )
-        return int(repeated.num_rows)
 
     def _as_text(self) -> str:
         return ", ".join(f"CAST({quoted(name)} AS VARCHAR) AS {quoted(name)}" for name in self._raw)
 
-    def _rejects_file(self, label: str) -> Path:
-        folder = self.work / "rejects"
-        folder.mkdir(exist_ok=True)
-        return folder / f"{self.name}-{label}.parquet"
-
-    def _stop(self, check: Check, row: int, value: str | None) -> None:
+    def _stop(self, row: int, code: int) -> None:
+        check = self._checks[code]
+        found = self._run(
+            f"SELECT CAST({quoted(check.column)} AS VARCHAR) FROM {self.source.table_sql} "
+            f"WHERE {self.source.row_number} = $row",
+            row=row,
+            **self.source.parameters,
+        ).fetchone()
+        assert found is not None
         file, number = self.source.locate(row)
-        suffix = "" if value is None else f" ({value})"
+        suffix = "" if found[0] is None else f" ({found[0]})"
         raise DataError(f"{file}: column '{check.column}', row {number} (from 0): {check.reason}{suffix}; {check.fix}")
+
+    def _stop_at_repeated(self, row: int, first: int) -> None:
+        file, number = self.source.locate(row)
+        earlier, earlier_number = self.source.locate(first)
+        raise DataError(
+            f"{file}: row {number} (from 0) repeats row {earlier_number} of {earlier} in every column that is read "
+            f"({', '.join(self._raw)}); remove it, or set duplicate_rows: set_aside or keep"
+        )
+
+
+def _array(column: pa.ChunkedArray) -> pa.Array:
+    (only,) = column.chunks
+    return only
 
 
 def write_rejects(connection: duckdb.DuckDBPyConnection, work: Path) -> None:

@@ -133,10 +133,7 @@ def _write_buckets(
             bucketing = Bucketing(connection, source, columns, config, work, name)
             bad = bucketing.set_bad_rows_aside()
             if sum(bad.values()) < source.num_rows:
-                bucketing.partition(num_buckets)
-                num_rows[name], repeats = np.sum(
-                    [bucketing.sort(bucket) for bucket in range(num_buckets)], axis=0
-                ).tolist()
+                num_rows[name], repeats = bucketing.write_sorted(num_buckets)
             else:
                 reasons = ", ".join(f"{reason} ({count:,})" for reason, count in bad.items())
                 raise DataError(f"{source.path}: no row is left after the bad ones are set aside: {reasons}; fix them")

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from feature_store.data_config import Columns, DataConfig, ImpressionFile, LabelColumn, SplitByTime, SplitByUser
 from feature_store.errors import DataError
+from feature_store.logs import bucketing
 from feature_store.logs.preparation import prepare
 from feature_store.logs.prepared_log import PreparedLog
 from tests.feature_store.small_logs import silent
@@ -300,3 +303,33 @@ def test_a_file_damaged_inside_is_named(tmp_path: Path, write: Write) -> None:
     content[60:400] = bytes(340)
     path.write_bytes(content)
     assert f"{path}: DuckDB cannot read it" in error_of(DataConfig(log=str(path)), tmp_path / "out")
+
+
+@pytest.mark.parametrize("events_per_bucket", [10**6, 1000])
+def test_a_file_damaged_where_most_of_it_was_read_is_named(
+    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch, events_per_bucket: int
+) -> None:
+    """The damaged column has no bad values to look for, so that it is first read while rows are sorted into buckets."""
+    monkeypatch.setattr(bucketing, "_CHUNK_ROWS", 2048)
+    path, rows = tmp_path / "log.parquet", 600_000
+    log = {"user_id": np.arange(rows) % 300, "item_id": np.arange(rows), "timestamp": np.arange(rows)}
+    text = pa.array([f"text {place * 7919 % rows}" for place in range(rows)])
+    pq.write_table(pa.table({**log, "text": text}), path, use_dictionary=False, row_group_size=100_000)
+    place = pq.ParquetFile(path).metadata.row_group(5).column(3).data_page_offset
+    content = bytearray(path.read_bytes())
+    content[place + 200 : place + 60_000] = bytes(59_800)
+    path.write_bytes(content)
+    columns = Columns(event_features=("text",))
+    config = DataConfig(log=str(path), columns=columns, events_per_bucket=events_per_bucket)
+    assert f"{path}: DuckDB cannot read it" in error_of(config, tmp_path / "out")
+
+
+def test_too_little_memory_says_which_settings_to_change(
+    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise duckdb.OutOfMemoryException("Out of Memory Error: could not allocate block")
+
+    monkeypatch.setattr(bucketing.StagedRows, "add", full)
+    message = error_of(DataConfig(log=write(good())), tmp_path / "out")
+    assert "sorting needs more than memory_limit_mb = 1000; raise it, or lower events_per_bucket = 2000000" in message

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from feature_store.data_config import Columns, DataConfig, ImpressionFile, LabelColumn, NextEvent, SplitByUser
 from feature_store.errors import DataError
-from feature_store.logs import preparation
+from feature_store.logs import bucketing, preparation
 from feature_store.logs.parquet_source import ParquetSource
 from feature_store.logs.preparation import log_fingerprint, prepare
 from feature_store.logs.prepared_log import PreparedLog
@@ -44,6 +45,36 @@ def test_events_are_whole_users_sorted_by_time_then_row(tmp_path: Path, write: W
     for ours, theirs in (("user", "user_id"), ("time", "timestamp"), ("feature:action", "action")):
         assert everything[ours].to_pylist() == log[theirs].to_pylist()
     np.testing.assert_array_equal(everything["dense:price"].to_numpy(), log["price"].to_numpy())
+
+
+@pytest.mark.parametrize("memory", [2, 10**10], ids=["in memory", "in files"])
+def test_what_is_prepared_is_what_a_loop_makes(
+    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch, memory: int
+) -> None:
+    monkeypatch.setattr(bucketing, "_STAGED_PART", memory)
+    log = random_log(events=60)
+    text = log["user_id"].cast(pa.string())
+    log = pa.concat_tables([log, log.take(pa.array([5, 700, 5])), log.slice(9, 1)]).drop_columns(["position", "price"])
+    log = log.set_column(0, "user_id", pa.concat_arrays([*text.chunks, *text.take(pa.array([5, 700, 5, 9])).chunks]))
+    write(log.slice(0, 333), "log/a.parquet")
+    write(log.slice(333), "log/b.parquet")
+    read = {"events_per_bucket": 100, "duplicate_rows": "set_aside"}
+    config = config_of(str(tmp_path / "log"), impressions=NextEvent(), **read)
+    prepared = prepare(config, tmp_path / "out", notify=silent)
+    rows = [tuple(row.values()) for row in log.drop_columns(["clicked"]).to_pylist()]
+    numbered = [(*row, number) for number, row in enumerate(rows) if row not in rows[:number]]
+    for bucket in prepared.buckets():
+        users = [row for row in numbered if bucket_of(pa.array([row[0]]), prepared.num_buckets)[0] == bucket]
+        expected = sorted(users, key=lambda row: (row[0], row[2], row[-1]))
+        columns = ["user", "item", "time", "feature:category", "feature:action", "row"]
+        found = [tuple(row.values()) for row in prepared.events(bucket, columns).to_pylist()]
+        assert found == expected
+    repeated = [number for number, row in enumerate(rows) if row in rows[:number]]
+    assert len(repeated) >= 4
+    assert prepared.manifest.rejects == {"events: repeats an earlier row": len(repeated)}
+    rejected = pq.read_table(tmp_path / "out" / "rejects.parquet").to_pylist()
+    names = [(row["rejected_file"], row["rejected_row"]) for row in rejected]
+    assert names == [("a.parquet", row) if row < 333 else ("b.parquet", row - 333) for row in repeated]
 
 
 def test_a_fingerprint_is_known_without_preparing(tmp_path: Path, write: Write) -> None:
