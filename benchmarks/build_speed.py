@@ -1,11 +1,13 @@
 """How fast memories are built from a log in Parquet, and what a day's increment costs beside a full build.
 
-python benchmarks/build_speed.py [--users 20000] [--events 1000] [--daily_events 20]
+python benchmarks/build_speed.py [--users 20000] [--events 1000] [--daily_events 20] [--active USERS]
+python benchmarks/build_speed.py --users 200000 --events 20 --active 1000
 
-Users with so many events each are built into a new LMDB store; then one day's events of a twentieth of the users are
-added. One thread of PyTorch; process time of the whole job, DuckDB's threads included: reading, checking and sorting
-the log, ids to rows, folding, writing. matmul_fraction: the floating-point operations of the fold's matrix products,
-over what the machine's 512 x 512 float32 product reaches in the same run. The last line is JSON.
+Users with so many events each are built into a new LMDB store; then one day's events of a twentieth of the users, or of
+as many as given, are added (increment_seconds). One thread of PyTorch; process time of the whole job, DuckDB's threads
+included: reading, checking and sorting the log, ids to rows, folding, writing. matmul_fraction: the floating-point
+operations of the fold's matrix products, over what the machine's 512 x 512 float32 product reaches in the same run. The
+last line is JSON.
 """
 
 import argparse
@@ -68,13 +70,14 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=20_000)
     parser.add_argument("--events", type=int, default=1_000)
     parser.add_argument("--daily_events", type=int, default=20)
+    parser.add_argument("--active", type=int, help="users with events on the day; default: a twentieth")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         trained = make_model(folder / "model")
         users = np.arange(arguments.users)
-        active = users[: max(1, int(ACTIVE_SHARE * arguments.users))]
+        active = users[: arguments.active or max(1, int(ACTIVE_SHARE * arguments.users))]
         write_log(folder / "history.parquet", users, arguments.events, START, 365 * DAY)
         write_log(folder / "day.parquet", active, arguments.daily_events, START + 365 * DAY, DAY)
         schema = memory_schema(trained.model.memory, trained.model.features.events, "float16", "int64")

@@ -48,7 +48,8 @@ def open_duckdb(config: DataConfig, temporary: Path) -> Iterator[duckdb.DuckDBPy
         if is_defect and "ailed to read file" not in str(error):
             raise  # the query is wrong, not the data
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # from the operating system; DuckDB's own errors reach a reader of Arrow batches without a number
+            # From the operating system, while Arrow writes; DuckDB's errors reach a reader of batches without a number.
+            raise OSError(error.errno, os.strerror(error.errno), error.filename or str(temporary.parent)) from error
         raise _data_error(config, error) from error
     finally:
         connection.close()
@@ -64,6 +65,15 @@ def _data_error(config: DataConfig, error: Exception) -> DataError:
     return DataError(
         f"{config.log}: DuckDB cannot read it ({reason}); write the files again, or free space if a disk is full"
     )
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written to sorted buckets, and the numbers of the repeated rows that were left out."""
+
+    rows: int
+    users: int
+    repeated: Ids
 
 
 @dataclass(frozen=True)
@@ -110,20 +120,16 @@ class Bucketing:
             counts[checks[code].reason] = counts.get(checks[code].reason, 0) + count
         return dict(sorted(counts.items()))
 
-    def write_sorted(self, num_buckets: int) -> tuple[int, int]:
-        """Write all good rows in sorted buckets; return the numbers of rows and of repeated rows left out."""
+    def write_sorted(self, num_buckets: int) -> Written:
+        """Write all good rows in sorted buckets."""
         folder = self.work / "staging"
         staged = self._stage(num_buckets, folder)
-        num_rows, repeated = 0, [np.zeros(0, np.int64)]
-        for bucket in range(num_buckets):
-            written, left_out = self._sort(staged, bucket)
-            num_rows += written
-            repeated.append(left_out)
+        parts = [self._sort(staged, bucket) for bucket in range(num_buckets)]
         shutil.rmtree(folder, ignore_errors=True)
-        rows = np.concatenate(repeated)
-        if len(rows):
-            self._set_repeats_aside(rows)
-        return num_rows, len(rows)
+        repeated = np.concatenate([part.repeated for part in parts])
+        if len(repeated):
+            self._set_repeats_aside(repeated)
+        return Written(sum(part.rows for part in parts), sum(part.users for part in parts), repeated)
 
     def _stage(self, num_buckets: int, folder: Path) -> StagedRows:
         """Read every good row, with its stored values, into its user's bucket."""
@@ -149,8 +155,8 @@ class Bucketing:
             staged.add(batch.drop_columns([_BUCKET]) if num_buckets > 1 else batch, bucket)
         return staged
 
-    def _sort(self, staged: StagedRows, bucket: int) -> tuple[int, Ids]:
-        """Write one bucket sorted by user, time and row; return its number of rows, and the repeated rows left out."""
+    def _sort(self, staged: StagedRows, bucket: int) -> Written:
+        """Write one bucket sorted by user, time and row."""
         rows = staged.bucket(bucket)
         user, time, row = ranks(_array(rows[USER])), rows[TIME].to_numpy(), rows[ROW].to_numpy()
         order = order_by(user, time, row)
@@ -163,11 +169,9 @@ class Bucketing:
                 self._stop_at_repeated(int(repeated[earliest]), int(row[order[first[earliest]]]))
             order = np.delete(order, places)
         target = self.work / self.name / f"bucket-{bucket:03d}.parquet"
-        target.parent.mkdir(exist_ok=True)
-        rows = rows.drop_columns([_ROW_HASH]).take(pa.array(order))
-        # Without Arrow's own schema, text that is dictionary-encoded here is read as plain text.
-        pq.write_table(rows, target, compression="zstd", store_schema=False)
-        return len(order), repeated
+        write_compact(rows.drop_columns([_ROW_HASH]).take(pa.array(order)), target, increasing=(TIME, ROW))
+        num_users = int(np.count_nonzero(np.diff(user[order], prepend=-1)))
+        return Written(len(order), num_users, repeated)
 
     def _set_repeats_aside(self, rows: Ids) -> None:
         """Write repeated rows, by their numbers over all files, to the rejects."""
@@ -210,6 +214,15 @@ class Bucketing:
             f"{file}: row {number} (from 0) repeats row {earlier_number} of {earlier} in every column that is read "
             f"({', '.join(self._raw)}); remove it, or set duplicate_rows: set_aside or keep"
         )
+
+
+def write_compact(table: pa.Table, path: Path, increasing: Sequence[str]) -> None:
+    """Write a file of a prepared log; differences of neighbours are stored of columns that increase within a user."""
+    path.parent.mkdir(exist_ok=True)
+    others = [name for name in table.column_names if name not in increasing]
+    encoding = dict.fromkeys((name for name in table.column_names if name in increasing), "DELTA_BINARY_PACKED")
+    # Without Arrow's own schema, text that is dictionary-encoded here is read as plain text.
+    pq.write_table(table, path, compression="zstd", use_dictionary=others, column_encoding=encoding, store_schema=False)
 
 
 def _array(column: pa.ChunkedArray) -> pa.Array:

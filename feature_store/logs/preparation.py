@@ -28,6 +28,7 @@ def prepare(
     *,
     notify: Callable[[str], None] = print,
     for_training: bool = True,
+    timelines: bool = True,
     events: ParquetSource | None = None,
     buckets_multiple_of: int = 1,
 ) -> PreparedLog:
@@ -40,10 +41,11 @@ def prepare(
         config: describes the log.
         out: the folder of the prepared log.
         notify: called with each line about the progress.
-        for_training: check that there are impressions to train and test on; False for logs that only memories read.
+        for_training: check that there are impressions to train and test on.
+        timelines: write splits and numbers of earlier events; False for logs that only memories read.
         events: the files to read, where they are not all files of `config.log`.
-        buckets_multiple_of: makes the number of buckets a multiple of n; users of bucket b are then in bucket b modulo
-            n of a store with n buckets.
+        buckets_multiple_of: makes the number of buckets a multiple of n, unless all events fit in one bucket; users of
+            bucket b are then in bucket b modulo n of a store with n buckets.
 
     Raises:
         DataError: the log cannot be used; the message names file, column and row, and the way to fix it.
@@ -54,8 +56,10 @@ def prepare(
     if isinstance(config.impressions, ImpressionFile):
         shown = ParquetSource.open(config.impressions.path)
         tables["impressions"] = (shown, impression_columns(shown, config.impressions, events, config))
-    num_buckets = buckets_multiple_of * -(-events.num_rows // (config.events_per_bucket * buckets_multiple_of))
-    fingerprint = _fingerprint(config, [source for source, _ in tables.values()], buckets_multiple_of)
+    num_buckets = 1
+    if events.num_rows > config.events_per_bucket:
+        num_buckets = buckets_multiple_of * -(-events.num_rows // (config.events_per_bucket * buckets_multiple_of))
+    fingerprint = _fingerprint(config, [source for source, _ in tables.values()], buckets_multiple_of, timelines)
     if (out / MANIFEST).is_file():
         try:
             prepared = PreparedLog.open(out)
@@ -79,7 +83,9 @@ def prepare(
             if name in tables:
                 (work / name).rename(out / name)
         (work / REJECTS).replace(out / REJECTS)
-        prepared = PreparedLog(out, _write_timelines(PreparedLog(out, manifest)))
+        prepared = PreparedLog(out, manifest)
+        if timelines:
+            prepared = PreparedLog(out, _write_timelines(prepared))
         _check(prepared, notify, for_training)
         for name in tables:
             sync_tree(out / name)
@@ -102,16 +108,20 @@ def log_fingerprint(config: DataConfig) -> str:
     sources = [ParquetSource.open(config.log)]
     if isinstance(config.impressions, ImpressionFile):
         sources.append(ParquetSource.open(config.impressions.path))
-    return _fingerprint(config, sources, buckets_multiple_of=1)
+    return _fingerprint(config, sources)
 
 
-def _fingerprint(config: DataConfig, sources: list[ParquetSource], buckets_multiple_of: int) -> str:
+def _fingerprint(
+    config: DataConfig, sources: list[ParquetSource], buckets_multiple_of: int = 1, timelines: bool = True
+) -> str:
     digest = hashlib.sha256(f"{_CONTENT_VERSION}\0".encode())
     # The path of the log and the memory limit do not change the result.
     settings = config.model_dump_json(exclude={"log": True, "memory_limit_mb": True, "impressions": {"path"}})
     digest.update(settings.encode())
     if buckets_multiple_of > 1:
         digest.update(f"\0{buckets_multiple_of}\0".encode())
+    if not timelines:
+        digest.update(b"\0without timelines\0")
     for source in sources:
         digest.update(source.content_hash().encode())
     return digest.hexdigest()
@@ -126,14 +136,16 @@ def _write_buckets(
     notify: Callable[[str], None],
 ) -> Manifest:
     rejects: dict[str, int] = {}
-    num_rows = {}
+    num_rows, users = {}, 0
     with open_duckdb(config, work / "spill") as connection:
         for name, (source, columns) in tables.items():
             notify(f"{source.path}: {source.num_rows:,} {name} in {len(source.files)} files")
             bucketing = Bucketing(connection, source, columns, config, work, name)
             bad = bucketing.set_bad_rows_aside()
             if sum(bad.values()) < source.num_rows:
-                num_rows[name], repeats = bucketing.write_sorted(num_buckets)
+                written = bucketing.write_sorted(num_buckets)
+                num_rows[name], repeats = written.rows, len(written.repeated)
+                users = max(users, written.users)
             else:
                 reasons = ", ".join(f"{reason} ({count:,})" for reason, count in bad.items())
                 raise DataError(f"{source.path}: no row is left after the bad ones are set aside: {reasons}; fix them")
@@ -166,7 +178,7 @@ def _write_buckets(
         impression_sources=tuple(tables["impressions"][0].names) if "impressions" in tables else (),
         events=num_rows["events"],
         impressions=num_rows[impressions],
-        users=0,
+        users=users,
         rejects=rejects,
         num_buckets=num_buckets,
         moments=moments,

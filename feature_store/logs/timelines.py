@@ -1,7 +1,6 @@
 """Users, times, labels and splits of each bucket of a prepared log, computed once and stored beside it."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +9,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from feature_store.data_config import LABEL, TIME, USER
+from feature_store.logs.bucketing import write_compact
 from feature_store.logs.prepared_log import EVENT_SPLITS, IMPRESSION_SPLITS, TIMELINE_USERS, PreparedLog
 from feature_store.logs.splits import Splits, assign_splits
 from feature_store.ragged import Ids, count_earlier, count_earlier_in_row, offsets_of, runs
@@ -44,21 +44,13 @@ def write_timeline(prepared: PreparedLog, bucket: int) -> Timeline:
         _NUM_EVENTS: np.diff(timeline.event_offsets),
         _NUM_IMPRESSIONS: np.diff(timeline.impression_offsets),
     }
-    _write(pa.table(lengths), prepared.file(TIMELINE_USERS, bucket))
+    write_compact(pa.table(lengths), prepared.file(TIMELINE_USERS, bucket), increasing=())
     impressions = {_NUM_EARLIER: timeline.num_earlier, _SPLIT: timeline.impression_split}
-    _write(pa.table(impressions), prepared.file(IMPRESSION_SPLITS, bucket))
+    write_compact(pa.table(impressions), prepared.file(IMPRESSION_SPLITS, bucket), increasing=(_NUM_EARLIER,))
     if prepared.has_impressions:
-        _write(pa.table({_SPLIT: timeline.event_split}), prepared.file(EVENT_SPLITS, bucket))
+        split = pa.table({_SPLIT: timeline.event_split})
+        write_compact(split, prepared.file(EVENT_SPLITS, bucket), increasing=())
     return timeline
-
-
-def _write(table: pa.Table, path: Path) -> None:
-    path.parent.mkdir(exist_ok=True)
-    # Numbers of earlier events increase one by one, so that their differences compress well.
-    increasing = [name for name in table.column_names if name == _NUM_EARLIER]
-    others = [name for name in table.column_names if name not in increasing]
-    encoding = dict.fromkeys(increasing, "DELTA_BINARY_PACKED")
-    pq.write_table(table, path, compression="zstd", use_dictionary=others, column_encoding=encoding)
 
 
 def read_timeline(prepared: PreparedLog, bucket: int) -> Timeline:

@@ -1,6 +1,6 @@
 """Users' events for building memories: one bucket of a prepared log, ids as embedding rows, no impressions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,12 +21,34 @@ class UserEvents:
     offsets: Ids  # [U + 1]
     time: Ids  # [E]
     features: dict[str, Ids]  # feature -> [E] embedding rows
-    table: pa.Table  # [E] the events as in the prepared log
+    bucket_table: pa.Table  # all events of their bucket as in the prepared log
+    rows: Ids  # [E] each event's row in it
 
     @property
     def lengths(self) -> Ids:
         """The number of events of each user [U]."""
         return np.diff(self.offsets)
+
+    @property
+    def table(self) -> pa.Table:
+        """The events [E] as in the prepared log."""
+        return self.bucket_table.take(pa.array(self.rows))
+
+    @classmethod
+    def concat(cls, parts: Sequence["UserEvents"]) -> "UserEvents":
+        """Concatenate one or more parts of one bucket, which have different users."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        assert all(part.bucket_table is first.bucket_table for part in parts)
+        return cls(
+            users=pa.concat_arrays([part.users for part in parts]),
+            offsets=offsets_of(np.concatenate([part.lengths for part in parts])),
+            time=np.concatenate([part.time for part in parts]),
+            features={name: np.concatenate([part.features[name] for part in parts]) for name in first.features},
+            bucket_table=first.bucket_table,
+            rows=np.concatenate([part.rows for part in parts]),
+        )
 
     def of_users(self, users: Ids) -> "UserEvents":
         """Select users, in the given order."""
@@ -49,7 +71,8 @@ class UserEvents:
             offsets=offsets_of(lengths),
             time=self.time[events],
             features={name: rows[events] for name, rows in self.features.items()},
-            table=self.table.take(pa.array(events)),
+            bucket_table=self.bucket_table,
+            rows=self.rows[events],
         )
 
 
@@ -65,5 +88,6 @@ def read_user_events(
         offsets=offsets,
         time=table[TIME].to_numpy().astype(np.int64),
         features={name: vocabularies[name].encode(table[column]) for name, column in stored.items()},
-        table=table,
+        bucket_table=table,
+        rows=np.arange(len(table)),
     )

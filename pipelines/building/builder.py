@@ -58,8 +58,7 @@ class MemoryBuilder:
         num_buckets = self.store.facts.num_buckets
         with Progress("building", num_buckets, "buckets of users") as progress:
             progress.advance(first)
-            for bucket in range(first, num_buckets):
-                folded = fold.bucket(prepared, bucket)
+            for bucket, folded in fold.buckets(prepared, first):
                 build = _with_counts(build, folded)
                 self._set_aside(folded.late, build, bucket)
                 if folded.memories:
@@ -88,7 +87,7 @@ class MemoryBuilder:
                 pq.write_table(pa.concat_tables(late), partial, compression="zstd")
 
     def prepare(self, files: tuple[SourceFile, ...], folder: Path) -> PreparedLog:
-        """Sort some of the log's files by user, in buckets that match the store's."""
+        """Sort some of the log's files by user, in one bucket or in buckets that match the store's."""
         hashes = self.source.file_hashes
         missing = [file.name for file in files if file.sha256 not in hashes]
         if missing:
@@ -103,6 +102,7 @@ class MemoryBuilder:
             folder,
             notify=self.notify,
             for_training=False,
+            timelines=False,
             events=self.source.only([index for index, sha256 in enumerate(hashes) if sha256 in selected]),
             buckets_multiple_of=self.store.facts.num_buckets,
         )

@@ -23,7 +23,7 @@ SET_ASIDE = "pipelines.building.builder:MemoryBuilder._set_aside"
 # One after the other; each goes on where the last was killed, a few buckets of four further.
 MOMENTS = {
     "nothing is sorted": Kill("pipelines.building.builder:prepare"),
-    "the log is sorted but not counted": Kill("feature_store.logs.preparation:_write_timelines"),
+    "the log is sorted but not yet on disk": Kill("feature_store.logs.preparation:sync_tree"),
     "the log is sorted": Kill("pipelines.building.builder:prepare", when="after"),
     "late events are written, the first bucket is not": Kill(SET_ASIDE, when="after"),
     "before the first bucket is written": Kill(WRITE),

@@ -27,7 +27,8 @@ def some_events(lengths: list[int]) -> UserEvents:
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         time=np.arange(count),
         features={"item": 10 * np.arange(count)},
-        table=pa.table({"time": np.arange(count)}),
+        bucket_table=pa.table({"time": np.arange(count)}),
+        rows=np.arange(count),
     )
 
 
@@ -51,6 +52,8 @@ def test_taking_equals_a_slow_loop(lengths: list[int], data: st.DataObject) -> N
     mask = np.array(data.draw(st.lists(st.booleans(), min_size=sum(lengths), max_size=sum(lengths))), bool)
     kept = [(user, [time for time in times if mask[time]]) for user, times in slow]
     assert as_lists(events.where(mask)) == kept
+    halves = [np.array(chosen[:1], np.int64), np.array(chosen[1:], np.int64)]
+    assert as_lists(UserEvents.concat([events.of_users(half) for half in halves])) == [slow[user] for user in chosen]
     values = np.arange(len(lengths)) * 7
     expected = [7 * user for user, length in enumerate(lengths) for _ in range(length)]
     assert events.of_each_event(values).tolist() == expected

@@ -74,8 +74,7 @@ def fold_night(
     fold = MemoryFold(trained, store, batch_events, whole_log)
     found = []
     with store.writer() as writer:
-        for bucket in range(BUCKETS):
-            folded = fold.bucket(log, bucket)
+        for bucket, folded in fold.buckets(log):
             if folded.memories:
                 writer.write(bucket, Memories.concat(folded.memories), Journal())
             found.append(folded)
@@ -105,7 +104,7 @@ def test_night_by_night_is_all_at_once(
     trained: TrainedModel, made: Callable[..., MemoryStore], kind: str, examples: int
 ) -> None:
     @settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-    @given(nights(), st.sampled_from([2, 6]), st.sampled_from([1, 64, 4096]))
+    @given(nights(), st.sampled_from([1, 2, 6]), st.sampled_from([1, 64, 4096]))
     def check(log_and_nights: tuple[pa.Table, list[pa.Table]], num_parts: int, batch_events: int) -> None:
         log, parts = log_and_nights
         user_type = "int64" if pa.types.is_integer(log["user_id"].type) else "string"
@@ -152,8 +151,9 @@ def test_float16_rounds_each_night_and_no_more(trained: TrainedModel, made: Call
             assert_same(of_store(half), theirs, atol=bound / 100)
 
 
+@pytest.mark.parametrize("num_parts", [1, BUCKETS, 6])
 def test_late_events_are_set_aside_with_what_the_memory_held(
-    trained: TrainedModel, made: Callable[..., MemoryStore]
+    trained: TrainedModel, made: Callable[..., MemoryStore], num_parts: int
 ) -> None:
     log = random_log(seed=4)
     first, second = log.slice(0, 120), log.slice(120)
@@ -164,10 +164,10 @@ def test_late_events_are_set_aside_with_what_the_memory_held(
     with made("lmdb", trained) as store, made("lmdb", trained) as without:
         for one in (store, without):
             fold_night(trained, one, SortedLog.of(first))
-        found = fold_night(trained, store, SortedLog.of(pa.concat_tables([late, second])))
+        found = fold_night(trained, store, SortedLog.of(pa.concat_tables([late, second]), num_parts))
         same = [row for row in late.to_pylist() if row not in expected]
         again = pa.Table.from_pylist(same, late.schema)
-        fold_night(trained, without, SortedLog.of(pa.concat_tables([again, second])))
+        fold_night(trained, without, SortedLog.of(pa.concat_tables([again, second]), num_parts))
         assert_same(of_store(store), of_store(without), atol=0)
     aside = pa.concat_tables([table for folded in found for table in folded.late]).to_pylist()
     assert total(found, "late") == len(aside) == len(expected)
@@ -189,7 +189,10 @@ def test_a_bucket_of_late_events_alone_writes_nothing(trained: TrainedModel, mad
         assert [folded.first_time for folded in found] == [None, None]
 
 
-def test_users_with_late_events_are_built_anew(trained: TrainedModel, made: Callable[..., MemoryStore]) -> None:
+@pytest.mark.parametrize("num_parts", [1, 6])
+def test_users_with_late_events_are_built_anew(
+    trained: TrainedModel, made: Callable[..., MemoryStore], num_parts: int
+) -> None:
     log = random_log(seed=5)
     is_late = pa.array([place < 90 and place % 9 == 0 for place in range(len(log))])
     late, rest = log.filter(is_late), log.filter(pc.invert(is_late))
@@ -200,7 +203,7 @@ def test_users_with_late_events_are_built_anew(trained: TrainedModel, made: Call
 
     def whole() -> Any:
         asked.append(1)
-        return SortedLog.of(log, 6)
+        return SortedLog.of(log, num_parts)
 
     with made("lmdb", trained) as store, made("lmdb", trained) as full:
         assert total(fold_night(trained, store, SortedLog.of(first), whole_log=whole), "rebuilt_users") == 0
