@@ -129,6 +129,11 @@ class UnaskedPenalty(SlotAttention):
         return queries.sum(dim=2)
 
 
+class PenaltyWithoutClicks(SlotAttention):
+    def penalty(self, queries: Tensor, slots: Slots, clicked: Tensor) -> Tensor | None:
+        return None if clicked.any() else queries.sum(dim=2)
+
+
 class NoPenalty(SlotAttention):
     needs_labels = True
 
@@ -157,6 +162,7 @@ WRONG_READERS: dict[str, list[tuple[type[Reader], str]]] = {
     "a_penalty_is_a_number_for_each_query": [
         (OnePenalty, "shape (), expected (5, 3)"),
         (UnaskedPenalty, "needs_labels is False"),
+        (PenaltyWithoutClicks, "needs_labels is False"),
         (NoPenalty, "needs_labels is True"),
     ],
 }

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from feature_store.data_config import Columns, DataConfig, ImpressionFile, LabelColumn, SplitByTime, SplitByUser
 from feature_store.errors import DataError
@@ -267,6 +268,12 @@ def test_bad_rows_of_the_impressions(tmp_path: Path, write: Write) -> None:
     prepared = prepare(config.model_copy(update={"bad_rows": "set_aside"}), tmp_path / "out", notify=silent)
     assert prepared.manifest.rejects == {"impressions: item_id is null": 1}
     assert prepared.manifest.impressions == 19
+
+
+@pytest.mark.parametrize("items", [("a",), ()])
+def test_a_feature_is_listed_once(items: tuple[str, ...]) -> None:
+    with pytest.raises(ValidationError, match="a: listed twice; list each once, as event or as item feature"):
+        Columns(event_features=("a",) * (2 - len(items)), item_features=items)
 
 
 def test_column_names_are_never_sql(tmp_path: Path, write: Write) -> None:
