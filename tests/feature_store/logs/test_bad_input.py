@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -335,7 +334,7 @@ def test_too_little_memory_says_which_settings_to_change(
     tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
-        raise duckdb.OutOfMemoryException("Out of Memory Error: could not allocate block")
+        raise bucketing.duckdb.OutOfMemoryException("Out of Memory Error: could not allocate block")
 
     monkeypatch.setattr(bucketing.StagedRows, "add", full)
     message = error_of(DataConfig(log=write(good())), tmp_path / "out")
