@@ -25,7 +25,8 @@ from feature_store.ragged import Ids
 BUCKET_HASH = "the last 8 bytes of the MD5 of the user's id as text, little-endian, modulo the number of buckets"
 DUPLICATE = "repeats an earlier row"
 _ROW_HASH, _BUCKET = "row_hash", "bucket"
-_CHUNK_ROWS = 1_000_000
+_CHUNK_ROWS = 1_000_000  # at most; fewer where a bucket has fewer, but enough of each bucket
+_ROWS_OF_A_BUCKET = 64
 _STAGED_PART = 2  # of the memory limit: the rest is for the bucket that is sorted
 
 
@@ -150,7 +151,8 @@ class Bucketing:
             )
             rows = f"SELECT good.*, {_BUCKET} FROM ({rows}) AS good JOIN user_buckets ON good.{USER} = user_buckets.id"
         staged = StagedRows(folder, num_buckets, self.config.memory_limit_mb * 10**6 // _STAGED_PART)
-        for batch in self.connection.sql(rows, params=self.source.parameters).to_arrow_reader(_CHUNK_ROWS):
+        chunk_rows = max(min(_CHUNK_ROWS, self.config.events_per_bucket), _ROWS_OF_A_BUCKET * num_buckets)
+        for batch in self.connection.sql(rows, params=self.source.parameters).to_arrow_reader(chunk_rows):
             bucket = batch[_BUCKET].to_numpy() if num_buckets > 1 else np.zeros(len(batch), np.int64)
             staged.add(batch.drop_columns([_BUCKET]) if num_buckets > 1 else batch, bucket)
         return staged

@@ -122,7 +122,7 @@ class PreparedLog:
             table = file.read(columns)
         if columns is not None:
             table = table.select(columns)
-        # A log that DuckDB wrote, before 0.3, declares a column without nulls non-nullable.
+        # A log that an earlier version wrote declares a column without nulls non-nullable.
         return table.cast(pa.schema([field.with_nullable(True) for field in table.schema]))
 
     def buckets(self) -> Iterator[int]:

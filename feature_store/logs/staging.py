@@ -1,13 +1,12 @@
 """Rows of a log on their way into buckets: in memory while they fit, else in files."""
 
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from feature_store.ragged import offsets_of
+from feature_store.ragged import Ids, offsets_of
 
 _COMPRESSED = pa.ipc.IpcWriteOptions(compression="lz4")
 
@@ -21,7 +20,7 @@ class StagedRows:
     def __init__(self, folder: Path, num_buckets: int, memory_bytes: int) -> None:
         """Begin without rows; they are written to the folder once they take more than `memory_bytes`."""
         self._folder, self._num_buckets, self._memory_bytes = folder, num_buckets, memory_bytes
-        self._in_memory: list[list[pa.RecordBatch]] = []
+        self._in_memory: list[tuple[pa.RecordBatch, Ids]] = []  # and the offsets of its buckets
         self._files: list[Path] = []
         self._bytes = 0
 
@@ -35,14 +34,14 @@ class StagedRows:
             number = bucket.astype(np.uint16) if self._num_buckets <= 1 << 16 else bucket
             chunk = chunk.take(pa.array(np.argsort(number, kind="stable")))
             offsets = offsets_of(np.bincount(bucket, minlength=self._num_buckets))
-        self._in_memory.append([chunk.slice(start, end - start) for start, end in pairwise(offsets.tolist())])
+        self._in_memory.append((chunk, offsets))
         self._bytes += chunk.nbytes
         if self._files or self._bytes > self._memory_bytes:
             self._write()
 
     def bucket(self, bucket: int) -> pa.Table:
         """Return the rows of one bucket."""
-        parts = [chunk[bucket] for chunk in self._in_memory]
+        parts = [_slice(chunk, offsets, bucket) for chunk, offsets in self._in_memory]
         for file in self._files:
             with pa.OSFile(str(file)) as opened:
                 parts.append(pa.ipc.open_file(opened).get_batch(bucket))
@@ -56,13 +55,18 @@ class StagedRows:
 
     def _write(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        for chunk in self._in_memory:
+        for chunk, offsets in self._in_memory:
             file = self._folder / f"{len(self._files):05d}.arrow"
-            with pa.ipc.new_file(str(file), chunk[0].schema, options=_COMPRESSED) as writer:
-                for of_bucket in chunk:
-                    writer.write_batch(of_bucket)
+            with pa.ipc.new_file(str(file), chunk.schema, options=_COMPRESSED) as writer:
+                for bucket in range(self._num_buckets):
+                    writer.write_batch(_slice(chunk, offsets, bucket))
             self._files.append(file)
         self._in_memory = []
+
+
+def _slice(chunk: pa.RecordBatch, offsets: Ids, bucket: int) -> pa.RecordBatch:
+    start, end = offsets[bucket : bucket + 2].tolist()
+    return chunk.slice(start, end - start)
 
 
 def _joined(parts: list[pa.Array]) -> pa.Array:
