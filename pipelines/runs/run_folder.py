@@ -20,7 +20,8 @@ _WORK = ("checkpoint", METRICS, "model")  # one of them exists once training has
 _WITHOUT_EFFECT = ("data.log", "data.impressions.path", "data.memory_limit_mb", "training.checkpoint_minutes")
 # A renamed kind keeps its first name in run.json and in fingerprints, so that runs made before are recognised.
 _FIRST_NAMES = {("model.machine.kind", "slot_gru"): "rehearsal"}
-_SOURCES = "model.sources"
+# Settings that earlier versions had not, at their defaults, are left out for the same reason.
+_ADDED = {"model.sources": "{}", "optimizer.embeddings": "adam", "training.batch_impressions": 64}
 _DECIDING = ("data", "from", "freeze_writer", "model", "rehearsal", "optimizer", "training", "metrics")
 
 
@@ -31,9 +32,11 @@ def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
     {'optimizer.lr': 0.1}
     """
     flat = flatten({name: block for name, block in settings.items() if name in _DECIDING})
-    if flat.get(_SOURCES) == "{}":
-        del flat[_SOURCES]  # 0.1 had no such key
-    return {key: _FIRST_NAMES.get((key, value), value) for key, value in flat.items() if key not in _WITHOUT_EFFECT}
+    return {
+        key: _FIRST_NAMES.get((key, value), value)
+        for key, value in flat.items()
+        if key not in _WITHOUT_EFFECT and not (key in _ADDED and value == _ADDED[key])
+    }
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def tracked_run(
     Raises TrackingError where MLflow cannot be reached or refuses the experiment.
     """
     for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised, and told in one line
     try:
         mlflow.set_tracking_uri(config.uri)
         experiment = mlflow.set_experiment(config.experiment)
@@ -56,7 +56,7 @@ def reopened_run(uri: str, out: Path) -> Iterator[str]:
     Raises TrackingError where MLflow at `uri` cannot be reached or has no run of this folder.
     """
     for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised, and told in one line
     try:
         mlflow.set_tracking_uri(uri)
         experiments = [experiment.experiment_id for experiment in mlflow.search_experiments()]

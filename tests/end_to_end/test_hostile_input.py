@@ -1,5 +1,6 @@
 """What a hostile but fair user hands to train_ctr: one line that names the mistake, or rows counted and set aside."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -298,4 +299,5 @@ def test_a_full_disk_is_one_line(tmp_path: Path, quickstart: Callable[..., list[
     """A limit on the size of files stands in for a full disk: at each size something else cannot be written."""
     for limit in (100, 4_000, 40_000):
         ended = run_forked(tmp_path, "pipelines.train_ctr", *quickstart(tmp_path / f"run-{limit}"), largest_file=limit)
-        assert "File too large" in one_line(ended), limit
+        # SQLite has words of its own for it, where MLflow's data base is the first file that does not fit.
+        assert re.search("File too large|MLflow cannot open a run there: .*disk I/O error", one_line(ended)), limit

@@ -127,7 +127,7 @@ def assert_same(ours: dict[Any, dict[str, np.ndarray]], theirs: dict[Any, dict[s
         for name, value in record.items():
             if name.startswith("state."):
                 np.testing.assert_allclose(
-                    value.astype(np.float64), theirs[user][name].astype(np.float64), rtol=0, atol=atol, err_msg=name
+                    value.astype(np.float64), theirs[user][name].astype(np.float64), rtol=1e-6, atol=atol, err_msg=name
                 )
             else:
                 np.testing.assert_array_equal(value, theirs[user][name], err_msg=f"{name} of {user}")
