@@ -13,6 +13,11 @@ Draws the lines, and prints one JSON object as its last line: for each line the 
 size, and `largest_ratio`, the largest of these.
 """
 
+# ruff: noqa: E402 - torch reads how to allocate when it is imported
+from pipelines.training.allocator import keep_freed_memory
+
+keep_freed_memory()
+
 import argparse
 import json
 import statistics
@@ -32,7 +37,6 @@ from pipelines.build_memory.job import build_all
 from pipelines.building.plan import event_source
 from pipelines.evaluation.figures.style import COLOURS, dress, new_figure
 from pipelines.models.memory_records import memory_schema
-from pipelines.training.allocator import keep_freed_memory
 from pipelines.training.fit import Learner, build_optimizers, training_step
 from pipelines.training.settings import OptimizerConfig
 from rm_rec.batch import UserBatch
@@ -146,7 +150,6 @@ def main() -> None:
     parser.add_argument("--users", type=int, nargs="*", default=(1_000, 10_000, 100_000))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory()
     lines: dict[str, dict[str, dict[int, float]]] = {}
     for grows, sizes in (("history", arguments.histories), ("rows", arguments.rows)):
         for size in sizes:

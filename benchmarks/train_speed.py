@@ -10,6 +10,11 @@ single  one impression a user, at the end
 making the batch, forward, backward, optimiser. The figure is the median over batches. The last line is JSON.
 """
 
+# ruff: noqa: E402 - torch reads how to allocate when it is imported
+from pipelines.training.allocator import keep_freed_memory
+
+keep_freed_memory()
+
 import argparse
 import json
 import statistics
@@ -20,7 +25,6 @@ import pyarrow as pa
 import torch
 
 from feature_store.sequences.user_sequences import UserSequences
-from pipelines.training.allocator import keep_freed_memory
 from pipelines.training.batches import BatchSize, plan_batches, to_batch
 from pipelines.training.fit import Learner, build_optimizers, training_step
 from pipelines.training.settings import OptimizerConfig, TrainingConfig
@@ -119,7 +123,6 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="print the operators that take most time")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory()
     print(__doc__)
     figures: dict[str, float] = {}
     for kind in ("dense", "sparse", "single"):

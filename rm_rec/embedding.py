@@ -36,14 +36,8 @@ class FeatureEmbedding(nn.Module):
     def __init__(self, features: FeatureSpace, token_dim: int, std: float, *, shardable: bool = True) -> None:
         super().__init__()
         self.features = features
-        features_of = {"event": features.events, "target": features.targets, "context": features.context}
-        tables = [
-            Table(
-                name, rows, token_dim, tuple(f"{owner}.{name}" for owner, names in features_of.items() if name in names)
-            )
-            for name, rows in features.rows.items()
-        ]
-        tables.append(Table(_GAP, NUM_TIME_BINS + 1, token_dim, (f"event.{_GAP}",)))
+        tables = [Table(name, rows, token_dim) for name, rows in features.rows.items()]
+        tables.append(Table(_GAP, NUM_TIME_BINS + 1, token_dim))
         self.collection: nn.Module
         if shardable:
             from rm_rec.torchrec_tables import embedding_collection  # late: it takes seconds to import
@@ -52,7 +46,7 @@ class FeatureEmbedding(nn.Module):
         else:
             self.collection = EmbeddingTables(tables, std)
         self._shardable = shardable
-        self._feature_names = {name for table in tables for name in table.features}
+        self._tables = {table.name for table in tables}
 
     def give_sparse_gradients(self) -> None:
         """Let all tables have sparse gradients."""
@@ -101,12 +95,22 @@ class FeatureEmbedding(nn.Module):
         return [f"collection.embeddings.{name}.weight" for name in (*self.features.events, _GAP)]
 
     def _look_up(self, ids: dict[str, Tensor]) -> dict[str, Tensor]:
-        if not self._shardable:
-            vectors: dict[str, Tensor] = self.collection(ids)
-            return vectors
-        from rm_rec.torchrec_tables import look_up
+        """Look up ids by "owner.table": all of one table at once, so that it gets one gradient."""
+        keys_of: dict[str, list[str]] = {}
+        for key in ids:
+            keys_of.setdefault(key.partition(".")[2], []).append(key)
+        joined = {table: torch.cat([ids[key] for key in keys]) for table, keys in keys_of.items()}
+        if self._shardable:
+            from rm_rec.torchrec_tables import look_up
 
-        return look_up(self.collection, self._feature_names, ids)
+            vectors = look_up(self.collection, self._tables, joined)
+        else:
+            vectors = self.collection(joined)
+        return {
+            key: part
+            for table, keys in keys_of.items()
+            for key, part in zip(keys, torch.split(vectors[table], [len(ids[key]) for key in keys]), strict=True)
+        }
 
 
 def _sum(vectors: list[Tensor]) -> Tensor:

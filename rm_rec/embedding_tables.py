@@ -8,12 +8,11 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Table:
-    """One embedding table, and the names of the features whose ids are its rows."""
+    """Name and size of one embedding table."""
 
     name: str
     num_rows: int
     dim: int
-    features: tuple[str, ...]
 
 
 class EmbeddingTables(nn.Module):
@@ -29,8 +28,7 @@ class EmbeddingTables(nn.Module):
             embedding = nn.Embedding(table.num_rows, table.dim)
             nn.init.normal_(embedding.weight, std=std)
             self.embeddings[table.name] = embedding
-        self._table_of = {feature: table.name for table in tables for feature in table.features}
 
     def forward(self, ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the embeddings of each feature's ids."""
-        return {feature: self.embeddings[self._table_of[feature]](rows) for feature, rows in ids.items()}
+        """Return the embeddings of ids, by table."""
+        return {table: self.embeddings[table](rows) for table, rows in ids.items()}

@@ -19,7 +19,7 @@ def embedding_collection(tables: Sequence[Table], std: float) -> EmbeddingCollec
                 name=table.name,
                 embedding_dim=table.dim,
                 num_embeddings=table.num_rows,
-                feature_names=[*table.features],
+                feature_names=[table.name],
                 init_fn=lambda weight: nn.init.normal_(weight, std=std),
             )
             for table in tables
@@ -27,13 +27,13 @@ def embedding_collection(tables: Sequence[Table], std: float) -> EmbeddingCollec
     )
 
 
-def look_up(collection: nn.Module, features: Set[str], ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Look up ids in one call; each feature is one jagged row, since features differ in length.
+def look_up(collection: nn.Module, tables: Set[str], ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Look up ids by table, in one call; those of a table are one jagged row, since their numbers differ.
 
-    `features` are all features of the collection, which TorchRec may have sharded.
+    `tables` are all tables of the collection, which TorchRec may have sharded.
     """
     nothing = next(iter(ids.values()))[:0]
-    ids = {**ids, **dict.fromkeys(features - set(ids), nothing)}  # the collection requires all its features
+    ids = {**ids, **dict.fromkeys(tables - set(ids), nothing)}  # the collection requires ids of all its tables
     values = list(ids.values())
     lengths = torch.tensor([len(v) for v in values], dtype=torch.int32, device=values[0].device)
     jagged = KeyedJaggedTensor(keys=list(ids), values=torch.cat(values), lengths=lengths)

@@ -21,7 +21,7 @@ _WITHOUT_EFFECT = ("data.log", "data.impressions.path", "data.memory_limit_mb", 
 # A renamed kind keeps its first name in run.json and in fingerprints, so that runs made before are recognised.
 _FIRST_NAMES = {("model.machine.kind", "slot_gru"): "rehearsal"}
 # Settings that earlier versions had not, at their defaults, are left out for the same reason.
-_ADDED = {"model.sources": "{}", "optimizer.embeddings": "adam", "training.batch_impressions": 64}
+_ADDED = {"model.sources": "{}", "optimizer.embeddings": "adam", "training.batch_impressions": 128}
 _DECIDING = ("data", "from", "freeze_writer", "model", "rehearsal", "optimizer", "training", "metrics")
 
 

@@ -12,6 +12,7 @@ from feature_store.data_config import DataConfig, NextEvent
 from pipelines.cli import load_settings
 from pipelines.evaluation.settings import MetricsConfig
 from pipelines.runs.settings import TrackingConfig
+from pipelines.training.allocator import keep_freed_memory
 from pipelines.training.settings import PREDICTED_COLUMNS, OptimizerConfig, TrainingConfig
 from rm_rec.config import ModelConfig, RehearsalConfig
 from rm_rec.config.base import Settings
@@ -81,6 +82,7 @@ class TrainCtr(Settings):
 def main(argv: list[str]) -> int:
     """Run the job; see the module's docstring."""
     settings = load_settings(TrainCtr, argv, prog=PROG, description=DESCRIPTION, examples=EXAMPLES)
+    keep_freed_memory()
     from pipelines.train_ctr.job import run  # late: what it imports takes seconds
 
     return run(settings)

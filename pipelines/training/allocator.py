@@ -1,6 +1,7 @@
 """What the C library does with freed memory."""
 
 import ctypes
+import os
 import sys
 from typing import Final
 
@@ -15,9 +16,11 @@ def keep_freed_memory() -> None:
 
     Each training step allocates and frees tensors of some megabytes. glibc maps and unmaps each of these, so that the
     system clears their pages anew: a fifth of a step's time. A process then keeps as much memory as it once used.
+    If torch is not imported yet, it will also ask the system for large pages.
     """
     if not sys.platform.startswith("linux"):
         return
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         for parameter, value in (_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX):

@@ -14,8 +14,8 @@ from rm_rec.batch import UserBatch
 from rm_rec.config import FeatureSpace
 
 # A batch with few impressions may hold so many times more events: where users have one impression each, a step on
-# sixty-four users costs a third a user of one on four, and its gradient says more.
-_MOST_EVENTS = 16
+# a hundred users costs a third a user of one on four, and its gradient says more.
+_MOST_EVENTS = 32
 
 # Users are sorted by length within groups of this many batches: batches then need little padding, and the order stays
 # random.

@@ -36,8 +36,8 @@ class TrainingConfig(Settings):
     batch_events: int = Field(4096, ge=1)
     """Maximum number of events in a batch, padding included; a longer user is a batch of its own. Machines that go
     event by event (ntm, dnc, mimn) have batches of eight times as many."""
-    batch_impressions: int = Field(64, ge=0)
-    """A batch with fewer impressions than this holds up to 16 times as many events, as where users have one each."""
+    batch_impressions: int = Field(128, ge=0)
+    """A batch with fewer impressions than this holds up to 32 times as many events, as where users have one each."""
     min_batches: int = Field(100, ge=1)
     """Approximate minimum number of batches in an epoch: on a small log, batches are made smaller to reach it."""
     seed: int = Field(0, ge=0)
