@@ -10,6 +10,11 @@ operations of the fold's matrix products, over what the machine's 512 x 512 floa
 last line is JSON.
 """
 
+# ruff: noqa: E402 - torch reads how to allocate when it is imported
+from pipelines.runs.allocator import keep_freed_memory
+
+keep_freed_memory()
+
 import argparse
 import json
 import tempfile

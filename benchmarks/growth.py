@@ -14,7 +14,7 @@ size, and `largest_ratio`, the largest of these.
 """
 
 # ruff: noqa: E402 - torch reads how to allocate when it is imported
-from pipelines.training.allocator import keep_freed_memory
+from pipelines.runs.allocator import keep_freed_memory
 
 keep_freed_memory()
 

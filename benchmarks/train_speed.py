@@ -11,7 +11,7 @@ making the batch, forward, backward, optimiser. The figure is the median over ba
 """
 
 # ruff: noqa: E402 - torch reads how to allocate when it is imported
-from pipelines.training.allocator import keep_freed_memory
+from pipelines.runs.allocator import keep_freed_memory
 
 keep_freed_memory()
 

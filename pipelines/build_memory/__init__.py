@@ -11,6 +11,7 @@ from pydantic import Field
 from pipelines.building.settings import LatePolicy, ReadConfig
 from pipelines.cli import load_settings
 from pipelines.models.settings import StateType
+from pipelines.runs.allocator import keep_freed_memory
 from rm_rec.config.base import Settings
 from rm_rec.config.outside import PackageName
 
@@ -57,6 +58,7 @@ def main(argv: list[str]) -> int:
             f"{PROG} --model models:/clicks@champion --memories memories --log logs/day=2026-11-20",
         ),
     )
+    keep_freed_memory()
     from pipelines.build_memory.job import run  # late: what it imports takes seconds
 
     return run(settings)

@@ -11,8 +11,8 @@ from pydantic import Field, model_validator
 from feature_store.data_config import DataConfig, NextEvent
 from pipelines.cli import load_settings
 from pipelines.evaluation.settings import MetricsConfig
+from pipelines.runs.allocator import keep_freed_memory
 from pipelines.runs.settings import TrackingConfig
-from pipelines.training.allocator import keep_freed_memory
 from pipelines.training.settings import PREDICTED_COLUMNS, OptimizerConfig, TrainingConfig
 from rm_rec.config import ModelConfig, RehearsalConfig
 from rm_rec.config.base import Settings

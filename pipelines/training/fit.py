@@ -15,7 +15,7 @@ from feature_store.data_config import SPLITS
 from feature_store.sequences.user_sequences import UserSequences
 from pipelines.cli.job import Progress
 from pipelines.errors import SettingsError
-from pipelines.training.allocator import keep_freed_memory
+from pipelines.runs.allocator import keep_freed_memory
 from pipelines.training.batches import BatchSize, iterate_batches
 from pipelines.training.checkpoint import Epoch, FitState, Optimizers, best_weights, load_checkpoint, save_checkpoint
 from pipelines.training.data import TRAIN, VALIDATION, LogData

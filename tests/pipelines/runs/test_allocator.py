@@ -8,7 +8,7 @@ import pytest
 
 PROGRAM = """
 import resource, sys
-from pipelines.training.allocator import keep_freed_memory
+from pipelines.runs.allocator import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
 import torch
