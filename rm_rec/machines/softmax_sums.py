@@ -1,7 +1,7 @@
 """Sums of events by softmax weights, with a backward pass of its own: nearly all that an associative machine computes.
 
 No tensor of the size of the weights (events x slots) is kept for the backward pass, which computes them again. Both
-passes go over a few users at a time, so that what they compute stays in the processor's cache.
+passes go over a few events at a time, so that what they compute stays in the processor's cache.
 Suffixes: U user, S segment, N event of a segment, T event (S x N), K slot, D dim.
 """
 
@@ -48,39 +48,37 @@ def softmax_sums(
 class _SoftmaxSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, events: Tensor, address: Tensor, scale: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        num_users, num_segments, _, dim = events.shape
+        num_users, dim = len(events), events.shape[-1]
         ctx.save_for_backward(events, address, scale, bias)
         sums = events.new_zeros(num_users, len(address), dim)
         counts = events.new_zeros(num_users, len(address))
-        for users in _few_users(events):
-            events_UTD = events[users].flatten(1, 2)
+        for users, segments in _pieces(events):
+            events_UTD, scale_US1K = events[users, segments].flatten(1, 2), scale[users, segments][:, :, None]
             weight_UTK = _weights(events_UTD, address, bias)
-            _by_segment(weight_UTK, num_segments).mul_(scale[users][:, :, None])
-            torch.bmm(weight_UTK.transpose(1, 2), events_UTD, out=sums[users])
-            torch.sum(weight_UTK, dim=1, out=counts[users])
+            _by_segment(weight_UTK, scale_US1K).mul_(scale_US1K)
+            sums[users].baddbmm_(weight_UTK.transpose(1, 2), events_UTD)
+            counts[users].add_(weight_UTK.sum(dim=1))
         return sums, counts
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_sums: Tensor, of_counts: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         events, address, scale, bias = ctx.saved_tensors
-        num_segments = scale.shape[1]
         of_events, of_address, of_scale = torch.empty_like(events), torch.zeros_like(address), torch.empty_like(scale)
-        for users in _few_users(events):
-            events_UTD = events[users].flatten(1, 2)
-            scale_US1K = scale[users][:, :, None]
+        for users, segments in _pieces(events):
+            events_UTD, scale_US1K = events[users, segments].flatten(1, 2), scale[users, segments][:, :, None]
             weight_UTK = _weights(events_UTD, address, bias)
             # Gradient by the scaled weights, times the weights; then by the logits, through the softmax.
             of_logit_UTK = torch.baddbmm(of_counts[users][:, None], events_UTD, of_sums[users].transpose(1, 2))
             of_logit_UTK.mul_(weight_UTK)
-            torch.sum(_by_segment(of_logit_UTK, num_segments), dim=2, out=of_scale[users])
-            _by_segment(of_logit_UTK, num_segments).mul_(scale_US1K)
+            of_scale[users, segments] = _by_segment(of_logit_UTK, scale_US1K).sum(dim=2)
+            _by_segment(of_logit_UTK, scale_US1K).mul_(scale_US1K)
             of_logit_UTK.addcmul_(weight_UTK, of_logit_UTK.sum(dim=-1, keepdim=True), value=-1.0)
-            _by_segment(weight_UTK, num_segments).mul_(scale_US1K)
+            _by_segment(weight_UTK, scale_US1K).mul_(scale_US1K)
             of_events_UTD = torch.bmm(weight_UTK, of_sums[users])
             of_logit_TK = of_logit_UTK.flatten(0, 1)
             of_events_UTD.flatten(0, 1).addmm_(of_logit_TK, address)
-            of_events[users] = of_events_UTD.view_as(events[users])
+            of_events[users, segments] = of_events_UTD.view_as(of_events[users, segments])
             of_address.addmm_(of_logit_TK.T, events_UTD.flatten(0, 1))
         return of_events, of_address, of_scale, None
 
@@ -90,15 +88,18 @@ def _weights(events_UTD: Tensor, address_KD: Tensor, bias_K: Tensor) -> Tensor:
     return logit_TK.softmax(dim=-1).view(*events_UTD.shape[:2], len(address_KD))
 
 
-def _by_segment(values_UTK: Tensor, num_segments: int) -> Tensor:
-    return values_UTK.view(len(values_UTK), num_segments, -1, values_UTK.shape[2])
+def _by_segment(values_UTK: Tensor, scale_US1K: Tensor) -> Tensor:
+    return values_UTK.view(*scale_US1K.shape[:2], -1, values_UTK.shape[2])
 
 
-def _few_users(events: Tensor) -> Iterator[slice]:
-    """Yield slices of users; those of one slice have few enough events, or are one user."""
-    num_users, num_events = len(events), events.shape[1] * events.shape[2]
-    if not num_users or not num_events:
+def _pieces(events: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Yield slices of users and of segments with few enough events, if they are not those of one segment."""
+    num_users, num_segments, length, _ = events.shape
+    if not events.numel():
         return
-    at_once = max(1, _EVENTS_AT_ONCE // num_events) if events.device.type == "cpu" else num_users
-    for first in range(0, num_users, at_once):
-        yield slice(first, first + at_once)
+    most = _EVENTS_AT_ONCE if events.device.type == "cpu" else num_users * num_segments * length
+    users_at_once = max(1, most // (num_segments * length))
+    segments_at_once = num_segments if num_segments * length <= most else max(1, most // length)
+    for user in range(0, num_users, users_at_once):
+        for segment in range(0, num_segments, segments_at_once):
+            yield slice(user, user + users_at_once), slice(segment, segment + segments_at_once)
