@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from rm_rec.config.base import MachineSettings
 from rm_rec.outside import name_settings
@@ -118,13 +119,28 @@ class MemoryMachine(nn.Module, ABC):
         segments: Float[Tensor, "user segment event dim"],
         valid: Bool[Tensor, "user segment event"],
     ) -> State:
-        """Return the state after the last segment: the same as `scan` returns last, maybe for less work."""
-        return last_state(self.scan(state, segments, valid))
+        """Return the state after the last segment: the same as `scan` returns last, maybe for less work.
+
+        Segments of padding must not cut off gradients through those before (see `after_last_event`).
+        """
+        return after_last_event(self.scan(state, segments, valid), valid)
 
 
 def stack_states(states: list[State]) -> StateTrace:
     """Stack the states of successive boundaries."""
     return {name: torch.stack([state[name] for state in states], dim=1) for name in states[0]}
+
+
+def after_last_event(trace: StateTrace, valid: Bool[Tensor, "user segment event"]) -> State:
+    """Return each user's state after its last segment with an event: the last state, but for gradients.
+
+    A machine may let gradients through the segment before a boundary alone, as Transformer-XL's does; segments of
+    padding after a user's last event must not cut them off.
+    """
+    number_S = torch.arange(1, valid.shape[1] + 1, device=valid.device)
+    last_U = functional.pad(valid.any(dim=2) * number_S, (1, 0)).amax(dim=1)
+    user_U = torch.arange(len(valid), device=valid.device)
+    return {name: values[user_U, last_U] for name, values in trace.items()}
 
 
 def last_state(trace: StateTrace) -> State:

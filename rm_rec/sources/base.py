@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from rm_rec.config.base import SourceSettings
-from rm_rec.machines.base import State, StateTrace, last_state
+from rm_rec.machines.base import State, StateTrace, after_last_event
 from rm_rec.outside import name_settings
 from rm_rec.query_blocks import QueryBlocks
 from rm_rec.segments import Segments, Stretch
@@ -114,8 +114,11 @@ class AnswerSource(nn.Module, ABC):
         return {}
 
     def fold_last(self, state: State, segments: Segments) -> State:
-        """Return the state after the last segment: the same as `fold` returns last, maybe for less work."""
-        return last_state(self.fold(state, segments))
+        """Return the state after the last segment: the same as `fold` returns last, maybe for less work.
+
+        Segments that are not valid must not cut off gradients through those before (see `after_last_event`).
+        """
+        return after_last_event(self.fold(state, segments), segments.valid)
 
     @abstractmethod
     def answer(self, queries: QueryBlocks, state: State, recent: Stretch) -> Float[Tensor, "block query features"]:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from rm_rec.machines.base import MemoryMachine, State, last_state
+from rm_rec.machines.base import MemoryMachine, State, after_last_event, last_state
 from rm_rec.testing.contract import broken, copy_of, differ, expect, expect_close, expect_identical, send_backward
 from rm_rec.testing.machine_case import (
     LENGTH,
@@ -142,7 +142,7 @@ def fold_last_equals_the_end_of_scan(case: MachineCase) -> None:
         before = copy_of(arguments)
         found = folding.machine.fold_last(start, folding.encoder(segments, each), each)
         expect_identical(arguments, before, "given to fold_last")
-        expected = last_state(folding.scan(start, segments, each))
+        expected = after_last_event(folding.scan(start, segments, each), each)
         expect_close(found, expected, f"of fold_last{where}")
         nobody = slice(0, 1)
         expect_identical(rows(found, nobody), rows(start, nobody), "of fold_last, for a user without events")

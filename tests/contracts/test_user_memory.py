@@ -10,7 +10,7 @@ from torch import Tensor
 from rm_rec.histories import Histories, Queries
 from rm_rec.memory_state import MemoryState
 from rm_rec.readers.supporting_facts import SupportingFacts
-from rm_rec.user_memory import StretchAnswers, UserMemory
+from rm_rec.user_memory import StretchAnswers, UserMemory, in_order
 from tests.support.fakes import ENCODERS, KINDS, READERS, model_config, scrambled
 
 DIM, LENGTH = 8, 4
@@ -193,6 +193,40 @@ def test_a_user_without_events_is_answered(memory: UserMemory) -> None:
     kept, initial = folded(memory, nobody), memory.initial(2)
     assert all(torch.equal(kept.state[name], values) for name, values in initial.state.items())
     close(memory.answer(initial, asked), answers)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("kind", ["none", *KINDS])
+def test_one_query_of_each_user_is_answered_without_the_states_before_it(kind: str, window: str) -> None:
+    """Users are asked about at boundaries of their own, several stretches apart; two are not asked about."""
+    memory = user_memory(machine=kind, window=WINDOWS[window], bptt_segments=2)
+    past = Past([40, 7, 23, 40, 12, 40])
+    events, queries = past.upto(), past.queries([3, 0, 2, 1], [39, 10, 23, 2])
+    whole = list(memory.stretches(events, queries))
+    assert len(whole) > 1
+    expected = in_order([part.answers for part in whole], [part.query for part in whole])
+    found = memory(events, queries)
+    close(found, expected)
+    assert all(part.trace is None for part in memory.stretches(events, queries, every_boundary=False))
+    weights = [weight for weight in memory.parameters() if weight.requires_grad]
+    gradients = (
+        torch.autograd.grad(answers.square().sum(), weights, allow_unused=True) for answers in (found, expected)
+    )
+    for ours, theirs in zip(*gradients, strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None and theirs is not None:
+            torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_several_queries_of_a_user_read_their_own_states() -> None:
+    memory, past = user_memory(bptt_segments=2), Past([40, 40])
+    queries = past.queries([0, 0, 1], [8, 33, 20])
+    assert all(part.trace is not None for part in memory.stretches(past.upto(), queries, every_boundary=False))
+    found = memory(past.upto(), queries)
+    for row, (user, seen) in enumerate(((0, 8), (0, 33), (1, 20))):
+        alone = replace(past.queries([user], [seen]), tokens=queries.tokens[row : row + 1])
+        close(memory(past.upto(), alone), found[row : row + 1])
 
 
 @torch.no_grad()
