@@ -11,6 +11,7 @@ from typing import Any
 
 import mlflow
 from matplotlib.figure import Figure
+from mlflow.exceptions import MlflowException
 
 from feature_store.files import write_text
 from pipelines.cli import flatten
@@ -76,7 +77,13 @@ def log_data_set(name: str, digest: str, profile: Mapping[str, Any]) -> None:
     """Log which data set a run was trained on: its name and the hash of its content."""
     source = mlflow.data.http_dataset_source.HTTPDatasetSource(url=f"urn:sha256:{digest}")
     data_set = mlflow.data.meta_dataset.MetaDataset(source, name=name, digest=digest[:36])
-    mlflow.log_input(data_set, context="training", tags={key: str(value) for key, value in profile.items()})
+    tags = {key: str(value) for key, value in profile.items()}
+    try:
+        mlflow.log_input(data_set, context="training", tags=tags)
+    except MlflowException:
+        # MLflow looks for the data set and then inserts it: where a run on the same log has inserted it in between, it
+        # is found the second time.
+        mlflow.log_input(data_set, context="training", tags=tags)
 
 
 def log_once(values: Mapping[str, float], step: int = 0) -> None:

@@ -1,5 +1,6 @@
 """Freed memory stays with the process, so that the next step's tensors need no new pages."""
 
+import os
 import resource
 import subprocess
 import sys
@@ -14,10 +15,10 @@ if sys.argv[1] == "kept":
 import torch
 def fault_count():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):  # until there is room for two: each is aligned, and so needs a little more than the last one left
+for _ in range(8):  # until there is room for two: each is aligned, and so needs a little more than the last one left
     torch.ones(16_000_000)
 before = fault_count()
-for _ in range(20):
+for _ in range(8):
     torch.ones(16_000_000)
 print(fault_count() - before)
 """
@@ -25,10 +26,13 @@ print(fault_count() - before)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator is what is set")
 def test_freed_memory_is_used_again() -> None:
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("THP_", "MALLOC_", "GLIBC_"))}
     faults = {
-        name: int(subprocess.run([sys.executable, "-c", PROGRAM, name], capture_output=True, check=True).stdout)
+        name: int(
+            subprocess.run([sys.executable, "-c", PROGRAM, name], capture_output=True, check=True, env=own).stdout
+        )
         for name in ("given_back", "kept")
     }
     pages = 16_000_000 * 4 // resource.getpagesize()
-    assert faults["given_back"] > 10 * pages
-    assert faults["kept"] < pages
+    assert faults("given_back") > 4 * pages
+    assert faults("kept") < pages

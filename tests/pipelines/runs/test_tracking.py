@@ -7,12 +7,13 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
 
 import pipelines
 from pipelines.errors import TrackingError
 from pipelines.runs import tracking
 from pipelines.runs.settings import TrackingConfig
-from pipelines.runs.tracking import code_version, log_curve, log_once, tracked_run
+from pipelines.runs.tracking import code_version, log_curve, log_data_set, log_once, tracked_run
 
 Config = Callable[..., TrackingConfig]
 
@@ -85,3 +86,17 @@ def test_an_address_that_cannot_be_used_is_named(tmp_path: Path, uri: str) -> No
         mlflow.set_tracking_uri(None)
     assert str(caught.value).startswith(f"tracking.uri {uri}: MLflow cannot open a run there: ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_data_set_that_another_run_logs_at_the_same_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's store looks for a data set and then inserts it: of two runs at once, one is refused."""
+    logged: list[dict[str, str]] = []
+
+    def log_input(data_set: object, context: str, tags: dict[str, str]) -> None:
+        logged.append(tags)
+        if len(logged) == 1:
+            raise MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.digest")
+
+    monkeypatch.setattr(mlflow, "log_input", log_input)
+    log_data_set("log", "9bc1" * 16, {"events": 7})
+    assert logged == [{"events": "7"}] * 2
