@@ -27,12 +27,11 @@ print(fault_count() - before)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator is what is set")
 def test_freed_memory_is_used_again() -> None:
     own = {name: value for name, value in os.environ.items() if not name.startswith(("THP_", "MALLOC_", "GLIBC_"))}
-    faults = {
-        name: int(
-            subprocess.run([sys.executable, "-c", PROGRAM, name], capture_output=True, check=True, env=own).stdout
-        )
-        for name in ("given_back", "kept")
-    }
+
+    def faults(name: str) -> int:
+        command = [sys.executable, "-c", PROGRAM, name]
+        return int(subprocess.run(command, capture_output=True, check=True, env=own).stdout)
+
     pages = 16_000_000 * 4 // resource.getpagesize()
     assert faults("given_back") > 4 * pages
     assert faults("kept") < pages
