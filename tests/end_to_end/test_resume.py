@@ -30,7 +30,7 @@ MOMENTS = {
     "the model is registered but metrics.json is not written": Kill("pipelines.train_ctr.job:write_json"),
 }
 # A checkpoint after each batch. Dropout, so that the random state counts.
-ARGUMENTS = ("--training.epochs", "2", "--training.checkpoint_minutes", "1e-9", "--model.head.dropout", "0.2")
+ARGUMENTS = ("--training.epochs", "3", "--training.checkpoint_minutes", "1e-9", "--model.head.dropout", "0.2")
 
 
 @pytest.fixture(scope="module")
