@@ -30,8 +30,7 @@ def tracked_run(
 
     Raises TrackingError where MLflow cannot be reached or refuses the experiment.
     """
-    for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised, and told in one line
+    _log_less()
     try:
         mlflow.set_tracking_uri(config.uri)
         experiment = mlflow.set_experiment(config.experiment)
@@ -56,8 +55,7 @@ def reopened_run(uri: str, out: Path) -> Iterator[str]:
 
     Raises TrackingError where MLflow at `uri` cannot be reached or has no run of this folder.
     """
-    for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised, and told in one line
+    _log_less()
     try:
         mlflow.set_tracking_uri(uri)
         experiments = [experiment.experiment_id for experiment in mlflow.search_experiments()]
@@ -71,6 +69,13 @@ def reopened_run(uri: str, out: Path) -> Iterator[str]:
         )
     with mlflow.start_run(run_id=runs[0].info.run_id) as run:
         yield run.info.run_id
+
+
+def _log_less() -> None:
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # It logs the traceback of an error that it raises as well, which a job tells in one line.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def log_data_set(name: str, digest: str, profile: Mapping[str, Any]) -> None:
